@@ -1,0 +1,249 @@
+"""The c3 command. Arguments are parsed and checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.scope import Scope
+
+app = typer.Typer(
+    help="Contextual counterfactual credit assignment for teams of language models, as cached stages.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+run_app = typer.Typer(help="Run a round, a training, an evaluation or a single stage.", no_args_is_help=True)
+app.add_typer(run_app, name="run")
+
+
+class Format(str, Enum):
+    """How `c3 sql` writes its rows."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+Store = Annotated[Path | None, typer.Option(help="Where runs and artifacts lie (default: C3_STORE, or c3-store).")]
+Run = Annotated[str, typer.Option("--run", help="Name of the run.")]
+Round = Annotated[int, typer.Option("--round", min=1, help="Round, counted from 1.")]
+ConfigSource = Annotated[
+    str | None, typer.Option("--config", help="A TOML file or a preset; recorded with the run. Default: c3.toml.")
+]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, as in --set update.learning_rate=1e-4.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options before the command hold for every command."""
+
+
+@run_app.command("iteration")
+def run_iteration(
+    round: Round, run: Run = "default", config: ConfigSource = None, set: Overrides = None, store: Store = None
+) -> None:
+    """One round: roll out, freeze, sample, replay, grade, credit, update. What is there is reused."""
+    from pipeline import commands
+    from pipeline.terminal import Bars, show_round
+
+    scope = _scope(store, run, round)
+    commands.settle_config(scope, config, set or [])
+    console = _console()
+    show_round(console, commands.run_iteration(scope, Bars(console)))
+
+
+@run_app.command("training")
+def run_training(
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds to run, from 1; finished ones are reused.")],
+    run: Run = "default",
+    config: ConfigSource = None,
+    set: Overrides = None,
+    seeds: Annotated[str | None, typer.Option(help="A sweep: seeds 0,1,2 run as NAME-seed0, NAME-seed1, ...")] = None,
+    store: Store = None,
+) -> None:
+    """Round after round, with greedy evaluations where configured."""
+    from pipeline import commands
+    from pipeline.terminal import Bars, show_evaluation, show_round, show_training
+
+    console = _console()
+    for seed in _seeds(seeds):
+        name = commands.seeded_run(run, seed)
+        overrides = [*(set or []), *([f"seed={seed}"] if seed is not None else [])]
+        commands.settle_config(_scope(store, name, 1), config, overrides)
+        results, evaluations = [], []
+        for number in range(rounds + 1):
+            scope = _scope(store, name, number)
+            if number:
+                results.append(commands.run_iteration(scope, Bars(console)))
+                show_round(console, results[-1])
+            if commands.evaluates(scope, last=rounds):
+                evaluations.append(commands.run_evaluation(scope, Bars(console)))
+                show_evaluation(console, evaluations[-1])
+        show_training(console, results, evaluations)
+
+
+@run_app.command("stage")
+def run_stage(
+    stage: Annotated[str, typer.Argument(help="rollout, freeze, sample, replay, grade, advantages, update, ...")],
+    round: Round,
+    run: Run = "default",
+    config: ConfigSource = None,
+    set: Overrides = None,
+    store: Store = None,
+) -> None:
+    """One stage of a round; the stages before it must have run."""
+    from pipeline import commands
+    from pipeline.terminal import Bars, show_steps
+
+    scope = _scope(store, run, round)
+    commands.settle_config(scope, config, set or [])
+    console = _console()
+    show_steps(console, commands.run_stage(scope, stage, Bars(console)))
+
+
+@run_app.command("evaluation")
+def run_evaluation(
+    round: Annotated[int, typer.Option("--round", min=0, help="After which round; 0: the untrained team.")],
+    run: Run = "default",
+    config: ConfigSource = None,
+    set: Overrides = None,
+    store: Store = None,
+) -> None:
+    """Greedy answers on the configured held-out problems."""
+    from pipeline import commands
+    from pipeline.terminal import Bars, show_evaluation
+
+    scope = _scope(store, run, round)
+    commands.settle_config(scope, config, set or [])
+    console = _console()
+    show_evaluation(console, commands.run_evaluation(scope, Bars(console)))
+
+
+@app.command()
+def plan(
+    round: Round = 1, run: Run = "default", config: ConfigSource = None, set: Overrides = None, store: Store = None
+) -> None:
+    """What a round will cost, and which of its steps are there. Runs and records nothing."""
+    from pipeline import planning
+    from pipeline.terminal import show_cost, show_plan_steps
+
+    scope = _scope(store, run, round)
+    wanted = planning.wanted_config(scope, config, set or [])
+    console = _console()
+    show_cost(console, planning.round_cost(wanted, round))
+    show_plan_steps(console, planning.plan_steps(scope, wanted))
+
+
+@app.command()
+def status(run: Annotated[str | None, typer.Option(help="Only this run.")] = None, store: Store = None) -> None:
+    """Rounds by stages: what is made, missing or damaged."""
+    from pipeline import commands
+    from pipeline.terminal import show_status
+
+    rows = commands.status_rows(_store(store))
+    show_status(_console(), [row for row in rows if run is None or row["run"] == run])
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT over problems, decisions, contexts, advantages, ...")],
+    format: Annotated[Format, typer.Option(help="How rows are written.")] = Format.table,
+    output: Annotated[Path | None, typer.Option(help="File to write; parquet needs one.")] = None,
+    store: Store = None,
+) -> None:
+    """Query every run, round and variant. Read-only. Try: c3 sql "show tables"."""
+    from pipeline.answers import write_answer
+
+    write_answer(_store(store), query, format.value, output, _console())
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("c3.toml"),
+    preset: Annotated[str, typer.Option(help="The preset to start from.")] = "arithmetic-duo",
+) -> None:
+    """Write a commented configuration to start from."""
+    from configs.starter import write_starter
+
+    write_starter(path, preset)
+    typer.echo(f"{path} written; `c3 plan` shows what a round of it costs, `c3 run iteration --round 1` runs one")
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 4200,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the server that was started.")] = False,
+    store: Store = None,
+) -> None:
+    """Start a lasting Prefect server and page; later commands in this store report to it."""
+    from pipeline.server import start_lasting, stop_lasting
+    from store.layout import Layout
+
+    layout = Layout(_store(store))
+    if stop:
+        typer.echo("stopped" if stop_lasting(layout) else "no server was running")
+        return
+    url = start_lasting(layout, port)
+    typer.echo(f"Prefect page: {url.removesuffix('/api')}  (stop it with `c3 ui --stop`)")
+
+
+def _store(store: Path | None) -> Path:
+    from configs.environment import store_root
+
+    return store or store_root()
+
+
+def _scope(store: Path | None, run: str, round: int) -> Scope:
+    from pipeline.scope import Scope
+    from store.layout import checked_name
+
+    return Scope(_store(store), checked_name(run, "--run"), round)
+
+
+def _seeds(text: str | None) -> list[int | None]:
+    if text is None:
+        return [None]
+    from configs.errors import ConfigError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text}: wants whole numbers with commas between them, as in 0,1,2") from None
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def main() -> None:
+    """The console script: one line per error, and an exit code that says what kind it was."""
+    from configs.errors import C3Error
+
+    try:
+        app()
+    except C3Error as error:
+        if "--debug" in sys.argv:
+            raise
+        typer.echo(f"c3: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("\nc3: stopped; run the same command again to go on where it was", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Environment variables, read here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def store_root() -> Path:
+    """Where runs and artifacts lie: C3_STORE, or c3-store in the current directory."""
+    return Path(os.environ.get("C3_STORE", "c3-store"))
+
+
+def cache_root() -> Path:
+    """Where converted models lie: C3_CACHE, or c3 in the user's cache directory."""
+    if "C3_CACHE" in os.environ:
+        return Path(os.environ["C3_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "c3"
+
+
+def prefect_api_url() -> str | None:
+    """The Prefect server that the user configured, if any."""
+    return os.environ.get("PREFECT_API_URL") or None
+
+
+def prepare_prefect(api_url: str | None, results: Path) -> None:
+    """Prefect's settings, to be made before it is imported; what the user set stays as it is."""
+    wanted = {
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(results),
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+    if api_url is not None:
+        wanted["PREFECT_API_URL"] = api_url
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)

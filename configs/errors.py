@@ -1,0 +1,52 @@
+"""The error tree, by the boundary crossed.
+
+    C3Error
+    ├── ConfigError      a configuration, command line or problem file that cannot mean what it says   (exit 2)
+    ├── StoreError       an artifact that is missing, damaged, locked, or cannot be written             (exit 3)
+    │   └── CheckError   a stage's rows break a SQL check: the plan was not spent exactly               (exit 3)
+    ├── EngineError      the sampler: no such model, wrong policy, prompt past the window               (exit 4)
+    ├── EvaluatorError   the grader failed on more answers than the configured share                    (exit 5)
+    └── UpdateError      the update: non-finite loss, rows of another policy version                    (exit 6)
+
+Each is raised with one line that names the thing, what was got, what was wanted and the cure.
+"""
+
+
+class C3Error(Exception):
+    """Anything C3 refuses to do, with a line for the person who asked."""
+
+    exit_code = 1
+
+
+class ConfigError(C3Error):
+    """What was asked for cannot be done as written; raised before anything runs."""
+
+    exit_code = 2
+
+
+class StoreError(C3Error):
+    """Something on disk is missing, damaged, held by another process, or cannot be written."""
+
+    exit_code = 3
+
+
+class CheckError(StoreError):
+    """A stage's rows break one of the checks in store/sql/checks."""
+
+
+class EngineError(C3Error):
+    """The sampler could not do what was asked."""
+
+    exit_code = 4
+
+
+class EvaluatorError(C3Error):
+    """The evaluator failed on more answers than the configuration allows."""
+
+    exit_code = 5
+
+
+class UpdateError(C3Error):
+    """The policy update had to stop; no policy version was written."""
+
+    exit_code = 6

@@ -1,0 +1,179 @@
+"""What the commands do: record the configuration, look what is there, and run the flow only for what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError
+from pipeline.planning import wanted_config
+from pipeline.runner import StepReport, reused
+from pipeline.scope import Scope, Walk
+from pipeline.server import use_server
+from pipeline.steps import EVALUATION, ROUND, names
+from pipeline.workbench import Progress, workbench
+from store import catalog
+from store.artifacts import Artifact, Row, damage, described
+from store.locks import holding
+from store.tables import round_summary
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """A finished round: what became of each step, and its figures."""
+
+    run: str
+    round: int
+    reports: Sequence[StepReport]
+    figures: Row | None
+    """Schema of round_summary.sql; None when the round stopped before its rewards."""
+    signal: Sequence[Row]
+    """Schema of signal_summary.sql."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Greedy accuracy of the policy a round ended with."""
+
+    run: str
+    round: int
+    problems: int
+    accuracy: float
+    truncated: int
+    unscored: int
+    reused: bool
+
+
+def settle_config(scope: Scope, source: str | None, overrides: Sequence[str]) -> None:
+    """Record the configuration that holds from this round on; ConfigError when there is none to begin with."""
+    config = wanted_config(scope, source, overrides)
+    catalog.record_config(scope.layout, scope.run, scope.round, config.model_dump(mode="json"))
+
+
+def run_iteration(scope: Scope, progress: Progress, until: str = "update") -> RoundResult:
+    """One round, from whatever of it is there."""
+    steps = ROUND[: names().index(until) + 1]
+    reports, artifacts = _run(
+        scope, steps, progress, lambda flows: flows.iteration(**_parameters(scope), until=until)
+    )
+    figures, signal = _summary(artifacts)
+    return RoundResult(scope.run, scope.round, reports, figures, signal)
+
+
+def run_evaluation(scope: Scope, progress: Progress) -> EvaluationResult:
+    """Greedy answers of the policy that the round ended with."""
+    reports, artifacts = _run(scope, EVALUATION, progress, lambda flows: flows.evaluation(**_parameters(scope)))
+    rows = artifacts["evaluate"].rows("evaluations", ["reward", "truncated"])
+    scored = [row["reward"] for row in rows if row["reward"] is not None]
+    return EvaluationResult(
+        scope.run,
+        scope.round,
+        len(rows),
+        sum(scored) / len(scored) if scored else float("nan"),
+        sum(row["truncated"] for row in rows),
+        len(rows) - len(scored),
+        all(report.reused for report in reports),
+    )
+
+
+def evaluates(scope: Scope, last: int) -> bool:
+    """Whether training evaluates after this round: first and last always, and every so many by configuration."""
+    config = scope.config.evaluate
+    if config.problems is None:
+        return False
+    return scope.round in (0, last) or bool(config.every and scope.round % config.every == 0)
+
+
+def run_stage(scope: Scope, stage: str, progress: Progress) -> Sequence[StepReport]:
+    """One step; the steps before it must have run."""
+    steps = ROUND if stage in names() else EVALUATION
+    if stage not in names(steps):
+        raise ConfigError(f"c3 run stage {stage}: no such stage; there is {', '.join([*names(), *names(EVALUATION)])}")
+    scope.artifacts_before(stage, steps)
+    with _serving(scope, progress) as flows:
+        reports: Sequence[StepReport] = flows.single_stage(**_parameters(scope), stage=stage)
+    return reports
+
+
+def _run(
+    scope: Scope, steps: Sequence[Any], progress: Progress, start: Callable[[Any], Any]
+) -> tuple[Sequence[StepReport], dict[str, Artifact]]:
+    """The flow, or nothing but the records when all is there and no server wants to see it."""
+    walk = _walk(scope, steps)
+    if walk.complete and use_server(scope.layout) is None:
+        for look in walk.looks:
+            scope.record(look.step, walk.artifacts[look.step.name])
+        return [reused(look, walk.artifacts[look.step.name]) for look in walk.looks], walk.artifacts
+    if any(step.stage.weights == "samples" and step.name not in walk.artifacts for step in steps):
+        workbench().load_ahead(scope.config)
+    with _serving(scope, progress) as flows:
+        reports = start(flows)
+    return reports, _walk(scope, steps).artifacts
+
+
+def _walk(scope: Scope, steps: Sequence[Any]) -> Walk:
+    return scope.walk(tuple(steps), scope.policy_after if steps is EVALUATION else None)
+
+
+class _serving:  # noqa: N801 - used as a `with` word
+    """The flows' module, with one writer per round and the progress display in place."""
+
+    def __init__(self, scope: Scope, progress: Progress) -> None:
+        self._lock = holding(scope.layout, f"run-{scope.run}-{scope.variant}-{scope.round}",
+                             f"round {scope.round} of run '{scope.run}'")
+        self._scope = scope
+        self._progress = progress
+
+    def __enter__(self) -> Any:
+        self._lock.__enter__()
+        use_server(self._scope.layout)
+        workbench().progress = self._progress
+        from pipeline import flows  # Prefect takes two seconds to import: only when something runs
+
+        return flows
+
+    def __exit__(self, *error: Any) -> None:
+        self._lock.__exit__(*error)
+
+
+def _parameters(scope: Scope) -> dict[str, Any]:
+    return {"run": scope.run, "round": scope.round, "store": str(scope.store), "variant": scope.variant}
+
+
+def _summary(artifacts: dict[str, Artifact]) -> tuple[Row | None, Sequence[Row]]:
+    if "grade" not in artifacts:
+        return None, []
+    return round_summary(list(artifacts.values()))
+
+
+def status_rows(store: Path) -> list[Row]:
+    """One row per run, variant and round: what each step is."""
+    rows: list[Row] = []
+    for run in catalog.runs(Scope(store, "any", 1).layout):
+        for variant in catalog.variants(Scope(store, run, 1).layout, run):
+            for round in catalog.rounds(Scope(store, run, 1).layout, run, variant):
+                rows.append({"run": run, "variant": variant, "round": round, **_states(Scope(store, run, round, variant))})
+    return rows
+
+
+def _states(scope: Scope) -> dict[str, str]:
+    recorded = catalog.round_steps(scope.layout, scope.run, scope.round, scope.variant)
+    states = {}
+    for step in (*ROUND, *EVALUATION):
+        entry = recorded.get(step.name)
+        artifact = described(scope.layout, entry["stage"], entry["key"]) if entry else None
+        if entry is None:
+            states[step.name] = "missing"
+        elif artifact is None:
+            states[step.name] = "gone"
+        else:
+            states[step.name] = "damaged" if damage(artifact) else "made"
+    return states
+
+
+def seeded_run(run: str, seed: int | None) -> str:
+    """The run's name in a sweep over seeds."""
+    return run if seed is None else f"{run}-seed{seed}"
+

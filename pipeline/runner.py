@@ -1,0 +1,111 @@
+"""Making one step: its missing parts, the checks, the manifest. No Prefect here; the flow calls these."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pipeline.scope import Look, Scope
+from stages.stage import Part
+from stages.tools import Tools
+from store.artifacts import Artifact, ArtifactWriter, provisional
+from store.query import run_checks
+
+LIBRARIES = ("torch", "transformers", "peft", "vllm", "duckdb", "pyarrow", "prefect")
+
+
+@dataclass
+class StepReport:
+    """What became of one step: for the receipt and the round's summary."""
+
+    name: str
+    stage: str
+    reused: bool
+    seconds: float = 0.0
+    parts_made: int = 0
+    parts_reused: int = 0
+    ledger: Mapping[str, int] = field(default_factory=dict)
+    """Spent now: reused parts are not in it."""
+    saved: Mapping[str, int] = field(default_factory=dict)
+    """Spent when the reused parts were made."""
+    saved_seconds: float = 0.0
+
+
+PartMaker = Callable[[Part], dict[str, Any]]
+"""Makes one part (as a task run, say) and returns its record."""
+
+
+def make_part(writer: ArtifactWriter, look: Look, part: Part, tools: Tools) -> dict[str, Any]:
+    """The record of one part: found, or made and put in place."""
+    found = writer.part(part.index)
+    if found is not None:
+        return found
+    started = time.perf_counter()
+    product = look.step.stage.make(part, look.job, tools)
+    return writer.write(part.index, product, time.perf_counter() - started)
+
+
+def make_step(writer: ArtifactWriter, look: Look, scope: Scope, make: PartMaker) -> tuple[Artifact, StepReport]:
+    """Make what is missing of a step, check it against the plan, and close it."""
+    started = time.perf_counter()
+    report = StepReport(look.step.name, look.step.stage.name, reused=False)
+    parts = list(look.step.stage.cut(look.job))
+    there = {part.index: writer.part(part.index) for part in parts}
+    records = [there[part.index] or make(part) for part in parts]
+    report.parts_reused = sum(record is not None for record in there.values())
+    report.parts_made = len(parts) - report.parts_reused
+    report.ledger = _total([record for part, record in zip(parts, records, strict=True) if not there[part.index]])
+    report.saved = _total([record for record in there.values() if record])
+    report.saved_seconds = sum(record["seconds"] for record in there.values() if record)
+    check(look, provisional(look.step.stage.name, look.key, writer.path, records))
+    artifact = writer.finish(records, _description(look))
+    report.seconds = time.perf_counter() - started
+    return artifact, report
+
+
+def reused(look: Look, artifact: Artifact) -> StepReport:
+    """The report of a step that was there."""
+    return StepReport(
+        look.step.name,
+        look.step.stage.name,
+        reused=True,
+        parts_reused=len(artifact.manifest["parts"]),
+        saved=artifact.ledger,
+        saved_seconds=artifact.manifest["seconds"],
+    )
+
+
+def check(look: Look, artifact: Artifact) -> None:
+    """The stage's SQL checks over its inputs and its own rows. CheckError when the plan was not spent exactly."""
+    run_checks(look.step.name, [*look.job.inputs.values(), artifact], look.job.tree.spending())
+
+
+def _total(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for record in records:
+        for name, spent in record["ledger"].items():
+            total[name] = total.get(name, 0) + spent
+    return total
+
+
+def _description(look: Look) -> dict[str, Any]:
+    """What the manifest says of how it was made; times and machines stay out of keys and digests."""
+    return {
+        "made_from": look.made_from,
+        "inputs": {
+            name: {"stage": artifact.stage, "key": artifact.key, "digest": artifact.digest}
+            for name, artifact in look.job.inputs.items()
+        },
+        "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
+        "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

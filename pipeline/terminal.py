@@ -1,0 +1,232 @@
+"""What a person sees in the terminal: tables that fit 80 columns, and progress bars."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.commands import EvaluationResult, RoundResult
+from pipeline.costs import RoundCost
+from pipeline.runner import StepReport
+from store.artifacts import Row
+
+_SHOW_AFTER_SECONDS = 2.0
+
+
+class RateColumn(ProgressColumn):
+    """Finished units per second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate, empty until there is one."""
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+
+class Bars:
+    """A progress bar per step that takes longer than two seconds: done, rate, time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._started = 0.0
+        self._step = ""
+        self._total = 0
+        self._done = 0
+
+    def start(self, step: str, total: int) -> None:
+        """A step begins."""
+        self._started, self._step, self._total, self._done = time.monotonic(), step, total, 0
+
+    def advance(self, count: int) -> None:
+        """So many more messages (or rows) are done."""
+        self._done += count
+        if self._bar is None:
+            if time.monotonic() - self._started < _SHOW_AFTER_SECONDS or not self._console.is_terminal:
+                return
+            self._bar = Progress(
+                TextColumn("{task.description:>10}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                RateColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._bar.add_task(self._step, total=self._total or None)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=self._done)
+
+    def finish(self) -> None:
+        """The step is over."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def show_round(console: Console, result: RoundResult) -> None:
+    """The table of one finished round."""
+    console.print(_headline(result))
+    show_steps(console, result.reports)
+    console.print()
+
+
+def show_steps(console: Console, reports: Sequence[StepReport]) -> None:
+    """The receipt: per step what was made and what was reused."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for heading in ("step", "made", "reused", "messages", "tokens", "evals", "seconds"):
+        table.add_column(heading, justify="left" if heading == "step" else "right")
+    for report in reports:
+        ledger = report.ledger
+        # an evaluation is spent where the evaluator runs
+        evaluations = ledger.get("evaluations", 0) if report.stage == "grade" else 0
+        table.add_row(
+            report.name,
+            str(report.parts_made),
+            str(report.parts_reused),
+            _count(ledger.get("messages", 0)),
+            _count(ledger.get("prompt_tokens", 0) + ledger.get("new_tokens", 0)),
+            _count(evaluations),
+            "reused" if report.reused else f"{report.seconds:.1f}",
+        )
+    console.print(table)
+    saved = saving(reports)
+    if saved:
+        console.print(saved)
+
+
+def _headline(result: RoundResult) -> str:
+    text = f"[bold]run {result.run}, round {result.round}[/bold]"
+    if result.figures is None or result.figures["mean_reward"] is None:
+        return text
+    figures = result.figures
+    text += f"  reward {figures['mean_reward']:.3f} (spread {figures['reward_spread']:.3f})"
+    if figures["unscored"]:
+        text += f", {figures['unscored']} unscored"
+    tied = [f"{row['role']} {row['groups_without_signal']}/{row['groups']}" for row in result.signal if row["groups"]]
+    if tied:
+        text += f"\ngroups without signal: {', '.join(tied)}"
+    return text
+
+
+def saving(reports: Sequence[StepReport]) -> str:
+    """What reuse saved, in one line; empty when nothing was reused."""
+    tokens = sum(report.saved.get("new_tokens", 0) + report.saved.get("prompt_tokens", 0) for report in reports)
+    seconds = sum(report.saved_seconds for report in reports)
+    parts = sum(report.parts_reused for report in reports)
+    if not parts:
+        return ""
+    return f"reused {parts} parts: {_count(tokens)} tokens and {seconds:.1f} s not spent again"
+
+
+def show_training(console: Console, rounds: Sequence[RoundResult], evaluations: Sequence[EvaluationResult]) -> None:
+    """One line per round: how the reward went."""
+    table = Table(title="training", title_justify="left", box=None, pad_edge=False)
+    for heading in ("round", "reward", "spread", "no signal", "messages", "evals", "seconds"):
+        table.add_column(heading, justify="right")
+    for result in rounds:
+        if result.figures is None:
+            continue
+        groups = sum(row["groups"] for row in result.signal)
+        silent = sum(row["groups_without_signal"] for row in result.signal)
+        spent = [report.ledger for report in result.reports]
+        table.add_row(
+            str(result.round),
+            f"{result.figures['mean_reward']:.3f}",
+            f"{result.figures['reward_spread']:.3f}",
+            f"{silent / groups:.0%}" if groups else "-",
+            _count(sum(ledger.get("messages", 0) for ledger in spent)),
+            _count(result.figures["evaluations"]),
+            f"{sum(report.seconds for report in result.reports):.1f}",
+        )
+    console.print(table)
+    for evaluation in evaluations:
+        show_evaluation(console, evaluation)
+
+
+def show_evaluation(console: Console, result: EvaluationResult) -> None:
+    """Greedy accuracy, with its 95% interval and what was cut off."""
+    half = 1.96 * (result.accuracy * (1 - result.accuracy) / max(result.problems - result.unscored, 1)) ** 0.5
+    when = "untrained" if result.round == 0 else f"after round {result.round}"
+    text = f"greedy accuracy {when}: {result.accuracy:.3f} +- {half:.3f} on {result.problems} held-out problems"
+    notes = [f"{result.truncated} truncated"] if result.truncated else []
+    notes += [f"{result.unscored} unscored"] if result.unscored else []
+    console.print(text + (f" ({', '.join(notes)})" if notes else ""))
+
+
+def show_cost(console: Console, cost: RoundCost) -> None:
+    """What a round will cost."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("role", "alternatives x replays", "messages", "tokens at most"):
+        table.add_column(heading, justify="left" if heading == "role" else "right")
+    for role in cost.roles:
+        table.add_row(role.role, role.groups, _count(role.messages), _count(role.tokens_at_most))
+    console.print(f"[bold]round {cost.round}[/bold]: {cost.problems} problems, "
+                  f"{cost.evaluations} terminal evaluations ({cost.budget_per_problem} a problem), "
+                  f"{_count(cost.messages)} messages, {_count(cost.tokens_at_most)} new tokens at most")
+    console.print(table)
+    if cost.uncredited:
+        console.print(f"no credit this round (one draw per state): {', '.join(cost.uncredited)}")
+
+
+def show_plan_steps(console: Console, rows: Sequence[tuple[str, str, str]]) -> None:
+    """Per step: what will happen to it and why."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("step", "will be", "because"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def show_status(console: Console, rows: Sequence[Row]) -> None:
+    """Rounds by steps."""
+    if not rows:
+        console.print("no runs yet; `c3 run training --config arithmetic-duo --run demo --rounds 8` makes one")
+        return
+    marks = {"made": "ok", "missing": ".", "damaged": "DAMAGED", "gone": "GONE"}
+    shown = ["rollout", "freeze", "sample", "replay", "grade", "advantages", "update", "evaluate"]
+    table = Table(box=None, pad_edge=False)
+    for heading in ("run", "variant", "round", *shown):
+        table.add_column(heading if heading != "advantages" else "adv.", justify="right" if heading == "round" else "left")
+    for row in rows:
+        table.add_row(row["run"], row["variant"], str(row["round"]), *(marks[row[name]] for name in shown))
+    console.print(table)
+
+
+def show_rows(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A query's result."""
+    table = Table(box=None, pad_edge=False)
+    numeric = [all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) for i in range(len(columns))]
+    for name, is_number in zip(columns, numeric, strict=True):
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console.print(table)
+    console.print(f"({len(rows)} row{'' if len(rows) == 1 else 's'})", style="dim")
+
+
+def _cell(value: Any) -> Text:
+    if value is None:
+        return Text("NULL", style="dim")
+    if isinstance(value, float):
+        return Text(f"{value:.6g}")
+    return Text(str(value))
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"

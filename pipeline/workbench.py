@@ -1,0 +1,74 @@
+"""The process's tools and progress display. One per process, because a model is loaded once per process."""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from typing import Protocol
+
+from configs.errors import C3Error
+from configs.schema import Config
+from stages.tools import Tools
+
+
+class Progress(Protocol):
+    """What shows how far a step has come."""
+
+    def start(self, step: str, total: int) -> None:
+        """A step begins that will take `total` messages (0: not counted)."""
+        ...
+
+    def advance(self, count: int) -> None:
+        """So many more are done."""
+        ...
+
+    def finish(self) -> None:
+        """The step is over."""
+        ...
+
+
+class Silence:
+    """Shows nothing."""
+
+    def start(self, step: str, total: int) -> None:
+        """Nothing."""
+
+    def advance(self, count: int) -> None:
+        """Nothing."""
+
+    def finish(self) -> None:
+        """Nothing."""
+
+
+class Workbench:
+    """Tools, and the progress that hears of finished messages."""
+
+    def __init__(self) -> None:
+        self.progress: Progress = Silence()
+        self.tools = Tools(lambda count: self.progress.advance(count))
+        self._loading: threading.Thread | None = None
+
+    def load_ahead(self, config: Config) -> None:
+        """Load the engine's model in the background, while a server starts."""
+        if self._loading is None:
+            self._loading = threading.Thread(target=self._load, args=(config,), daemon=True)
+            self._loading.start()
+
+    def _load(self, config: Config) -> None:
+        try:
+            self.tools.load_engine(config)
+        except C3Error:
+            return  # the stage that needs the engine will meet the same error where it can be reported
+
+    def ready(self) -> Tools:
+        """The tools, once any loading ahead is over."""
+        if self._loading is not None:
+            self._loading.join()
+            self._loading = None
+        return self.tools
+
+
+@lru_cache(maxsize=1)
+def workbench() -> Workbench:
+    """This process's workbench."""
+    return Workbench()

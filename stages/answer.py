@@ -1,0 +1,44 @@
+"""Answer: one greedy transcript per problem of a fixed set.
+
+Reads problems; writes transcripts and decisions, which grade and evaluate take from there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages.stage import Job, Part, Stage, cut_problems, prompts_slice
+from stages.team import State, Team, episode_row, in_order, play, spent
+from stages.tools import Tools
+from store.artifacts import Product
+from store.identity import Draws
+
+
+def _slice(job: Job) -> dict[str, Any]:
+    # no seed and no round: a greedy answer is a function of the weights and the prompt
+    return {"problems_per_part": job.config.parts.answers, "roles": prompts_slice(job)}
+
+
+def _cut(job: Job) -> list[Part]:
+    return cut_problems(list(job.problems), job.config.parts.answers)
+
+
+def _make(part: Part, job: Job, tools: Tools) -> Product:
+    team = Team(job, tools.engine(job.config, job.weights), Draws(0, 0, job.weights.version, purpose="answer"), greedy=True)
+    starts = [State(job.problems[problem_id], (), ()) for problem_id in part.problem_ids]
+    decisions, endings = play(team, starts, [range(1)] * len(job.roles), tools.on_message)
+    transcripts = [episode_row((state, last), []) for state, last in endings]
+    return Product(
+        {
+            "transcripts": in_order(transcripts, part.problem_ids),
+            "decisions": in_order(decisions, part.problem_ids),
+        },
+        ledger=spent(decisions, len(transcripts)),
+    )
+
+
+def _messages(job: Job) -> int:
+    return len(job.problems) * len(job.roles)
+
+
+ANSWER = Stage("answer", 1, _slice, _cut, _make, _messages, weights="samples")

@@ -1,0 +1,88 @@
+"""The attention cache while decoding: room made once, written in place, shared heads read where they lie.
+
+Two things that transformers does every step cost more than the products themselves on a CPU: it appends to the cache
+by copying it, and repeats every key and value head for each query head that shares it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, Cache
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+GROUPED_ATTENTION = "c3_grouped"
+
+
+class RoomyLayer(DynamicLayer):
+    """One layer's keys and values [rows, heads, room, width] with a written length; grows in place up to its room."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values, self._length = keys, values, length
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write the new states behind the old; views of all that is written."""
+        start, self._length = self._length, self._length + key_states.shape[-2]
+        self.keys[:, :, start : self._length] = key_states
+        self.values[:, :, start : self._length] = value_states
+        return self.keys[:, :, : self._length], self.values[:, :, : self._length]
+
+    def get_seq_length(self) -> int:
+        """Tokens written."""
+        return self._length
+
+
+def with_room(cache: Cache, row_B: torch.Tensor, room: int) -> Cache:
+    """The cache for rows `row_B` of it (a row may come several times), with room for `room` more tokens.
+
+    Layers of other kinds than plain attention (sliding windows, recurrent states) keep their own way of growing.
+    """
+    for index, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer or isinstance(layer, RoomyLayer):
+            length = layer.get_seq_length()
+            keys, values = (_spread(states, row_B, length, room) for states in (layer.keys, layer.values))
+            cache.layers[index] = RoomyLayer(keys, values, length)
+        else:
+            layer.batch_select_indices(row_B)
+    return cache
+
+
+def _spread(states: torch.Tensor, row_B: torch.Tensor, length: int, room: int) -> torch.Tensor:
+    spread = states.new_empty((len(row_B), states.shape[1], length + room, states.shape[3]))
+    spread[:, :, :length] = states[row_B, :, :length]
+    return spread
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """sdpa, but for one new token the query heads of a shared key head become its query positions: nothing is copied."""
+    groups = getattr(module, "num_key_value_groups", 1)
+    by_head = attention_mask is not None and attention_mask.shape[1] != 1
+    if groups == 1 or query.shape[2] != 1 or by_head or options.get("position_bias") is not None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    rows, heads, _, width = query.shape
+    folded = torch.nn.functional.scaled_dot_product_attention(
+        query.reshape(rows, heads // groups, groups, width),
+        key,
+        value,
+        attn_mask=attention_mask,
+        scale=options.get("scaling"),
+    )
+    return folded.reshape(rows, 1, heads, value.shape[-1]), None
+
+
+AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
+AttentionMaskInterface.register(GROUPED_ATTENTION, sdpa_mask)

@@ -1,0 +1,84 @@
+"""Choosing an engine by configuration, and its identity without loading it.
+
+Engines, and with them torch, are imported only when one is made: keys are computed without.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from configs.environment import cache_root
+from configs.errors import EngineError
+from configs.schema import EngineConfig, ScriptedEngineConfig, TransformersEngineConfig
+from stages.engines.model_files import model_digest, model_directory
+from stages.engines.protocol import Codec, Engine
+from store.identity import digest
+
+
+def make_engine(config: EngineConfig) -> Engine:
+    """The engine that a configuration asks for, model loaded."""
+    if isinstance(config, ScriptedEngineConfig):
+        from stages.engines.scripted import ScriptedEngine
+
+        return ScriptedEngine(config)
+    from stages.engines.transformers import TransformersEngine
+
+    return TransformersEngine(
+        resolved_model(config), config.dtype, config.threads, config.max_batch_tokens, device=config.device
+    )
+
+
+def make_codec(config: EngineConfig) -> Codec:
+    """The codec alone: prompts can be rendered without weights."""
+    if isinstance(config, ScriptedEngineConfig):
+        from stages.engines.scripted import ScriptedCodec
+
+        return ScriptedCodec(config.words)
+    from stages.engines.chat_codec import ChatCodec
+
+    return ChatCodec(resolved_model(config))
+
+
+@lru_cache
+def engine_identity(config: EngineConfig) -> dict[str, Any]:
+    """What a message depends on besides its prompt, its seed and the adapters: part of every generating stage's key."""
+    if isinstance(config, ScriptedEngineConfig):
+        return config.model_dump(mode="json")
+    from stages.engines.hardware import resolved_device, resolved_dtype
+
+    return {
+        "kind": "transformers",
+        "model": base_digest(config),
+        "dtype": resolved_dtype(config.dtype, config.device),
+        "device": resolved_device(config.device),
+        "adapters": "merged",
+        "max_batch_tokens": config.max_batch_tokens,
+        "threads": config.threads,
+    }
+
+
+@lru_cache
+def base_digest(config: EngineConfig) -> str:
+    """Digest of the untrained weights: for a model its files, for a world its definition."""
+    if isinstance(config, ScriptedEngineConfig):
+        return digest(config.model_dump(mode="json"))
+    return model_digest(resolved_model(config), cache_root())
+
+
+@lru_cache
+def codec_identity(config: EngineConfig) -> str:
+    """Digest of what turns chats into token ids."""
+    if isinstance(config, ScriptedEngineConfig):
+        return digest({"words": list(config.words)})
+    return model_digest(resolved_model(config), cache_root(), weights=False)
+
+
+@lru_cache
+def resolved_model(config: TransformersEngineConfig) -> Path:
+    """The local directory of a configured model. EngineError when it is none."""
+    try:
+        return model_directory(config.model, config.revision, cache_root())
+    except OSError as error:
+        raise EngineError(f"engine.model: {config.model}: {error}") from error

@@ -1,0 +1,93 @@
+"""What every engine is to the stages: token ids in, token ids out.
+
+An engine samples messages from a frozen policy version; a codec turns chats into token ids and token ids into text.
+Nothing here imports torch, so stages can be planned, keyed and resumed without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from store.policies import PolicyVersion
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a chat prompt. `role` is the chat template's word (system, user, assistant), not a seat of the team."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParameters:
+    """How a message is drawn. `temperature` 0 is greedy; `top_p` 1 and `top_k` 0 leave the distribution whole."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt and the messages wanted from it: one completion per seed, in the order of the seeds."""
+
+    prompt_ids: tuple[int, ...]
+    seeds: tuple[int, ...]
+    sampling: SamplingParameters
+    policy: str
+    """Name of the team's policy that answers (its adapter within the policy version in use)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled message.
+
+    `token_ids` includes the end token when `finish_reason` is "stop". `logprobs` aligns with `token_ids`: natural
+    logarithms under the distribution that was sampled from (temperature and truncation applied). For greedy decoding
+    they are those of the untempered softmax.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+class Codec(Protocol):
+    """Chats to token ids and back. Deterministic; needs no weights."""
+
+    def encode(self, chat: Sequence[ChatMessage]) -> list[int]:
+        """Render a chat with the generation prompt. Special tokens inside `content` are escaped, never parsed."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The message's text: a final end token is dropped, any other special token stays visible as text."""
+        ...
+
+
+class Engine(Protocol):
+    """Samples from one policy version at a time."""
+
+    codec: Codec
+
+    def use(self, policy: PolicyVersion) -> None:
+        """Sample from these weights from now on. Raises EngineError when they do not belong to this engine's model."""
+        ...
+
+    def generate(
+        self, requests: Sequence[Request], on_message: Callable[[int], None] = lambda count: None
+    ) -> list[list[Completion]]:
+        """One list per request, one completion per seed. `on_message(n)` is told of n more finished messages.
+
+        Raises EngineError when a request cannot be served (a prompt longer than the context window, say).
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the memory back."""
+        ...

@@ -1,0 +1,181 @@
+"""The math evaluator: math-verify decides whether the message's answer equals the reference.
+
+math-verify hands text to a computer algebra system, where a short string (9^{9^{9^9}}) can take for ever or
+all memory, and its own time limit works on the main thread alone. So it runs in a child process that is
+killed when it is late: any thread may grade, and no message can stop a stage. Not a sandbox: it bounds time
+and memory, the text is never executed.
+
+A message in which nothing can be read earns 0. An answer that math-verify fails on, or is late with, is not
+graded: NULL, because whether it is right is unknown. What is read: the last \\boxed{}, else a formula in
+$...$, else a plain number or expression, as math-verify finds them; the reference is taken as the inside of a
+\\boxed{}.
+"""
+
+from __future__ import annotations
+
+import json
+import selectors
+import subprocess
+import sys
+import tempfile
+import weakref
+from contextlib import suppress
+from importlib.util import find_spec
+from threading import Lock
+from typing import IO, Any
+
+from configs.errors import ConfigError
+from stages.evaluators.protocol import Grade
+from stages.evaluators.wording import quote, storable
+from stages.problem_sources.protocol import Problem
+
+SECONDS = 20
+"""For one answer, a hundred times what the slowest of MATH-500 takes: lateness is a hang, not a slow
+machine."""
+START_SECONDS = 120
+MEMORY_BYTES = 4 * 2**30
+LONGEST = 20_000
+"""Characters of a message that are read, from its end: extraction is by regular expressions, and answers come
+last."""
+
+_CHILD = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from stages.evaluators.math import serve
+serve()
+"""
+
+
+class MathGrader:
+    """1 when math-verify finds the two equal, else 0. Holds one child process, started at the first
+    answer."""
+
+    def __init__(self) -> None:
+        """Raises ConfigError when math-verify is not installed."""
+        if find_spec("math_verify") is None:
+            raise ConfigError(
+                'grade.evaluator: kind = "math" needs math-verify; install c3[math], or use kind = "number"'
+            )
+        self._child: _Child | None = None
+        self._lock = Lock()  # one child, one question at a time
+
+    def grade(self, output: str, problem: Problem) -> Grade:
+        """parsed_answer: the expression as math-verify read it.
+
+        Raises ValueError when the reference cannot be read, RuntimeError when math-verify fails, TimeoutError
+        when late.
+        """
+        verdict = self._ask({"answer": storable(problem.answer), "output": storable(output[-LONGEST:])})
+        if verdict["answer"] is None:
+            raise ValueError(
+                f"problem {problem.problem_id}: math-verify cannot read the answer {quote(problem.answer)}"
+            )
+        if verdict["output"] is None:
+            return Grade(0.0, "no mathematical answer in the message", None)
+        if verdict["equal"]:
+            return Grade(1.0, "equal", verdict["output"])
+        return Grade(0.0, f"{quote(verdict['output'])} is not {quote(verdict['answer'])}", verdict["output"])
+
+    def close(self) -> None:
+        """End the child process; the next answer starts another."""
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
+
+    def _ask(self, question: dict[str, str]) -> Any:
+        with self._lock:
+            if self._child is None:
+                self._child = _Child()
+            try:
+                return self._child.ask(question)
+            except (RuntimeError, TimeoutError):
+                self.close()
+                raise
+
+
+class _Child:
+    """The process that math-verify runs in: one line of JSON in, one line of JSON out."""
+
+    def __init__(self) -> None:
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
+        self.stop = weakref.finalize(self, _stop, self._process, self._errors)
+        self._answer(START_SECONDS)  # its imports take seconds, and are nobody's answer
+
+    def ask(self, question: dict[str, str]) -> Any:
+        """Its reply. RuntimeError with its last words when it died, TimeoutError when it is late."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise RuntimeError(f"math-verify: {self._last_words()}") from None
+        return self._answer(SECONDS)
+
+    def _answer(self, seconds: float) -> Any:
+        stdout = self._process.stdout
+        assert stdout is not None
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(stdout, selectors.EVENT_READ)
+            if not waiting.select(seconds):
+                raise TimeoutError(f"math-verify gave no verdict within {seconds} seconds")
+        line = stdout.readline()
+        if not line:
+            raise RuntimeError(f"math-verify: {self._last_words()}")
+        return json.loads(line)
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        return quote(lines[-1]) if lines else f"its process ended with code {code}"
+
+
+def _stop(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout, errors):
+        if stream is not None:
+            with suppress(BrokenPipeError):  # a question it never read
+                stream.close()
+
+
+def serve() -> None:
+    """The child's main loop. An exception ends it: the parent reports its last line and starts another."""
+    import logging
+    import resource
+    import signal
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    logging.disable(logging.CRITICAL)  # its warnings are about the time limit that the parent keeps
+    from math_verify import verify
+
+    replies = sys.stdout
+    sys.stdout = sys.stderr  # whatever a library prints is no reply
+    print("{}", file=replies, flush=True)
+    for line in sys.stdin:
+        signal.alarm(2 * SECONDS)  # in case the parent is no longer there to end it
+        question = json.loads(line)
+        answer, output = _read(f"\\boxed{{{question['answer']}}}"), _read(question["output"])
+        equal = bool(answer and output) and verify(answer, output, timeout_seconds=None, raise_on_error=True)
+        shown = {"answer": _shown(answer), "output": _shown(output), "equal": equal}
+        signal.alarm(0)
+        print(json.dumps(shown), file=replies, flush=True)
+
+
+def _read(text: str) -> list[Any]:
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    readings = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+    return list(parse(text, extraction_config=readings, parsing_timeout=None))
+
+
+def _shown(parsed: list[Any]) -> str | None:
+    # the last reading is the matched text itself: printing an expression can take longer than comparing it
+    return storable(str(parsed[-1]))[:200] if parsed else None

@@ -1,0 +1,58 @@
+"""Grade: the evaluator's verdict on every finished episode. Its own stage, so another evaluator regenerates nothing.
+
+Reads problems, transcripts and replays; writes rewards (a finished episode). A broken evaluator is not a zero: the
+reward is NULL with the error, and the stage stops when too many are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from configs.errors import EvaluatorError
+from stages.evaluators.protocol import Evaluator
+from stages.problem_sources.protocol import Problem
+from stages.stage import Job, Part, Stage, cut_by_problem_of
+from stages.tools import Tools
+from store.artifacts import Product, Row
+
+
+def _slice(job: Job) -> dict[str, Any]:
+    return {"problems_per_part": job.config.parts.problems, "grade": job.config.grade.model_dump(mode="json")}
+
+
+def _make(part: Part, job: Job, tools: Tools) -> Product:
+    config = job.config.grade
+    evaluator = tools.evaluator(config.evaluator)
+    episodes = [*job.rows_of("transcripts", part), *job.rows_of("replays", part)]
+    rewards = [
+        _reward(evaluator, config.evaluator.kind, episode, job.problems[episode["problem_id"]])
+        for episode in episodes
+    ]
+    failed = [row for row in rewards if row["error"] is not None]
+    if len(failed) > config.max_unscored_share * len(rewards):
+        raise EvaluatorError(
+            f"grade: the {config.evaluator.kind} evaluator failed on {len(failed)} of {len(rewards)} answers, more than "
+            f"grade.max_unscored_share = {config.max_unscored_share:g} allows; first: {failed[0]['error']} "
+            f"(episode {failed[0]['episode_id']})"
+        )
+    return Product({"rewards": rewards}, ledger={"evaluations": len(rewards)})
+
+
+def _reward(evaluator: Evaluator, kind: str, episode: Row, problem: Problem) -> Row:
+    row: Row = {
+        "episode_id": episode["episode_id"],
+        "problem_id": episode["problem_id"],
+        "reward": None,
+        "reason": None,
+        "parsed_answer": None,
+        "error": None,
+        "evaluator": kind,
+    }
+    try:
+        grade = evaluator.grade(episode["output"], problem)
+    except Exception as error:  # the evaluator boundary: whatever broke in there is recorded, never a zero
+        return {**row, "error": f"{type(error).__name__}: {error}"}
+    return {**row, "reward": grade.reward, "reason": grade.reason, "parsed_answer": grade.parsed_answer}
+
+
+GRADE = Stage("grade", 1, _slice, cut_by_problem_of("transcripts"), _make)

@@ -1,0 +1,56 @@
+"""What every learner is to the update: trainable weights, and the log-probs of stored tokens under them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from store.policies import PolicyVersion
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRow:
+    """One alternative to learn from: exactly the token ids that were seen and sampled."""
+
+    decision_id: str
+    policy: str
+    context_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    temperature: float
+
+
+class Learner(Protocol):
+    """Holds one policy version's weights while they are trained."""
+
+    def load(self, policy: PolicyVersion, seed: int) -> None:
+        """Start from these weights; what the version lacks (a first adapter) is initialised from the seed."""
+        ...
+
+    def prepare(self, rows: Sequence[TrainRow]) -> None:
+        """Make every parameter that these rows train. Call it after `load` and before `named_parameters`.
+
+        A table learner has one parameter per context and must know them before the optimiser is made; where the
+        parameters do not depend on the rows this does nothing.
+        """
+        ...
+
+    def named_parameters(self, policy: str) -> Iterable[tuple[str, torch.nn.Parameter]]:
+        """The trainable parameters of one policy, in a fixed order, by canonical name."""
+        ...
+
+    def batches(self, rows: Sequence[TrainRow], max_tokens: int) -> list[list[TrainRow]]:
+        """Cut rows (of one policy) into micro-batches of at most `max_tokens` tokens, shared context kept together."""
+        ...
+
+    def logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
+        """Per row a tensor [T] of natural log-probs of its sampled tokens at its temperature, differentiable."""
+        ...
+
+    def save(self, directory: Path) -> dict[str, Path]:
+        """Write each policy's weights below `directory` (one folder per policy name); returns policy -> folder."""
+        ...

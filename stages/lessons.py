@@ -1,0 +1,102 @@
+"""Lessons: what the update learns from, dealt to optimiser steps.
+
+A lesson is one alternative with its advantage. Which lessons fall into which step depends on the seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from configs.errors import UpdateError
+from stages.learners.protocol import TrainRow
+from stages.stage import Job
+from store.artifacts import Row
+from store.identity import seed_from
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One alternative: what was seen, what was said, and how much better it was than its siblings."""
+
+    row: TrainRow
+    role: str
+    problem_id: str
+    advantage: float | None
+    behaviour_logprobs: tuple[float, ...]
+    """The engine's, per token, when it was sampled."""
+    skipped: str | None
+    """Why it is not trained on; None when it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One optimiser step: its number from 1, its epoch, and its lessons."""
+
+    number: int
+    epoch: int
+    lessons: tuple[Lesson, ...]
+
+
+def collect(job: Job) -> list[Lesson]:
+    """Every alternative of the advantages table as a lesson, in the table's order.
+
+    UpdateError when a row was sampled by another policy version than the one the update starts from.
+    """
+    decisions = {row["decision_id"]: row for row in job.rows("decisions")}
+    contexts = {row["state_id"]: row for row in job.rows("contexts")}
+    strangers = [row for row in job.rows("advantages") if row["policy_version"] != job.weights.version]
+    if strangers:
+        raise UpdateError(
+            f"update: {len(strangers)} rows were sampled by policy {strangers[0]['policy_version']}, but this update "
+            f"starts from {job.weights.version} (first: decision {strangers[0]['decision_id']}); run the round from "
+            f"rollout with the present policy"
+        )
+    return [
+        _lesson(job, row, decisions[row["decision_id"]], contexts.get(row["state_id"]))
+        for row in job.rows("advantages")
+    ]
+
+
+def _lesson(job: Job, credit: Row, decision: Row, context: Row | None) -> Lesson:
+    config = job.config.update
+    advantage = credit["advantage"]
+    skipped = None
+    if advantage is None and config.undefined_advantage == "zero":
+        advantage = 0.0
+    if advantage is None:
+        skipped = "undefined advantage"
+    elif decision["finish_reason"] == "length" and not config.train_truncated:
+        skipped = "truncated"
+    elif job.config.policies[decision["policy"]].frozen:
+        skipped = "frozen policy"
+    row = TrainRow(
+        decision["decision_id"],
+        decision["policy"],
+        tuple(context["token_ids"]) if context else (),
+        tuple(decision["token_ids"]),
+        job.config.sampling.temperature,
+    )
+    if skipped is None and context is None:
+        raise UpdateError(f"update: decision {decision['decision_id']} has an advantage but no frozen context")
+    return Lesson(row, decision["role"], decision["problem_id"], advantage, tuple(decision["behaviour_logprobs"]), skipped)
+
+
+def deal(job: Job, lessons: Sequence[Lesson]) -> list[StepPlan]:
+    """The optimiser steps: per epoch the problems are shuffled by the seed and dealt to `minibatches` steps.
+
+    A problem's lessons stay together, so that what shares a context is trained together.
+    """
+    config = job.config.update
+    trained = [lesson for lesson in lessons if lesson.skipped is None]
+    problems = list(dict.fromkeys(lesson.problem_id for lesson in trained))
+    steps: list[StepPlan] = []
+    for epoch in range(1, config.epochs + 1):
+        order = sorted(
+            problems, key=lambda problem: seed_from("minibatch", job.config.seed, job.round, epoch, problem)
+        )
+        hands = [set(order[index :: config.minibatches]) for index in range(config.minibatches)]
+        for hand in hands:
+            dealt = tuple(lesson for lesson in trained if lesson.problem_id in hand)
+            steps.append(StepPlan(len(steps) + 1, epoch, dealt))
+    return steps

@@ -1,0 +1,28 @@
+"""The scripted world's problems: every word has a reward of its own."""
+
+from __future__ import annotations
+
+from configs.schema import ScriptedProblems
+from stages.problem_sources.protocol import Problem
+from store.identity import canonical_json, seed_from
+
+VERSION = 1
+"""Raised when the same configuration gives other problems."""
+
+
+def scripted_problems(config: ScriptedProblems) -> list[Problem]:
+    """`count` problems; each answer is a JSON object from word to a reward in [0, 1], rounded to 3
+    decimals."""
+    return [
+        Problem(
+            problem_id=f"scripted-{index:06d}",
+            suite="scripted",
+            question=f"problem {index}",
+            answer=canonical_json({word: _reward(config.seed, index, word) for word in config.words}),
+        )
+        for index in range(config.count)
+    ]
+
+
+def _reward(seed: int, index: int, word: str) -> float:
+    return round(seed_from("reward", seed, index, word) / 2**63, 3)

@@ -1,0 +1,38 @@
+"""Problems: the problem set, read or generated once.
+
+Reads the configured source; writes problems. The training set and the evaluation set are two artifacts of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from configs.errors import ConfigError
+from configs.schema import ProblemsConfig
+from stages.problem_sources.load import load_problems, source_identity
+from stages.stage import Job, Part, Stage, one_part
+from stages.tools import Tools
+from store.artifacts import Product
+
+
+def _source(job: Job, heldout: bool) -> ProblemsConfig:
+    if not heldout:
+        return job.config.problems
+    if job.config.evaluate.problems is None:
+        raise ConfigError("evaluate.problems: not configured, so there is nothing to evaluate on; add [evaluate.problems]")
+    return job.config.evaluate.problems
+
+
+def _stage(heldout: bool) -> Stage:
+    def config_slice(job: Job) -> dict[str, Any]:
+        return {"source": source_identity(_source(job, heldout))}
+
+    def make(part: Part, job: Job, tools: Tools) -> Product:
+        return Product({"problems": [asdict(problem) for problem in load_problems(_source(job, heldout))]})
+
+    return Stage("problems", 1, config_slice, one_part, make)
+
+
+PROBLEMS = _stage(heldout=False)
+HELDOUT = _stage(heldout=True)

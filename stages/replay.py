@@ -1,0 +1,106 @@
+"""Replay: continue every alternative to its ends, under the same frozen policy.
+
+Reads problems, contexts and decisions; writes replays (one continuation), the decisions of their messages, and the
+contexts of the states where they branch. An alternative of the last role ends its episode by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from stages.stage import Job, Part, Stage, cut_by_problem_of, prompts_slice
+from stages.team import State, Team, context_row, episode_row, frozen_state, in_order, spent
+from stages.tools import Tools
+from stages.tree import Continuation
+from store.artifacts import Product, Row
+from store.identity import decision_id, state_id
+
+
+def _slice(job: Job) -> dict[str, Any]:
+    return {
+        "seed": job.config.seed,
+        "round": job.round,
+        "problems_per_part": job.config.parts.problems,
+        "transcripts": job.tree.transcripts,
+        "siblings": list(job.tree.siblings),
+        "replays": None if job.tree.replays is None else list(job.tree.replays),
+        "roles": prompts_slice(job),
+        "sampling": job.config.sampling.model_dump(mode="json"),
+    }
+
+
+Growing = tuple[State, Row, Continuation]
+"""A state reached by a replay, the alternative it continues, and how that one is continued."""
+
+
+def _make(part: Part, job: Job, tools: Tools) -> Product:
+    states = {row["state_id"]: row for row in job.rows_of("contexts", part)}
+    # depth -> what waits for the role of that depth; an alternative starts at the depth after its own
+    waiting: list[list[Growing]] = [[] for _ in range(job.tree.depth + 1)]
+    replays: list[Row] = []
+    for alternative in job.rows_of("decisions", part):
+        continuation = job.tree.continuation(tuple(alternative["path"]))
+        if continuation is None:
+            continue
+        state = frozen_state(states[alternative["state_id"]], job.problems[alternative["problem_id"]])
+        if alternative["depth"] == job.tree.depth:
+            replays.append(_replay_row(job, (state, alternative), alternative))
+        else:
+            waiting[alternative["depth"]].append((state.after(alternative), alternative, continuation))
+    decisions, contexts = _grow(job, tools, waiting, replays)
+    return Product(
+        {
+            "replays": in_order(replays, part.problem_ids),
+            "decisions": in_order(decisions, part.problem_ids),
+            "contexts": in_order(contexts, part.problem_ids),
+        },
+        ledger=spent(decisions, len(replays)),
+    )
+
+
+def _grow(
+    job: Job, tools: Tools, waiting: list[list[Growing]], replays: list[Row]
+) -> tuple[list[Row], list[Row]]:
+    """Let each role speak once at all the states that wait for it; the last role's messages end in `replays`."""
+    decisions: list[Row] = []
+    contexts: list[Row] = []
+    if not any(waiting):
+        return decisions, contexts
+    team = Team(job, tools.engine(job.config, job.weights))
+    for depth, growing in enumerate(waiting[: job.tree.depth]):
+        draws = [_draws(entry, depth) for entry in growing]
+        for (state, _, _), wanted in zip(growing, draws, strict=True):
+            if job.tree.replays is None and len(wanted) > 1:  # a group: the update will need its context
+                of_state = state_id(job.draws, state.problem.problem_id, state.path)
+                contexts.append(context_row(job, tools.codec(job.config), state, of_state))
+        spoken = team.speak([state for state, _, _ in growing], draws, tools.on_message)
+        for (state, alternative, continuation), rows in zip(growing, spoken, strict=True):
+            decisions += rows
+            if depth + 1 == job.tree.depth:
+                replays += [_replay_row(job, (state, row), alternative) for row in rows]
+            else:
+                waiting[depth + 1] += [(state.after(row), alternative, continuation) for row in rows]
+    return decisions, contexts
+
+
+def _draws(entry: Growing, depth: int) -> Iterable[int]:
+    _, alternative, continuation = entry
+    below = depth - alternative["depth"]
+    return continuation.first_draws if below == 0 else range(continuation.fanout_below[below - 1])
+
+
+def _replay_row(job: Job, ending: tuple[State, Row], alternative: Row) -> Row:
+    problem_id, leaf = alternative["problem_id"], tuple(ending[1]["path"])
+    credited = [
+        decision_id(job.draws, problem_id, path) for path in job.tree.credited(tuple(alternative["path"]), leaf)
+    ]
+    return {**episode_row(ending, credited), "alternative_id": alternative["decision_id"]}
+
+
+def _messages(job: Job) -> int:
+    per_problem = sum(row["messages"] for row in job.tree.spending() if row["stage"] == "replay")
+    return per_problem * len({row["problem_id"] for row in job.rows("contexts")})
+
+
+REPLAY = Stage("replay", 1, _slice, cut_by_problem_of("contexts"), _make, _messages, weights="samples")

@@ -1,0 +1,54 @@
+"""Rollout: N transcripts per problem under the frozen policy.
+
+Reads problems; writes transcripts (an episode) and decisions (a message).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages.stage import Job, Part, Stage, cut_problems, prompts_slice, selected_problems
+from stages.team import State, Team, episode_row, in_order, play, spent
+from stages.tools import Tools
+from store.artifacts import Product
+
+
+def _slice(job: Job) -> dict[str, Any]:
+    return {
+        "seed": job.config.seed,
+        "round": job.round,
+        "problems_per_round": job.config.rounds.problems,
+        "problems_per_part": job.config.parts.problems,
+        "transcripts": job.tree.transcripts,
+        "roles": prompts_slice(job),
+        "sampling": job.config.sampling.model_dump(mode="json"),
+    }
+
+
+def _cut(job: Job) -> list[Part]:
+    return cut_problems(selected_problems(job), job.config.parts.problems)
+
+
+def _make(part: Part, job: Job, tools: Tools) -> Product:
+    team = Team(job, tools.engine(job.config, job.weights))
+    starts = [State(job.problems[problem_id], (), ()) for problem_id in part.problem_ids]
+    fanouts = [range(job.tree.transcripts), *([range(1)] * (job.tree.depth - 1))]
+    decisions, endings = play(team, starts, fanouts, tools.on_message)
+    transcripts = [
+        episode_row((state, last), [*(message.decision_id for message in state.upstream), last["decision_id"]])
+        for state, last in endings
+    ]
+    return Product(
+        {
+            "transcripts": in_order(transcripts, part.problem_ids),
+            "decisions": in_order(decisions, part.problem_ids),
+        },
+        ledger=spent(decisions, len(transcripts)),
+    )
+
+
+def _messages(job: Job) -> int:
+    return len(selected_problems(job)) * job.tree.transcripts * job.tree.depth
+
+
+ROLLOUT = Stage("rollout", 1, _slice, _cut, _make, _messages, weights="samples")

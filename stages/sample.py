@@ -1,0 +1,57 @@
+"""Sample: alternatives at the frozen states, under the same frozen policy.
+
+Reads contexts; writes decisions (a message at a state), siblings of the ones the transcripts took.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages.stage import Job, Part, Stage, cut_by_problem_of
+from stages.team import Team, frozen_state, in_order, spent
+from stages.tools import Tools
+from store.artifacts import Product, Row
+
+
+def _slice(job: Job) -> dict[str, Any]:
+    return {
+        "seed": job.config.seed,
+        "round": job.round,
+        "problems_per_part": job.config.parts.problems,
+        "transcripts": job.tree.transcripts,
+        "siblings": list(job.tree.siblings),
+        "roles": [
+            {"name": role.name, "policy": role.policy, "max_new_tokens": job.config.max_new_tokens(role)}
+            for role in job.roles
+        ],
+        "sampling": job.config.sampling.model_dump(mode="json"),
+    }
+
+
+def _make(part: Part, job: Job, tools: Tools) -> Product:
+    team = Team(job, tools.engine(job.config, job.weights))
+    decisions: list[Row] = []
+    for depth, role in enumerate(job.roles, start=1):
+        contexts = [row for row in job.rows_of("contexts", part) if row["depth"] == depth]
+        wanted = [(row, draws) for row in contexts if (draws := job.tree.new_draws(tuple(row["path"])))]
+        answers = team.answer(
+            role,
+            [frozen_state(row, job.problems[row["problem_id"]]) for row, _ in wanted],
+            [tuple(row["token_ids"]) for row, _ in wanted],
+            [draws for _, draws in wanted],
+            tools.on_message,
+        )
+        decisions += [decision for siblings in answers for decision in siblings]
+    return Product(
+        {"decisions": in_order(decisions, part.problem_ids)},
+        # a sibling of the last role ends an episode: replay lists it, at no further cost
+        ledger=spent(decisions, 0),
+    )
+
+
+def _messages(job: Job) -> int:
+    problems = len({row["problem_id"] for row in job.rows("contexts")})
+    return problems * len(job.tree.new_alternatives())
+
+
+SAMPLE = Stage("sample", 1, _slice, cut_by_problem_of("contexts"), _make, _messages, weights="samples")

@@ -1,0 +1,68 @@
+"""What stages work with: engine, codec, learner and evaluator, each made when first needed and kept for the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from configs.schema import Config, EngineConfig, EvaluatorConfig, ScriptedEngineConfig
+from stages.engines.make import make_codec, make_engine
+from stages.engines.protocol import Codec, Engine
+from stages.evaluators.make import make_evaluator
+from stages.evaluators.protocol import Evaluator
+from store.policies import PolicyVersion
+
+if TYPE_CHECKING:
+    from stages.learners.protocol import Learner
+
+
+class Tools:
+    """One per process. `on_message` is told of finished messages, `on_step` of optimiser steps."""
+
+    def __init__(self, on_message: Callable[[int], None] = lambda count: None) -> None:
+        self.on_message = on_message
+        self._codec: tuple[EngineConfig, Codec] | None = None
+        self._engine: tuple[EngineConfig, Engine] | None = None
+        self._evaluator: tuple[EvaluatorConfig, Evaluator] | None = None
+
+    def codec(self, config: Config) -> Codec:
+        """Turns chats into token ids; loads no weights."""
+        if self._codec is None or self._codec[0] != config.engine:
+            self._codec = (config.engine, make_codec(config.engine))
+        return self._codec[1]
+
+    def load_engine(self, config: Config) -> Engine:
+        """The engine, its model loaded, whichever policy it last sampled from."""
+        if self._engine is None or self._engine[0] != config.engine:
+            if self._engine is not None:
+                self._engine[1].close()
+            self._engine = (config.engine, make_engine(config.engine))
+        return self._engine[1]
+
+    def engine(self, config: Config, policy: PolicyVersion) -> Engine:
+        """The engine, sampling from that policy version."""
+        engine = self.load_engine(config)
+        engine.use(policy)
+        return engine
+
+    def evaluator(self, config: EvaluatorConfig) -> Evaluator:
+        """The grader."""
+        if self._evaluator is None or self._evaluator[0] != config:
+            self._evaluator = (config, make_evaluator(config))
+        return self._evaluator[1]
+
+    def learner(self, config: Config) -> Learner:
+        """A fresh learner: trainable weights are not shared between updates."""
+        if isinstance(config.engine, ScriptedEngineConfig):
+            from stages.learners.tabular import TabularLearner
+
+            return TabularLearner(config.engine)
+        from stages.learners.make import make_lora_learner
+
+        return make_lora_learner(config)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._engine is not None:
+            self._engine[1].close()
+            self._engine = None

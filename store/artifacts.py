@@ -1,0 +1,294 @@
+"""Artifacts: what a stage made, in parts, complete when the manifest is there.
+
+A part is a folder with one Parquet file per table (and, for a policy, its weight files). It is made under a temporary
+name, synced to disk and renamed, so that a part is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.errors import StoreError
+from store.content import TableDigest
+from store.identity import digest, file_digest
+from store.layout import Layout, part_name
+from store.locks import holding
+from store.schemas import TABLES
+
+Row = dict[str, Any]
+MANIFEST = "manifest.json"
+PART_RECORD = "part.json"
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a stage hands over for one part: rows by table, and a writer of further files."""
+
+    tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    write_files: Callable[[Path], None] | None = None
+    """Called with the part's folder; writes weight files, or tables too large to pass as rows."""
+    ledger: Mapping[str, int] = field(default_factory=dict)
+    """What this part spent: messages, prompt_tokens, new_tokens, evaluations."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact."""
+
+    stage: str
+    key: str
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Its content digest: what downstream keys hold."""
+        return str(self.manifest["digest"])
+
+    @property
+    def ledger(self) -> dict[str, int]:
+        """Messages, tokens and evaluations spent in making it."""
+        return dict(self.manifest["ledger"])
+
+    def parts(self) -> list[Path]:
+        """Its part folders, in order."""
+        return [self.path / part["name"] for part in self.manifest["parts"]]
+
+    def files(self, table: str) -> list[Path]:
+        """The Parquet files of one table, in order."""
+        return [path for part in self.parts() if (path := part / f"{table}.parquet").exists()]
+
+    def rows(self, table: str, columns: Sequence[str] | None = None) -> list[Row]:
+        """All rows of one table, as plain data, in their canonical order."""
+        return [row for path in self.files(table) for row in _read(path, columns).to_pylist()]
+
+
+def provisional(stage: str, key: str, path: Path, records: Sequence[Mapping[str, Any]]) -> Artifact:
+    """An artifact whose parts are all there but whose manifest is not written yet: for the checks before it is."""
+    return Artifact(stage, key, path, {"parts": list(records), "ledger": {}})
+
+
+def find(layout: Layout, stage: str, key: str) -> Artifact | None:
+    """The finished artifact of that key, every byte checked, or None. A damaged one is not there."""
+    artifact = described(layout, stage, key)
+    return None if artifact is None or damage(artifact) else artifact
+
+
+def described(layout: Layout, stage: str, key: str) -> Artifact | None:
+    """The artifact as its manifest describes it, its files not looked at. None without a readable manifest."""
+    path = layout.artifact(stage, key)
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return Artifact(stage, key, path, manifest)
+
+
+def damage(artifact: Artifact) -> str | None:
+    """What is wrong with an artifact's files, as one line; None when every byte is as the manifest says."""
+    for part in artifact.manifest["parts"]:
+        found = _part_damage(artifact.path / part["name"], part["files"])
+        if found:
+            return f"{artifact.stage} {artifact.key[:12]}: {found}"
+    return None
+
+
+class ArtifactWriter:
+    """The one writer of an artifact: finds the parts that are there, adds the missing ones, closes it."""
+
+    def __init__(self, layout: Layout, stage: str, key: str) -> None:
+        self._stage = stage
+        self._key = key
+        self.path = layout.artifact(stage, key)
+
+    def part(self, index: int) -> dict[str, Any] | None:
+        """The record of a part that is there and whole; None otherwise. A damaged part is removed."""
+        folder = self.path / part_name(index)
+        try:
+            record: dict[str, Any] = json.loads((folder / PART_RECORD).read_text(encoding="utf-8"))
+            if not _part_damage(folder, record["files"]):
+                return record
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        if folder.exists():
+            shutil.rmtree(folder)
+        return None
+
+    def write(self, index: int, product: Product, seconds: float) -> dict[str, Any]:
+        """Put one part in place, whole, and return its record."""
+        name = part_name(index)
+        temporary = self.path / f".tmp-{name}-{os.getpid()}"
+        with writing(self.path):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            try:
+                for table, rows in product.tables.items():
+                    write_table(temporary / f"{table}.parquet", pa.Table.from_pylist(list(rows), TABLES[table]))
+                if product.write_files:
+                    product.write_files(temporary)
+                record = {
+                    "name": name,
+                    "files": _file_records(temporary),
+                    "ledger": dict(product.ledger),
+                    "seconds": round(seconds, 3),
+                }
+                write_json(temporary / PART_RECORD, record)
+                _sync_tree(temporary)
+                shutil.rmtree(self.path / name, ignore_errors=True)
+                temporary.rename(self.path / name)
+                _sync(self.path)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        return record
+
+    def finish(self, records: Sequence[Mapping[str, Any]], description: Mapping[str, Any]) -> Artifact:
+        """Write the manifest: the artifact is complete from here on."""
+        tables, files = self._content(records)
+        ledger: dict[str, int] = {}
+        for record in records:
+            for name, spent in record["ledger"].items():
+                ledger[name] = ledger.get(name, 0) + spent
+        manifest = {
+            "stage": self._stage,
+            "key": self._key,
+            "digest": digest({"tables": {name: entry["digest"] for name, entry in tables.items()}, "files": files}),
+            "tables": tables,
+            "parts": list(records),
+            "ledger": ledger,
+            "seconds": round(sum(record["seconds"] for record in records), 3),
+            **description,
+        }
+        with writing(self.path):
+            write_json(self.path / MANIFEST, manifest)
+        return Artifact(self._stage, self._key, self.path, manifest)
+
+    def _content(self, records: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Rows and digest per table over all parts, and the digests of the other files."""
+        running: dict[str, TableDigest] = {}
+        files: dict[str, str] = {}
+        for record in records:
+            for name, entry in record["files"].items():
+                if not name.endswith(".parquet"):
+                    files[f"{record['name']}/{name}"] = entry["sha256"]
+                    continue
+                table = name.removesuffix(".parquet")
+                content = _read(self.path / record["name"] / name)
+                running.setdefault(table, TableDigest(TABLES[table])).update(content)
+        tables = {name: {"rows": entry.rows, "digest": entry.hexdigest()} for name, entry in running.items()}
+        return tables, files
+
+
+@contextmanager
+def open_writer(layout: Layout, stage: str, key: str) -> Iterator[ArtifactWriter]:
+    """The artifact's writer, while its lock is held. StoreError naming the holder when another process has it."""
+    path = layout.artifact(stage, key)
+    with holding(layout, f"{stage}-{key}", f"{stage} {key[:12]}"):
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            for left_over in path.glob(".tmp-*"):
+                shutil.rmtree(left_over)
+        yield ArtifactWriter(layout, stage, key)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the disk's refusals into StoreErrors that say what to do."""
+    try:
+        yield
+    except PermissionError as error:
+        raise StoreError(f"{error.filename or path}: no permission to write; choose another store with --store") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(
+            f"{error.filename or path}: {reason}; nothing that was finished is lost. Make room or choose another store "
+            f"with --store, then run the same command again"
+        ) from error
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """One Parquet file. The same rows give the same bytes with one version of pyarrow."""
+    pq.write_table(table, path, compression="zstd", store_schema=False)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file, in place whole or not at all."""
+    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def read_part(folder: Path, table: str) -> list[Row]:
+    """The rows of one table of one part, of an artifact still in the making."""
+    rows: list[Row] = _read(folder / f"{table}.parquet").to_pylist()
+    return rows
+
+
+def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    try:
+        table = pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); run the round again, it will be made again") from error
+    schema = TABLES[path.stem]
+    return table.cast(schema if columns is None else pa.schema([schema.field(name) for name in columns]))
+
+
+def _part_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+    for name, entry in files.items():
+        path = folder / name
+        try:
+            if path.stat().st_size != entry["bytes"]:
+                return f"{folder.name}/{name} has {path.stat().st_size} bytes, not {entry['bytes']}"
+            if file_digest(path) != entry["sha256"]:
+                return f"{folder.name}/{name} has changed since it was written (sha256)"
+        except FileNotFoundError:
+            return f"{folder.name}/{name} is missing"
+        except OSError as error:
+            return f"{folder.name}/{name} cannot be read: {error.strerror}"
+    return None
+
+
+def _file_records(folder: Path) -> dict[str, Any]:
+    records = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            entry: dict[str, Any] = {"sha256": file_digest(path), "bytes": path.stat().st_size}
+            if path.suffix == ".parquet":
+                entry["rows"] = pq.read_metadata(path).num_rows
+            records[path.relative_to(folder).as_posix()] = entry
+    return records
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Force a file's or folder's bytes to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

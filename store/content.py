@@ -1,0 +1,69 @@
+"""Content digests: over canonical rows, not over compressed bytes.
+
+Two tables have the same digest exactly when they have the same columns and the same rows in the same order, however
+the rows are cut into parts and whatever the Parquet writer's version or compression.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from store.identity import digest
+
+
+class TableDigest:
+    """Running digest of one table, fed part by part."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._leaves: dict[str, hashlib._Hash] = {}
+        self.rows = 0
+
+    def update(self, table: pa.Table) -> None:
+        """Take in the next rows."""
+        self.rows += table.num_rows
+        for field in self._schema:
+            for name, chunk in _leaves(field.name, table.column(field.name).combine_chunks()):
+                self._leaves.setdefault(name, hashlib.sha256()).update(chunk)
+
+    def hexdigest(self) -> str:
+        """The digest of everything taken in so far."""
+        columns = [[field.name, str(field.type)] for field in self._schema]
+        leaves = {name: running.hexdigest() for name, running in self._leaves.items()}
+        return digest({"columns": columns, "rows": self.rows, "leaves": leaves})
+
+
+def _leaves(name: str, array: pa.Array) -> Iterator[tuple[str, bytes]]:
+    """Each flat stream of bytes that an array consists of, independent of chunking, offsets and padding."""
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=array.type)
+    yield f"{name}?", np.packbits(array.is_null().to_numpy(zero_copy_only=False)).tobytes() + bytes([len(array) % 8])
+    kind = array.type
+    if pa.types.is_list(kind):
+        yield f"{name}#", _numbers(pc.list_value_length(array))
+        yield from _leaves(f"{name}[]", array.flatten())
+    elif pa.types.is_struct(kind):
+        for position, field in enumerate(kind):
+            yield from _leaves(f"{name}.{field.name}", array.field(position))
+    elif pa.types.is_string(kind):
+        raw = array.fill_null("").cast(pa.binary())
+        yield f"{name}#", _numbers(pc.binary_length(raw))
+        yield f"{name}=", b"".join(raw.to_pylist())
+    else:
+        yield f"{name}=", _numbers(array)
+
+
+def _numbers(array: pa.Array) -> bytes:
+    """Values as little-endian bytes, NULL slots zeroed, every NaN the same."""
+    if pa.types.is_boolean(array.type):
+        return bytes(array.fill_null(False).cast(pa.uint8()).to_numpy(zero_copy_only=False).tobytes())
+    values = array.fill_null(0).to_numpy(zero_copy_only=False)
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), np.nan, values) + 0.0  # one NaN, and no minus zero
+        values = values.astype(array.type.to_pandas_dtype())
+    return values.astype(values.dtype.newbyteorder("<")).tobytes()

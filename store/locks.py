@@ -1,0 +1,63 @@
+"""Locks: one writer at a time, let go of by the operating system when the process dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from configs.errors import StoreError
+from store.layout import Layout
+
+
+@contextmanager
+def holding(layout: Layout, name: str, what: str) -> Iterator[None]:
+    """Hold the lock `name` while the block runs. StoreError saying who holds `what` since when, if another does."""
+    path = layout.lock(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StoreError(f"{what} is being made by {_holder(path)}; wait for it and run the same command again, "
+                         f"its result will be reused") from None
+    except OSError as error:
+        raise StoreError(f"{error.filename or path}: {error.strerror}; choose another store with --store") from error
+    try:
+        _sign(path)
+        yield
+    finally:
+        lock.release()
+
+
+def _record(path: Path) -> Path:
+    # Beside the lock, because writing into a locked file is refused on some systems.
+    return path.with_suffix(".json")
+
+
+def _sign(path: Path) -> None:
+    record = {
+        "process": os.getpid(),
+        "machine": socket.gethostname(),
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(["c3", *sys.argv[1:]]),
+    }
+    try:
+        _record(path).write_text(json.dumps(record), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; make room or choose another store with --store") from error
+
+
+def _holder(path: Path) -> str:
+    try:
+        record = json.loads(_record(path).read_text(encoding="utf-8"))
+        return f"process {record['process']} on {record['machine']} since {record['since']} ({record['command']})"
+    except (OSError, ValueError, KeyError):
+        return "another process"

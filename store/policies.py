@@ -1,0 +1,69 @@
+"""Policy versions: which weights sampled, by digest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from configs.errors import StoreError
+from store.artifacts import PART_RECORD, Artifact
+from store.identity import digest
+
+WEIGHTS = "weights"
+OPTIMIZER = "optimizer"
+UNTRAINED = "untrained"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One policy's weights on top of the base model.
+
+    `digest` is over the tensors. `directory` is where they lie, or None for the untouched base model.
+    """
+
+    digest: str
+    directory: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVersion:
+    """The frozen team: base model and every policy's adapter. `version` is the digest that groups and guards use."""
+
+    version: str
+    base: str
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
+    optimizer: Path | None = None
+    """Directory of the optimiser's state after the update that made this version; None before the first."""
+
+
+def initial_policy(base: str, names: Iterable[str]) -> PolicyVersion:
+    """The untrained team: every policy is the base model itself."""
+    return _version(base, {name: Adapter(UNTRAINED, None) for name in names}, None)
+
+
+def policy_of(update: Artifact, base: str, names: Iterable[str]) -> PolicyVersion:
+    """The policy version that an update artifact holds: the weights of its last part."""
+    return policy_in(update.parts()[-1], base, names)
+
+
+def policy_in(part: Path, base: str, names: Iterable[str]) -> PolicyVersion:
+    """The policy version in one part of an update. StoreError when it has no weights for a policy of the team."""
+    files = json.loads((part / PART_RECORD).read_text(encoding="utf-8"))["files"]
+    adapters = {}
+    for name in names:
+        prefix = f"{WEIGHTS}/{name}/"
+        found = {file.removeprefix(prefix): entry["sha256"] for file, entry in files.items() if file.startswith(prefix)}
+        if not found:
+            raise StoreError(
+                f"update {part.parent.name[:12]}: holds no weights for policy '{name}'; policies can only be added or "
+                f"renamed from round 1 on: start another run with --run NAME"
+            )
+        adapters[name] = Adapter(digest(found), part / WEIGHTS / name)
+    return _version(base, adapters, part / OPTIMIZER)
+
+
+def _version(base: str, adapters: dict[str, Adapter], optimizer: Path | None) -> PolicyVersion:
+    identity = {"base": base, "adapters": {name: adapter.digest for name, adapter in adapters.items()}}
+    return PolicyVersion(digest(identity)[:16], base, adapters, optimizer)

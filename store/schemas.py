@@ -1,0 +1,172 @@
+"""Every table's columns: type, meaning, and what NULL means.
+
+No table holds a run, a round or a variant: the catalog's views add those from the references.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+_TOKENS = pa.list_(pa.int32())
+_LOGPROBS = pa.list_(pa.float32())
+_IDS = pa.list_(pa.string())
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("decision_id", pa.string()), ("text", pa.string())]))
+
+PROBLEMS = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("suite", pa.string()),
+        ("question", pa.string()),
+        ("answer", pa.string()),
+    ]
+)
+
+DECISIONS = pa.schema(
+    [
+        ("decision_id", pa.string()),
+        ("state_id", pa.string()),
+        ("context_id", pa.string()),
+        ("problem_id", pa.string()),
+        ("role", pa.string()),
+        ("depth", pa.int32()),  # 1 for the first role to speak
+        ("path", pa.list_(pa.int32())),  # draws up to and including this decision
+        ("draw", pa.int32()),  # its own draw: the last of the path
+        ("is_logged", pa.bool_()),  # taken by the rollout's own transcript
+        ("token_ids", _TOKENS),  # sampled tokens, end token included
+        ("behaviour_logprobs", _LOGPROBS),  # aligned with token_ids, under the distribution sampled from
+        ("text", pa.string()),
+        ("finish_reason", pa.string()),  # stop | length
+        ("prompt_tokens", pa.int32()),
+        ("new_tokens", pa.int32()),
+        ("seed", pa.int64()),
+        ("policy", pa.string()),  # name of the policy that answered
+        ("policy_digest", pa.string()),  # of its adapter
+        ("policy_version", pa.string()),  # of the whole team
+    ]
+)
+
+TRANSCRIPTS = pa.schema(
+    [
+        ("episode_id", pa.string()),  # the id of its last decision
+        ("problem_id", pa.string()),
+        ("path", pa.list_(pa.int32())),
+        ("decision_ids", _IDS),  # every message of the episode, in speaking order
+        ("credited", _IDS),  # the decisions whose return this evaluation counts towards
+        ("output", pa.string()),  # the last message's text: what is graded
+        ("truncated", pa.bool_()),  # the last message was cut at its token limit
+    ]
+)
+
+CONTEXTS = pa.schema(
+    [
+        ("state_id", pa.string()),
+        ("context_id", pa.string()),
+        ("problem_id", pa.string()),
+        ("role", pa.string()),
+        ("depth", pa.int32()),
+        ("path", pa.list_(pa.int32())),  # draws that led here; empty for the first role
+        ("token_ids", _TOKENS),
+        ("upstream", _MESSAGES),  # every message before this point, in speaking order: the replay state
+        ("times_seen", pa.int32()),  # transcripts that pass through this state
+    ]
+)
+
+REPLAYS = pa.schema(
+    [
+        ("episode_id", pa.string()),
+        ("alternative_id", pa.string()),  # the decision this continues
+        *[field for field in TRANSCRIPTS if field.name != "episode_id"],
+    ]
+)
+
+REWARDS = pa.schema(
+    [
+        ("episode_id", pa.string()),
+        ("problem_id", pa.string()),
+        ("reward", pa.float64()),  # NULL: the evaluator failed, see error
+        ("reason", pa.string()),
+        ("parsed_answer", pa.string()),  # NULL: nothing could be read
+        ("error", pa.string()),  # NULL: graded; else the exception's type and text
+        ("evaluator", pa.string()),
+    ]
+)
+
+ADVANTAGES = pa.schema(
+    [
+        ("decision_id", pa.string()),
+        ("state_id", pa.string()),
+        ("context_id", pa.string()),
+        ("problem_id", pa.string()),
+        ("role", pa.string()),
+        ("depth", pa.int32()),
+        ("draw", pa.int32()),
+        ("is_logged", pa.bool_()),
+        ("policy_version", pa.string()),
+        ("group_id", pa.string()),  # state_id or context_id, as advantages.group_by says
+        ("group_size", pa.int32()),  # alternatives of the group with at least one scored replay
+        ("replay_count", pa.int32()),  # scored terminal evaluations of this alternative
+        ("unscored_count", pa.int32()),  # terminal evaluations whose reward is NULL
+        ("mean_return", pa.float64()),  # NULL: nothing scored
+        ("baseline", pa.float64()),  # NULL: no other alternative to compare with
+        ("advantage", pa.float64()),  # NULL: undefined, which is not 0
+        ("estimator", pa.string()),
+    ]
+)
+
+STEPS = pa.schema(
+    [
+        ("step", pa.int32()),  # optimiser step within the round, from 1
+        ("epoch", pa.int32()),
+        ("role", pa.string()),
+        ("policy", pa.string()),
+        ("rows", pa.int32()),
+        ("tokens", pa.int32()),
+        ("loss", pa.float64()),
+        ("ratio_mean", pa.float64()),
+        ("clipped_share", pa.float64()),  # tokens whose gradient the clip removed
+        ("gradient_norm", pa.float64()),  # of the policy, before clipping
+        ("learning_rate", pa.float64()),
+    ]
+)
+
+TRAINED = pa.schema(
+    [
+        ("decision_id", pa.string()),
+        ("role", pa.string()),
+        ("advantage", pa.float64()),
+        ("skipped", pa.string()),  # NULL: trained; else why not
+        ("behaviour_logprob", pa.float64()),  # sum over tokens, the engine's, when sampled
+        ("policy_logprob", pa.float64()),  # sum over tokens, the trainer's, before the first step; NULL: not recomputed
+        ("largest_gap", pa.float64()),  # largest difference of the two over one token
+        ("policy_logprobs", _LOGPROBS),  # the trainer's, per token: the denominator of the ratio
+    ]
+)
+
+EVALUATIONS = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("suite", pa.string()),
+        ("output", pa.string()),
+        ("parsed_answer", pa.string()),
+        ("answer", pa.string()),
+        ("reward", pa.float64()),  # NULL: the evaluator failed
+        ("reason", pa.string()),
+        ("truncated", pa.bool_()),
+        ("messages", _MESSAGES),  # the whole episode, in speaking order
+        ("new_tokens", pa.int32()),  # of all messages of the episode
+        ("policy_version", pa.string()),
+    ]
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "problems": PROBLEMS,
+    "transcripts": TRANSCRIPTS,
+    "decisions": DECISIONS,
+    "contexts": CONTEXTS,
+    "replays": REPLAYS,
+    "rewards": REWARDS,
+    "advantages": ADVANTAGES,
+    "steps": STEPS,
+    "trained": TRAINED,
+    "evaluations": EVALUATIONS,
+}

@@ -1,0 +1,21 @@
+-- grain: one alternative; the stored order
+select
+    decision_id,
+    state_id,
+    context_id,
+    problem_id,
+    role,
+    depth,
+    draw,
+    is_logged,
+    policy_version,
+    group_id,
+    group_size::integer as group_size,
+    replay_count::integer as replay_count,
+    unscored_count::integer as unscored_count,
+    mean_return,
+    baseline,
+    advantage,
+    ? as estimator
+from credit
+order by problem_id, depth, path

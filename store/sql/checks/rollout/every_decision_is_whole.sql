@@ -1,0 +1,9 @@
+-- every message has one log-prob per token, none of them positive, and ends as it says
+select decision_id, len(token_ids) as tokens, len(behaviour_logprobs) as logprobs, finish_reason
+from decisions
+where
+    len(token_ids) <> len(behaviour_logprobs)
+    or len(token_ids) = 0
+    or list_max(behaviour_logprobs) > 0
+    or not isfinite(list_min(behaviour_logprobs))
+    or finish_reason not in ('stop', 'length')

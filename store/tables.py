@@ -1,0 +1,96 @@
+"""The tables as a user queries them: views over all runs, rounds and variants, read-only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.errors import ConfigError
+from store import catalog
+from store.artifacts import Artifact, Row, described, writing
+from store.layout import Layout
+from store.query import MEMORY, SQL, open_tables
+from store.schemas import TABLES
+
+_LABELS = pa.schema([(name, pa.string()) for name in ("filename", "run", "variant", "step")] + [("round", pa.int32())])
+_READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.PRAGMA}
+
+
+def open_catalog(layout: Layout) -> duckdb.DuckDBPyConnection:
+    """A connection with every table of the store as a view, each row labelled with run, round and variant.
+
+    It can read the store's files and nothing else, and write nothing.
+    """
+    files: dict[str, dict[str, None]] = {name: {} for name in TABLES}
+    labels: list[Row] = []
+    for reference in catalog.references(layout):
+        artifact = described(layout, reference.stage, reference.key)
+        if artifact is None:
+            continue
+        for table in TABLES:
+            for path in artifact.files(table):
+                files[table][str(path)] = None
+                labels.append(
+                    {
+                        "filename": str(path),
+                        "run": reference.run,
+                        "round": reference.round,
+                        "variant": reference.variant,
+                        "step": reference.step,
+                    }
+                )
+    connection = duckdb.connect(":memory:")
+    connection.execute("SET memory_limit = ?", [MEMORY])
+    connection.from_arrow(pa.Table.from_pylist(labels, _LABELS)).create("labels")
+    for table, paths in files.items():
+        if paths:
+            relation = connection.read_parquet(list(paths), filename=True, hive_partitioning=False)
+        else:
+            relation = connection.from_arrow(
+                TABLES[table].append(pa.field("filename", pa.string())).empty_table()
+            )
+        relation.create_view(f"{table}_files")
+    connection.execute((SQL / "views.sql").read_text())
+    _close_doors(connection, layout.artifacts)
+    return connection
+
+
+def _close_doors(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    connection.execute("SET allowed_directories = ?", [[str(folder)]])
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def query(layout: Layout, text: str) -> duckdb.DuckDBPyRelation:
+    """The result of one reading statement. ConfigError with DuckDB's own words when it cannot be run."""
+    connection = open_catalog(layout)
+    try:
+        statements = connection.extract_statements(text)
+        if len(statements) != 1 or statements[0].type not in _READING:
+            raise ConfigError("c3 sql: one SELECT at a time; stored rows are never changed")
+        relation = connection.sql(text)
+    except duckdb.Error as error:
+        raise ConfigError(f"c3 sql: {str(error).strip()}") from None
+    if relation is None:
+        raise ConfigError("c3 sql: that statement returns no rows")
+    return relation
+
+
+def round_summary(artifacts: list[Artifact]) -> tuple[Row, list[Row]]:
+    """A round's figures over its rewards, and per role how many groups carry no signal."""
+    connection = open_tables(artifacts, ("transcripts", "replays", "rewards", "advantages"))
+    try:
+        figures = connection.sql((SQL / "round_summary.sql").read_text()).to_arrow_table().to_pylist()[0]
+        signal = connection.sql((SQL / "signal_summary.sql").read_text()).to_arrow_table().to_pylist()
+    finally:
+        connection.close()
+    return figures, signal
+
+
+def write_parquet(relation: duckdb.DuckDBPyRelation, path: Path) -> None:
+    """A query's rows as one Parquet file."""
+    with writing(path):
+        pq.write_table(relation.to_arrow_table(), path)
