@@ -42,6 +42,11 @@ ConfigSource = Annotated[
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, as in --set update.learning_rate=1e-4.")]
 
+VariantName = Annotated[str, typer.Option("--variant", help="A named branch of the run; --set says how it differs.")]
+MaxSeconds = Annotated[float | None, typer.Option(min=0, help="Stop at the end of a part after so many seconds.")]
+MaxEvaluations = Annotated[int | None, typer.Option(min=1, help="Stop at the end of a part after so many evaluations.")]
+Workers = Annotated[int, typer.Option(min=1, help="Parts made side by side (the bytes stay the same).")]
+
 
 @app.callback()
 def _options(
@@ -52,16 +57,31 @@ def _options(
 
 @run_app.command("iteration")
 def run_iteration(
-    round: Round, run: Run = "default", config: ConfigSource = None, set: Overrides = None, store: Store = None
+    round: Round,
+    run: Run = "default",
+    config: ConfigSource = None,
+    set: Overrides = None,
+    variant: VariantName = "main",
+    until: Annotated[str, typer.Option(help="Stop after this stage.")] = "update",
+    again_from: Annotated[
+        str | None, typer.Option("--from", help="Make this stage and those after it again, beside what is there.")
+    ] = None,
+    redraw: Annotated[int | None, typer.Option(min=0, help="Ask for the K-th set of draws; 0 is the first.")] = None,
+    max_seconds: MaxSeconds = None,
+    max_evaluations: MaxEvaluations = None,
+    workers: Workers = 1,
+    store: Store = None,
 ) -> None:
     """One round: roll out, freeze, sample, replay, grade, credit, update. What is there is reused."""
     from pipeline import commands
     from pipeline.terminal import Bars, show_round
 
-    scope = _scope(store, run, round)
+    scope = _scope(store, run, round, variant)
     commands.settle_config(scope, config, set or [])
+    commands.settle_redraw(scope, redraw)
+    commands.limit(max_seconds, max_evaluations, workers)
     console = _console()
-    show_round(console, commands.run_iteration(scope, Bars(console)))
+    show_round(console, commands.run_iteration(scope, Bars(console), until, again_from))
 
 
 @run_app.command("training")
@@ -71,6 +91,10 @@ def run_training(
     config: ConfigSource = None,
     set: Overrides = None,
     seeds: Annotated[str | None, typer.Option(help="A sweep: seeds 0,1,2 run as NAME-seed0, NAME-seed1, ...")] = None,
+    variant: VariantName = "main",
+    max_seconds: MaxSeconds = None,
+    max_evaluations: MaxEvaluations = None,
+    workers: Workers = 1,
     store: Store = None,
 ) -> None:
     """Round after round, with greedy evaluations where configured."""
@@ -78,13 +102,14 @@ def run_training(
     from pipeline.terminal import Bars, show_evaluation, show_round, show_training
 
     console = _console()
+    commands.limit(max_seconds, max_evaluations, workers)
     for seed in _seeds(seeds):
         name = commands.seeded_run(run, seed)
         overrides = [*(set or []), *([f"seed={seed}"] if seed is not None else [])]
-        commands.settle_config(_scope(store, name, 1), config, overrides)
+        commands.settle_config(_scope(store, name, 1, variant), config, overrides)
         results, evaluations = [], []
         for number in range(rounds + 1):
-            scope = _scope(store, name, number)
+            scope = _scope(store, name, number, variant)
             if number:
                 results.append(commands.run_iteration(scope, Bars(console)))
                 show_round(console, results[-1])
@@ -101,14 +126,17 @@ def run_stage(
     run: Run = "default",
     config: ConfigSource = None,
     set: Overrides = None,
+    variant: VariantName = "main",
+    workers: Workers = 1,
     store: Store = None,
 ) -> None:
     """One stage of a round; the stages before it must have run."""
     from pipeline import commands
     from pipeline.terminal import Bars, show_steps
 
-    scope = _scope(store, run, round)
-    commands.settle_config(scope, config, set or [])
+    scope = _scope(store, run, round, variant)
+    commands.settle_config(scope, config, set or [], stage)
+    commands.limit(None, None, workers)
     console = _console()
     show_steps(console, commands.run_stage(scope, stage, Bars(console)))
 
@@ -119,13 +147,14 @@ def run_evaluation(
     run: Run = "default",
     config: ConfigSource = None,
     set: Overrides = None,
+    variant: VariantName = "main",
     store: Store = None,
 ) -> None:
     """Greedy answers on the configured held-out problems."""
     from pipeline import commands
     from pipeline.terminal import Bars, show_evaluation
 
-    scope = _scope(store, run, round)
+    scope = _scope(store, run, round, variant)
     commands.settle_config(scope, config, set or [])
     console = _console()
     show_evaluation(console, commands.run_evaluation(scope, Bars(console)))
@@ -133,13 +162,18 @@ def run_evaluation(
 
 @app.command()
 def plan(
-    round: Round = 1, run: Run = "default", config: ConfigSource = None, set: Overrides = None, store: Store = None
+    round: Round = 1,
+    run: Run = "default",
+    config: ConfigSource = None,
+    set: Overrides = None,
+    variant: VariantName = "main",
+    store: Store = None,
 ) -> None:
     """What a round will cost, and which of its steps are there. Runs and records nothing."""
     from pipeline import planning
     from pipeline.terminal import show_cost, show_plan_steps
 
-    scope = _scope(store, run, round)
+    scope = _scope(store, run, round, variant)
     wanted = planning.wanted_config(scope, config, set or [])
     console = _console()
     show_cost(console, planning.round_cost(wanted, round))
@@ -205,11 +239,11 @@ def _store(store: Path | None) -> Path:
     return store or store_root()
 
 
-def _scope(store: Path | None, run: str, round: int) -> Scope:
+def _scope(store: Path | None, run: str, round: int, variant: str = "main") -> Scope:
     from pipeline.scope import Scope
     from store.layout import checked_name
 
-    return Scope(_store(store), checked_name(run, "--run"), round)
+    return Scope(_store(store), checked_name(run, "--run"), round, checked_name(variant, "--variant"))
 
 
 def _seeds(text: str | None) -> list[int | None]:

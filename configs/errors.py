@@ -6,7 +6,8 @@
     │   └── CheckError   a stage's rows break a SQL check: the plan was not spent exactly               (exit 3)
     ├── EngineError      the sampler: no such model, wrong policy, prompt past the window               (exit 4)
     ├── EvaluatorError   the grader failed on more answers than the configured share                    (exit 5)
-    └── UpdateError      the update: non-finite loss, rows of another policy version                    (exit 6)
+    ├── UpdateError      the update: non-finite loss, rows of another policy version                    (exit 6)
+    └── Stopped          a cap that was asked for (--max-seconds, --max-evaluations) is reached         (exit 7)
 
 Each is raised with one line that names the thing, what was got, what was wanted and the cure.
 """
@@ -50,3 +51,9 @@ class UpdateError(C3Error):
     """The policy update had to stop; no policy version was written."""
 
     exit_code = 6
+
+
+class Stopped(C3Error):
+    """A cap that was asked for is reached. Nothing is wrong and nothing is lost."""
+
+    exit_code = 7

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
-from pipeline.planning import wanted_config
-from pipeline.runner import StepReport, reused
+from configs.load import build_config
+from pipeline.planning import first_changed, wanted_config
+from pipeline.runner import Limits, StepReport, reused
 from pipeline.scope import Scope, Walk
 from pipeline.server import use_server
-from pipeline.steps import EVALUATION, ROUND, names
+from pipeline.steps import EVALUATION, ROUND, Step, names
 from pipeline.workbench import Progress, workbench
 from store import catalog
 from store.artifacts import Artifact, Row, damage, described
+from store.layout import MAIN
 from store.locks import holding
 from store.tables import round_summary
+from store.variants import Variant, find_variant, record_variant
 
 
 @dataclass(frozen=True)
@@ -46,20 +50,64 @@ class EvaluationResult:
     reused: bool
 
 
-def settle_config(scope: Scope, source: str | None, overrides: Sequence[str]) -> None:
-    """Record the configuration that holds from this round on; ConfigError when there is none to begin with."""
-    config = wanted_config(scope, source, overrides)
-    catalog.record_config(scope.layout, scope.run, scope.round, config.model_dump(mode="json"))
+def settle_config(scope: Scope, source: str | None, overrides: Sequence[str], stage: str | None = None) -> None:
+    """Record what holds from this round on: for the main line a configuration, for a variant its branch."""
+    if scope.variant == MAIN:
+        config = wanted_config(scope, source, overrides)
+        catalog.record_config(scope.layout, scope.run, scope.round, config.model_dump(mode="json"))
+    else:
+        _settle_variant(scope, source, overrides, stage)
 
 
-def run_iteration(scope: Scope, progress: Progress, until: str = "update") -> RoundResult:
+def settle_redraw(scope: Scope, redraw: int | None) -> None:
+    """Ask the round for another set of draws from now on; None leaves it as it was."""
+    if redraw is not None:
+        catalog.record_redraw(scope.layout, scope.run, scope.round, scope.variant, redraw)
+
+
+def limit(max_seconds: float | None, max_evaluations: int | None, workers: int) -> None:
+    """Caps for this command, and how many parts it makes side by side."""
+    workbench().limits = Limits(max_seconds, max_evaluations)
+    workbench().workers = workers
+
+
+def _settle_variant(scope: Scope, source: str | None, overrides: Sequence[str], stage: str | None) -> None:
+    """Branch off, or go on with, a variant. ConfigError when its name stands for something else."""
+    if source is not None:
+        raise ConfigError(f"--variant {scope.variant}: a variant overrides its run with --set; --config is for the run")
+    found = find_variant(scope.layout, scope.run, scope.variant)
+    if found is not None and (not overrides or tuple(overrides) == found.overrides):
+        return
+    parent = Scope(scope.store, scope.run, scope.round)
+    config = build_config(parent.config.model_dump(mode="json"), overrides, where=f"variant '{scope.variant}'")
+    changed = first_changed(parent, config)
+    if stage is not None and changed is not None and names().index(changed) < names().index(stage):
+        raise ConfigError(
+            f"--variant {scope.variant}: {' '.join(overrides)} already changes {changed}, which comes before {stage}; "
+            f"branch there: c3 run stage {changed} --round {scope.round} --variant {scope.variant} ..."
+        )
+    branch = Variant(MAIN, scope.round, stage or changed or names()[-1], tuple(overrides))
+    record_variant(scope.layout, scope.run, scope.variant, branch)
+
+
+def run_iteration(scope: Scope, progress: Progress, until: str = "update", again_from: str | None = None) -> RoundResult:
     """One round, from whatever of it is there."""
+    _known_step(until, "--until")
     steps = ROUND[: names().index(until) + 1]
     reports, artifacts = _run(
-        scope, steps, progress, lambda flows: flows.iteration(**_parameters(scope), until=until)
+        scope,
+        steps,
+        progress,
+        lambda flows: flows.iteration(**_parameters(scope), until=until, again_from=again_from),
+        again_from,
     )
     figures, signal = _summary(artifacts)
     return RoundResult(scope.run, scope.round, reports, figures, signal)
+
+
+def _known_step(name: str, option: str) -> None:
+    if name not in names():
+        raise ConfigError(f"{option} {name}: no such stage; there is {', '.join(names())}")
 
 
 def run_evaluation(scope: Scope, progress: Progress) -> EvaluationResult:
@@ -91,18 +139,24 @@ def run_stage(scope: Scope, stage: str, progress: Progress) -> Sequence[StepRepo
     steps = ROUND if stage in names() else EVALUATION
     if stage not in names(steps):
         raise ConfigError(f"c3 run stage {stage}: no such stage; there is {', '.join([*names(), *names(EVALUATION)])}")
-    scope.artifacts_before(stage, steps)
+    scope.artifacts_before(stage, steps, scope.policy_after if steps is EVALUATION else None)
     with _serving(scope, progress) as flows:
         reports: Sequence[StepReport] = flows.single_stage(**_parameters(scope), stage=stage)
     return reports
 
 
 def _run(
-    scope: Scope, steps: Sequence[Any], progress: Progress, start: Callable[[Any], Any]
+    scope: Scope,
+    steps: Sequence[Step],
+    progress: Progress,
+    start: Callable[[Any], Any],
+    again_from: str | None = None,
 ) -> tuple[Sequence[StepReport], dict[str, Artifact]]:
     """The flow, or nothing but the records when all is there and no server wants to see it."""
+    if again_from is not None:
+        _known_step(again_from, "--from")
     walk = _walk(scope, steps)
-    if walk.complete and use_server(scope.layout) is None:
+    if walk.complete and again_from is None and use_server(scope.layout) is None:
         for look in walk.looks:
             scope.record(look.step, walk.artifacts[look.step.name])
         return [reused(look, walk.artifacts[look.step.name]) for look in walk.looks], walk.artifacts
@@ -113,29 +167,20 @@ def _run(
     return reports, _walk(scope, steps).artifacts
 
 
-def _walk(scope: Scope, steps: Sequence[Any]) -> Walk:
+def _walk(scope: Scope, steps: Sequence[Step]) -> Walk:
     return scope.walk(tuple(steps), scope.policy_after if steps is EVALUATION else None)
 
 
-class _serving:  # noqa: N801 - used as a `with` word
-    """The flows' module, with one writer per round and the progress display in place."""
-
-    def __init__(self, scope: Scope, progress: Progress) -> None:
-        self._lock = holding(scope.layout, f"run-{scope.run}-{scope.variant}-{scope.round}",
-                             f"round {scope.round} of run '{scope.run}'")
-        self._scope = scope
-        self._progress = progress
-
-    def __enter__(self) -> Any:
-        self._lock.__enter__()
-        use_server(self._scope.layout)
-        workbench().progress = self._progress
+@contextmanager
+def _serving(scope: Scope, progress: Progress) -> Iterator[Any]:
+    """The flows' module, with one command per round and the progress display in place."""
+    name = f"run-{scope.run}-{scope.variant}-{scope.round}"
+    with holding(scope.layout, name, f"round {scope.round} of run '{scope.run}'"):
+        use_server(scope.layout)
+        workbench().progress = progress
         from pipeline import flows  # Prefect takes two seconds to import: only when something runs
 
-        return flows
-
-    def __exit__(self, *error: Any) -> None:
-        self._lock.__exit__(*error)
+        yield flows
 
 
 def _parameters(scope: Scope) -> dict[str, Any]:

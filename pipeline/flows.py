@@ -6,7 +6,7 @@ Cached. The manifest is the truth: a cached state whose artifact is missing or d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from prefect.context import TaskRunContext
 
 from pipeline.runner import StepReport, make_part, make_step, reused
 from pipeline.scope import Look, Scope
-from pipeline.steps import EVALUATION, ROUND, Step, names
+from pipeline.steps import EVALUATION, ROUND, Step, names, step_named
 from pipeline.workbench import workbench
 from stages.stage import Part
-from store.artifacts import Artifact, ArtifactWriter, find, open_writer
+from store.artifacts import Artifact, ArtifactWriter, open_writer, remove
 from store.layout import MAIN, part_name
-from store.policies import PolicyVersion, policy_of
+from store.policies import PolicyVersion
 
 Reference = dict[str, str]
 """What a task run returns and Prefect keeps: where the result lies, never the result."""
@@ -59,59 +59,94 @@ class Deferred:
 class RoundRun:
     """One round on its way: makes or reuses step after step, and remembers what became of each."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, again_from: str | None = None) -> None:
         self.scope = scope
         self.artifacts: dict[str, Artifact] = {}
         self.reports: list[StepReport] = []
+        self._again = set(names()[names().index(again_from) :]) if again_from else set()
 
     def run(self, step: Step, policy: PolicyVersion | None = None) -> Artifact:
         """The step's result: reused where it is there, made where it is not."""
         look = self.scope.look(step, self.artifacts, policy)
-        fresh = look.artifact is None
+        before = look.artifact
+        if before is not None and step.name in self._again:
+            look = self.scope.beside(look)
         label = f"{step.name} · round {self.scope.round}"
-        step_run.with_options(name=step.name, refresh_cache=fresh)(
-            look.key, label, Deferred(lambda: self._make(look, label) if fresh else look.artifact)
-        )
-        artifact = find(self.scope.layout, step.stage.name, look.key)
-        assert artifact is not None
-        if not fresh:
-            self.reports.append(reused(look, artifact))
+        if look.artifact is not None:
+            artifact, report = look.artifact, reused(look, look.artifact)
+            self._task(step, look, label, lambda: artifact)
+        else:
+            artifact, report = self._made(step, look, label)
+            if before is not None:
+                report.rows_equal = artifact.digest == before.digest
+                artifact = self._chosen(before, artifact)
+        self.reports.append(report)
         self.artifacts[step.name] = artifact
         self.scope.record(step, artifact)
         return artifact
 
-    def _make(self, look: Look, label: str) -> Artifact:
+    def _made(self, step: Step, look: Look, label: str) -> tuple[Artifact, StepReport]:
+        made: list[tuple[Artifact, StepReport]] = []
+
+        def work() -> Artifact:
+            made.append(self._make(look, label))
+            return made[0][0]
+
+        self._task(step, look, label, work)
+        return made[0]
+
+    def _task(self, step: Step, look: Look, label: str, work: Callable[[], Artifact]) -> None:
+        step_run.with_options(name=step.name, refresh_cache=look.artifact is None)(look.key, label, Deferred(work))
+
+    def _chosen(self, before: Artifact, again: Artifact) -> Artifact:
+        """Of equal rows the first stays, so that everything after it is still reused."""
+        if again.digest != before.digest:
+            return again
+        remove(again)
+        return before
+
+    def _make(self, look: Look, label: str) -> tuple[Artifact, StepReport]:
         bench = workbench()
         bench.progress.start(look.step.name, look.step.stage.messages(look.job))
         try:
             with open_writer(self.scope.layout, look.step.stage.name, look.key) as writer:
-                artifact, report = make_step(
-                    writer, look, self.scope, lambda part: self._part(writer, look, part, label)
-                )
+                return make_step(writer, look, lambda parts: self._parts(writer, look, parts, label))
         finally:
             bench.progress.finish()
-        self.reports.append(report)
-        return artifact
 
-    def _part(self, writer: ArtifactWriter, look: Look, part: Part, label: str) -> dict[str, Any]:
-        made: list[dict[str, Any]] = []
+    def _parts(self, writer: ArtifactWriter, look: Look, parts: Sequence[Part], label: str) -> list[dict[str, Any]]:
+        """Each missing part as a task run of its own; side by side where the stage and the engine allow it."""
+        made: dict[int, dict[str, Any]] = {}
 
-        def work() -> dict[str, Any]:
-            made.append(make_part(writer, look, part, workbench().ready()))
-            return made[0]
+        def work(part: Part) -> dict[str, Any]:
+            made[part.index] = make_part(writer, look, part, workbench().ready(), workbench().limits)
+            return made[part.index]
 
-        name = part_name(part.index)
-        # a part is only asked for when it is not in the store, so a state that Prefect remembers is no hit
-        part_run.with_options(name=f"{look.step.name} part", refresh_cache=True)(
-            f"{look.key}-{name}", label, name, Deferred(work)
-        )
-        return made[0]
+        def run(part: Part) -> Any:
+            name = part_name(part.index)
+            # a part is only asked for when it is not in the store, so a state that Prefect remembers is no hit
+            labelled = part_run.with_options(name=f"{look.step.name} part", refresh_cache=True)
+            arguments = (f"{look.key}-{name}", label, name, Deferred(lambda: work(part)))
+            return labelled(*arguments) if alone else labelled.submit(*arguments)
+
+        alone = look.step.stage.sequential or workbench().workers == 1
+        for future in [run(part) for part in parts]:
+            if not alone:
+                future.result()
+        return [made[part.index] for part in parts]
 
 
 @flow(name="iteration", flow_run_name="{run} · round {round}", persist_result=False)
-def iteration(run: str, round: int, store: str = "c3-store", variant: str = MAIN, until: str = "update") -> Any:
+def iteration(
+    run: str,
+    round: int,
+    store: str = "c3-store",
+    variant: str = MAIN,
+    until: str = "update",
+    again_from: str | None = None,
+) -> Any:
     """One round: collect, credit, update. Steps whose results are there are reused."""
-    progress = RoundRun(Scope(Path(store), run, round, variant))
+    progress = RoundRun(Scope(Path(store), run, round, variant), again_from)
     for step in ROUND[: names().index(until) + 1]:
         progress.run(step)
     return progress.reports
@@ -123,8 +158,12 @@ def single_stage(run: str, round: int, stage: str, store: str = "c3-store", vari
     scope = Scope(Path(store), run, round, variant)
     steps = ROUND if stage in names() else EVALUATION
     progress = RoundRun(scope)
-    progress.artifacts = dict(scope.artifacts_before(stage, steps))
-    progress.run(next(step for step in steps if step.name == stage), _evaluated_policy(scope, stage))
+    policy = scope.policy_after if steps is EVALUATION else None
+    progress.artifacts = dict(scope.artifacts_before(stage, steps, policy))
+    for before in steps[: names(steps).index(stage)]:
+        if before.name in progress.artifacts:
+            scope.record(before, progress.artifacts[before.name])
+    progress.run(step_named(stage), policy)
     return progress.reports
 
 

@@ -14,6 +14,8 @@ from pipeline.scope import Look, Scope
 from pipeline.steps import ROUND
 from store import catalog
 from store.artifacts import described
+from store.layout import MAIN
+from store.variants import steps_of
 
 __all__ = ["plan_steps", "round_cost", "wanted_config"]
 
@@ -24,6 +26,8 @@ Planned = tuple[str, str, str]
 def wanted_config(scope: Scope, source: str | None, overrides: Sequence[str]) -> Config:
     """The configuration a command would use, nothing recorded: a file, else the run's own, else c3.toml."""
     recorded = catalog.recorded_config(scope.layout, scope.run, scope.round)
+    if scope.variant != MAIN and recorded is not None:
+        return build_config(scope.config.model_dump(mode="json"), overrides, where=f"variant '{scope.variant}'")
     if source is None and recorded is None and Path(DEFAULT_FILE).exists():
         source = DEFAULT_FILE
     if source is not None:
@@ -40,13 +44,22 @@ def plan_steps(scope: Scope, config: Config) -> list[Planned]:
     scope = scope.under(config)
     if scope.round > 1 and not scope.has_predecessor():
         return [(step.name, "made", f"once round {scope.round - 1} has run") for step in ROUND]
-    recorded = catalog.round_steps(scope.layout, scope.run, scope.round, scope.variant)
+    recorded = steps_of(scope.layout, scope.run, scope.variant, scope.round)
     walk = scope.walk()
     rows: list[Planned] = []
     for look in walk.looks:
         rows.append(_planned(scope, look, recorded.get(look.step.name)))
     rows += [(step.name, "made", "follows what is made above") for step in walk.unknown]
     return rows
+
+
+def first_changed(scope: Scope, config: Config) -> str | None:
+    """The first step of a finished or begun round whose key another configuration changes; None when none does."""
+    here, there = scope.walk(), scope.under(config).walk()
+    for look, other in zip(here.looks, there.looks, strict=False):
+        if look.key != other.key:
+            return look.step.name
+    return None
 
 
 def _planned(scope: Scope, look: Look, entry: dict[str, str] | None) -> Planned:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pipeline.scope import Look, Scope
+from configs.errors import Stopped
+from pipeline.scope import Look
 from stages.stage import Part
 from stages.tools import Tools
 from store.artifacts import Artifact, ArtifactWriter, provisional
@@ -32,29 +33,61 @@ class StepReport:
     saved: Mapping[str, int] = field(default_factory=dict)
     """Spent when the reused parts were made."""
     saved_seconds: float = 0.0
+    rows_equal: bool | None = None
+    """Whether what was made again is what was there; None when nothing was."""
 
 
-PartMaker = Callable[[Part], dict[str, Any]]
-"""Makes one part (as a task run, say) and returns its record."""
+PartsMaker = Callable[[Sequence[Part]], Sequence[dict[str, Any]]]
+"""Makes parts (as task runs, say), in whatever order, and returns their records in the order asked."""
 
 
-def make_part(writer: ArtifactWriter, look: Look, part: Part, tools: Tools) -> dict[str, Any]:
-    """The record of one part: found, or made and put in place."""
-    found = writer.part(part.index)
-    if found is not None:
-        return found
+class Limits:
+    """Caps on what a command may spend. They are looked at between parts, so a stop is always at a part's end."""
+
+    def __init__(self, seconds: float | None = None, evaluations: int | None = None) -> None:
+        self._seconds = seconds
+        self._evaluations = evaluations
+        self._started = time.monotonic()
+        self._spent = 0
+
+    def check(self) -> None:
+        """Stopped when a cap is reached."""
+        elapsed = time.monotonic() - self._started
+        if self._seconds is not None and elapsed >= self._seconds:
+            raise Stopped(f"stopped after {elapsed:.0f} s, as --max-seconds {self._seconds:g} asks; {GO_ON}")
+        if self._evaluations is not None and self._spent >= self._evaluations:
+            raise Stopped(
+                f"stopped after {self._spent} terminal evaluations, as --max-evaluations {self._evaluations} asks; {GO_ON}"
+            )
+
+    def add(self, stage: str, ledger: Mapping[str, int]) -> None:
+        """Count what a part spent: an evaluation is spent where the evaluator runs."""
+        if stage == "grade":
+            self._spent += ledger.get("evaluations", 0)
+
+
+GO_ON = "what is finished is kept, and the same command goes on from there"
+
+
+def make_part(writer: ArtifactWriter, look: Look, part: Part, tools: Tools, limits: Limits) -> dict[str, Any]:
+    """Make one part and put it in place; its record."""
+    limits.check()
     started = time.perf_counter()
     product = look.step.stage.make(part, look.job, tools)
-    return writer.write(part.index, product, time.perf_counter() - started)
+    record = writer.write(part.index, product, time.perf_counter() - started)
+    limits.add(look.step.stage.name, product.ledger)
+    return record
 
 
-def make_step(writer: ArtifactWriter, look: Look, scope: Scope, make: PartMaker) -> tuple[Artifact, StepReport]:
+def make_step(writer: ArtifactWriter, look: Look, make: PartsMaker) -> tuple[Artifact, StepReport]:
     """Make what is missing of a step, check it against the plan, and close it."""
     started = time.perf_counter()
     report = StepReport(look.step.name, look.step.stage.name, reused=False)
     parts = list(look.step.stage.cut(look.job))
     there = {part.index: writer.part(part.index) for part in parts}
-    records = [there[part.index] or make(part) for part in parts]
+    missing = [part for part in parts if there[part.index] is None]
+    made = dict(zip((part.index for part in missing), make(missing), strict=True))
+    records = [there[part.index] or made[part.index] for part in parts]
     report.parts_reused = sum(record is not None for record in there.values())
     report.parts_made = len(parts) - report.parts_reused
     report.ledger = _total([record for part, record in zip(parts, records, strict=True) if not there[part.index]])

@@ -6,7 +6,7 @@ Everything here works without torch and without Prefect, so that a finished roun
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from stages.learners.identity import learner_identity
 from stages.stage import Job, stage_key
 from store import catalog
 from store.artifacts import Artifact, find
-from store.layout import MAIN, Layout
+from store.layout import COPY, IMPORTED, MAIN, Layout
 from store.policies import PolicyVersion, initial_policy, policy_of
+from store.variants import overrides_of, steps_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Scope:
             raise ConfigError(
                 f"run '{self.run}': not in {self.store} (there is {known}); start it with --config FILE_OR_PRESET"
             )
-        return build_config(raw, where=f"run '{self.run}'")
+        overrides = overrides_of(self.layout, self.run, self.variant, self.round)
+        return build_config(raw, overrides, where=f"run '{self.run}'")
 
     def under(self, config: Config) -> Scope:
         """The same round as it would be under another configuration, nothing recorded."""
@@ -69,9 +71,7 @@ class Scope:
 
     def has_predecessor(self) -> bool:
         """Whether the round before has run to its update (round 1 needs none)."""
-        return self.round <= 1 or "update" in catalog.round_steps(
-            self.layout, self.run, self.round - 1, self.variant
-        )
+        return self.round <= 1 or "update" in steps_of(self.layout, self.run, self.variant, self.round - 1)
 
     @cached_property
     def policy(self) -> PolicyVersion:
@@ -89,7 +89,7 @@ class Scope:
         if round == 0:
             return initial_policy(base, names)
         command = f"c3 run iteration --run {self.run} --round {round}"
-        entry = catalog.round_steps(self.layout, self.run, round, self.variant).get("update")
+        entry = steps_of(self.layout, self.run, self.variant, round).get("update")
         if entry is None:
             raise StoreError(
                 f"run '{self.run}': the policy of round {round} is asked for, but that round has not run to its update; "
@@ -106,10 +106,38 @@ class Scope:
     def look(self, step: Step, inputs: Mapping[str, Artifact], policy: PolicyVersion | None = None) -> Look:
         """A step's key, from the digests of its inputs, and its result if that is there."""
         weights = policy or (self.policy if step.stage.weights else None)
-        job = Job(self.config, self.round, {name: inputs[name] for name in step.inputs}, weights)
+        given = {name: inputs[name] for name in step.inputs}
+        job = Job(self.config, self.round, given, weights, redraw=0 if policy else self.redraw)
         key, made_from = stage_key(step.stage, job, self._weights_identity(step))
-        job = Job(self.config, self.round, job.inputs, weights, self.layout.artifact(step.stage.name, key))
+        key = self._recorded_copy(step, key)
+        job = replace(job, output=self.layout.artifact(step.stage.name, key))
         return Look(step, job, key, made_from, find(self.layout, step.stage.name, key))
+
+    def beside(self, look: Look) -> Look:
+        """The same step, to be made again beside what is there."""
+        base = look.key.partition(COPY)[0]
+        number = 2
+        while self.layout.artifact(look.step.stage.name, f"{base}{COPY}{number}").exists():
+            number += 1
+        key = f"{base}{COPY}{number}"
+        job = replace(look.job, output=self.layout.artifact(look.step.stage.name, key))
+        return Look(look.step, job, key, look.made_from, None)
+
+    def _recorded_copy(self, step: Step, key: str) -> str:
+        """The key, or that of the copy beside it which this round was told to use (`--from`, `c3 import`)."""
+        entry = self._recorded.get(step.name)
+        if entry is None or not (entry["key"].startswith(f"{key}{COPY}") or entry["key"].startswith(IMPORTED)):
+            return key
+        return entry["key"] if find(self.layout, entry["stage"], entry["key"]) else key
+
+    @cached_property
+    def _recorded(self) -> dict[str, dict[str, Any]]:
+        return steps_of(self.layout, self.run, self.variant, self.round)
+
+    @cached_property
+    def redraw(self) -> int:
+        """Which set of draws this round uses; 0 the first."""
+        return catalog.recorded_redraw(self.layout, self.run, self.round, self.variant)
 
     def _weights_identity(self, step: Step) -> dict[str, Any] | None:
         if step.stage.weights == "samples":
@@ -129,10 +157,12 @@ class Scope:
                 walk.artifacts[step.name] = look.artifact
         return walk
 
-    def artifacts_before(self, name: str, steps: tuple[Step, ...] = ROUND) -> dict[str, Artifact]:
+    def artifacts_before(
+        self, name: str, steps: tuple[Step, ...] = ROUND, policy: PolicyVersion | None = None
+    ) -> dict[str, Artifact]:
         """The inputs of a step. StoreError naming what has to run first."""
         step = step_named(name)
-        artifacts = self.walk(steps).artifacts
+        artifacts = self.walk(steps, policy).artifacts
         missing = [needed for needed in step.inputs if needed not in artifacts]
         if missing:
             raise StoreError(
@@ -144,6 +174,7 @@ class Scope:
 
     def record(self, step: Step, artifact: Artifact) -> None:
         """Point this round's step at its result."""
+        self.__dict__.pop("_recorded", None)
         entry = {"stage": artifact.stage, "key": artifact.key, "digest": artifact.digest}
         catalog.record_step(self.layout, self.run, self.round, self.variant, step.name, entry)
 

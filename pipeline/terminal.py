@@ -26,6 +26,17 @@ from pipeline.runner import StepReport
 from store.artifacts import Row
 
 _SHOW_AFTER_SECONDS = 2.0
+_STEP_HEADINGS = {
+    "rollout": "roll",
+    "freeze": "frz",
+    "sample": "samp",
+    "replay": "repl",
+    "grade": "grade",
+    "advantages": "adv",
+    "update": "upd",
+    "evaluate": "eval",
+}
+_MARKS = {"made": "ok", "missing": ".", "damaged": "DAMAGED", "gone": "GONE"}
 
 
 class RateColumn(ProgressColumn):
@@ -101,7 +112,7 @@ def show_steps(console: Console, reports: Sequence[StepReport]) -> None:
             _count(ledger.get("messages", 0)),
             _count(ledger.get("prompt_tokens", 0) + ledger.get("new_tokens", 0)),
             _count(evaluations),
-            "reused" if report.reused else f"{report.seconds:.1f}",
+            _outcome(report),
         )
     console.print(table)
     saved = saving(reports)
@@ -120,6 +131,15 @@ def _headline(result: RoundResult) -> str:
     tied = [f"{row['role']} {row['groups_without_signal']}/{row['groups']}" for row in result.signal if row["groups"]]
     if tied:
         text += f"\ngroups without signal: {', '.join(tied)}"
+    return text
+
+
+def _outcome(report: StepReport) -> str:
+    if report.reused:
+        return "reused"
+    text = f"{report.seconds:.1f}"
+    if report.rows_equal is not None:
+        text += " equal" if report.rows_equal else " DIFFERS"
     return text
 
 
@@ -198,13 +218,11 @@ def show_status(console: Console, rows: Sequence[Row]) -> None:
     if not rows:
         console.print("no runs yet; `c3 run training --config arithmetic-duo --run demo --rounds 8` makes one")
         return
-    marks = {"made": "ok", "missing": ".", "damaged": "DAMAGED", "gone": "GONE"}
-    shown = ["rollout", "freeze", "sample", "replay", "grade", "advantages", "update", "evaluate"]
-    table = Table(box=None, pad_edge=False)
-    for heading in ("run", "variant", "round", *shown):
-        table.add_column(heading if heading != "advantages" else "adv.", justify="right" if heading == "round" else "left")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("run", "variant", "round", *_STEP_HEADINGS.values()):
+        table.add_column(heading, justify="right" if heading == "round" else "left")
     for row in rows:
-        table.add_row(row["run"], row["variant"], str(row["round"]), *(marks[row[name]] for name in shown))
+        table.add_row(row["run"], row["variant"], str(row["round"]), *(_MARKS[row[name]] for name in _STEP_HEADINGS))
     console.print(table)
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from configs.errors import C3Error
 from configs.schema import Config
+from pipeline.runner import Limits
 from stages.tools import Tools
 
 
@@ -41,11 +42,13 @@ class Silence:
 
 
 class Workbench:
-    """Tools, and the progress that hears of finished messages."""
+    """Tools, the progress that hears of finished messages, the caps, and how many parts are made side by side."""
 
     def __init__(self) -> None:
         self.progress: Progress = Silence()
         self.tools = Tools(lambda count: self.progress.advance(count))
+        self.limits = Limits()
+        self.workers = 1
         self._loading: threading.Thread | None = None
 
     def load_ahead(self, config: Config) -> None:

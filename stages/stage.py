@@ -116,8 +116,8 @@ def stage_key(stage: Stage, job: Job, weights_identity: Mapping[str, Any] | None
     if stage.weights:
         made_from["policy"] = job.weights.version
         made_from["weights"] = dict(weights_identity or {})
-        if job.redraw:
-            made_from["redraw"] = job.redraw
+    if stage.weights == "samples" and job.redraw:
+        made_from["redraw"] = job.redraw
     return digest(made_from)[:32], made_from
 
 

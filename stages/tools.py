@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from configs.schema import Config, EngineConfig, EvaluatorConfig, ScriptedEngineConfig
+from configs.schema import Config, EngineConfig, EvaluatorConfig
 from stages.engines.make import make_codec, make_engine
 from stages.engines.protocol import Codec, Engine
 from stages.evaluators.make import make_evaluator
@@ -53,13 +53,9 @@ class Tools:
 
     def learner(self, config: Config) -> Learner:
         """A fresh learner: trainable weights are not shared between updates."""
-        if isinstance(config.engine, ScriptedEngineConfig):
-            from stages.learners.tabular import TabularLearner
+        from stages.learners.make import make_learner
 
-            return TabularLearner(config.engine)
-        from stages.learners.make import make_lora_learner
-
-        return make_lora_learner(config)
+        return make_learner(config)
 
     def close(self) -> None:
         """Give the memory back."""

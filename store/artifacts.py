@@ -103,6 +103,13 @@ def damage(artifact: Artifact) -> str | None:
     return None
 
 
+def remove(artifact: Artifact) -> None:
+    """Take an artifact away, its manifest first, so that it is never there in part."""
+    with writing(artifact.path):
+        (artifact.path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(artifact.path)
+
+
 class ArtifactWriter:
     """The one writer of an artifact: finds the parts that are there, adds the missing ones, closes it."""
 

@@ -38,7 +38,7 @@ def runs(layout: Layout) -> list[str]:
 
 def recorded_config(layout: Layout, run: str, round: int) -> dict[str, Any] | None:
     """The configuration that holds for a round: the latest recorded at or before it. None: no such run."""
-    record = _read(layout.run(run) / RUN_RECORD)
+    record = read_record(layout.run(run) / RUN_RECORD)
     if record is None:
         return None
     holding = [entry for entry in record["configs"] if entry["from_round"] <= round] or record["configs"][:1]
@@ -51,7 +51,7 @@ def record_config(layout: Layout, run: str, round: int, config: Mapping[str, Any
     if recorded_config(layout, run, round) == config:
         return False
     path = layout.run(run) / RUN_RECORD
-    record = _read(path) or {"run": run, "configs": []}
+    record = read_record(path) or {"run": run, "configs": []}
     first = round if record["configs"] else 1
     kept = [entry for entry in record["configs"] if entry["from_round"] != first]
     entries = [*kept, {"from_round": first, "config": dict(config)}]
@@ -64,19 +64,35 @@ def record_config(layout: Layout, run: str, round: int, config: Mapping[str, Any
 
 def round_steps(layout: Layout, run: str, round: int, variant: str = MAIN) -> dict[str, dict[str, str]]:
     """Step name -> {stage, key, digest} of one round; empty when it has not begun."""
-    record = _read(layout.round(run, variant, round))
+    record = read_record(layout.round(run, variant, round))
     return dict(record["steps"]) if record else {}
+
+
+def recorded_redraw(layout: Layout, run: str, round: int, variant: str) -> int:
+    """Which set of draws a round was last asked for; 0 where nothing was said."""
+    record = read_record(layout.round(run, variant, round))
+    return int(record.get("redraw", 0)) if record else 0
+
+
+def record_redraw(layout: Layout, run: str, round: int, variant: str, redraw: int) -> None:
+    """Ask a round for another set of draws from now on."""
+    if recorded_redraw(layout, run, round, variant) != redraw:
+        _write_round(layout, run, round, variant, redraw=redraw)
 
 
 def record_step(layout: Layout, run: str, round: int, variant: str, step: str, entry: Mapping[str, str]) -> None:
     """Point a round's step at an artifact."""
-    path = layout.round(run, variant, round)
     steps = round_steps(layout, run, round, variant)
-    if steps.get(step) == dict(entry):
-        return
+    if steps.get(step) != dict(entry):
+        _write_round(layout, run, round, variant, steps={**steps, step: dict(entry)})
+
+
+def _write_round(layout: Layout, run: str, round: int, variant: str, **changes: Any) -> None:
+    path = layout.round(run, variant, round)
+    record = read_record(path) or {"run": run, "round": round, "variant": variant, "steps": {}, "redraw": 0}
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"run": run, "round": round, "variant": variant, "steps": {**steps, step: dict(entry)}})
+        write_json(path, {**record, **changes})
 
 
 def rounds(layout: Layout, run: str, variant: str = MAIN) -> list[int]:
@@ -87,7 +103,7 @@ def rounds(layout: Layout, run: str, variant: str = MAIN) -> list[int]:
 
 def variants(layout: Layout, run: str) -> list[str]:
     """Variants of a run, the main line first."""
-    found = {path.parent.name for path in layout.run(run).glob("*/round-*.json")}
+    found = {path.parent.name for pattern in ("round-*.json", "variant.json") for path in layout.run(run).glob(f"*/{pattern}")}
     return sorted(found, key=lambda name: (name != MAIN, name))
 
 
@@ -100,7 +116,8 @@ def references(layout: Layout) -> Iterator[Reference]:
                     yield Reference(run, round, variant, step, entry["stage"], entry["key"])
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path) -> dict[str, Any] | None:
+    """A record written by the program, or None when there is none. StoreError when it is damaged."""
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

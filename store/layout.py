@@ -3,7 +3,8 @@
     <root>/artifacts/<stage>/<key>/part-00000/<table>.parquet    a part: its tables, files and part.json
     <root>/artifacts/<stage>/<key>/manifest.json                 written last; without it the artifact is not there
     <root>/runs/<run>/run.json                                   the configuration, from which round on
-    <root>/runs/<run>/<variant>/round-00003.json                 stage -> key of that round
+    <root>/runs/<run>/<variant>/round-00003.json                 step -> key of that round
+    <root>/runs/<run>/<variant>/variant.json                     where a variant branches, and its overrides
     <root>/locks/                                                one writer per artifact and per run
     <root>/prefect/                                              Prefect's results: small JSON references
 """
@@ -18,6 +19,12 @@ from configs.errors import ConfigError
 
 MAIN = "main"
 """The name of a run's main line, where no variant is asked for."""
+
+COPY = "~"
+"""Between a key and the number of a copy made again beside it."""
+
+IMPORTED = "import-"
+"""Before the digest of transcripts that another system made."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
@@ -55,6 +62,9 @@ class Layout:
 
     def run(self, run: str) -> Path:
         return self.runs / checked_name(run, "--run")
+
+    def variant(self, run: str, variant: str) -> Path:
+        return self.run(run) / checked_name(variant, "--variant") / "variant.json"
 
     def round(self, run: str, variant: str, round: int) -> Path:
         return self.run(run) / checked_name(variant, "--variant") / f"round-{round:05d}.json"

@@ -73,7 +73,8 @@ def query(layout: Layout, text: str) -> duckdb.DuckDBPyRelation:
             raise ConfigError("c3 sql: one SELECT at a time; stored rows are never changed")
         relation = connection.sql(text)
     except duckdb.Error as error:
-        raise ConfigError(f"c3 sql: {str(error).strip()}") from None
+        reason = " ".join(str(error).split("LINE 1:")[0].split())
+        raise ConfigError(f"c3 sql: {reason}") from None
     if relation is None:
         raise ConfigError("c3 sql: that statement returns no rows")
     return relation

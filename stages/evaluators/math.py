@@ -7,8 +7,8 @@ and memory, the text is never executed.
 
 A message in which nothing can be read earns 0. An answer that math-verify fails on, or is late with, is not
 graded: NULL, because whether it is right is unknown. What is read: the last \\boxed{}, else a formula in
-$...$, else a plain number or expression, as math-verify finds them; the reference is taken as the inside of a
-\\boxed{}.
+$...$, else a plain number or expression, as math-verify finds them. Boxes within some fifty characters of
+each other are read as one set of answers, so hedging earns nothing. The reference is read as if in a box.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ def _table(problem: Problem) -> dict[str, float]:
         table = None
     if not isinstance(table, dict) or not all(_is_reward(reward) for reward in table.values()):
         raise ValueError(
-            f"problem {problem.problem_id}: answer {quote(problem.answer)} is no JSON object of numbers, which "
-            f'the table evaluator needs ({{"ant": 0.5}})'
+            f"problem {problem.problem_id}: answer {quote(problem.answer)} is no JSON object of numbers, "
+            f'which the table evaluator needs ({{"ant": 0.5}})'
         )
     return {word: float(reward) for word, reward in table.items()}
 

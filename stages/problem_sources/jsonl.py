@@ -116,8 +116,8 @@ def _question_and_answer(config: JsonlProblems, row: Any, where: str) -> tuple[s
     if config.empty_answers == "skip":
         return None
     raise ConfigError(
-        f"{where}: field '{config.answer_field}': the answer is empty, nothing could be graded; fill it in, or "
-        f'set problems.empty_answers = "skip"'
+        f"{where}: field '{config.answer_field}': the answer is empty, nothing could be graded; fill it in, "
+        f'or set problems.empty_answers = "skip"'
     )
 
 
@@ -143,8 +143,8 @@ def _answer(config: JsonlProblems, row: dict[str, Any], where: str) -> str:
     _, mark, after = answer.rpartition(config.answer_after)
     if not mark:
         raise ConfigError(
-            f"{where}: field '{config.answer_field}': '{config.answer_after}' (answer_after) is not in it; correct "
-            f"the line or the setting"
+            f"{where}: field '{config.answer_field}': '{config.answer_after}' (answer_after) is not in it; "
+            f"correct the line or the setting"
         )
     return after.strip()
 
@@ -191,4 +191,6 @@ def _kind(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return "a truth value"
-    return {str: "a string", list: "an array"}.get(type(value), "a number")
+    if isinstance(value, str):
+        return "a string"
+    return "an array" if isinstance(value, list) else "a number"

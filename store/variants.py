@@ -1,0 +1,70 @@
+"""Variants: named branches of a run. A small file says where one branches and what it overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from configs.errors import ConfigError
+from store.artifacts import write_json, writing
+from store.catalog import read_record, round_steps
+from store.layout import MAIN, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A branch: before this stage of this round it is its parent."""
+
+    parent: str
+    round: int
+    stage: str
+    overrides: tuple[str, ...]
+    """As written after --set, in order."""
+
+
+def find_variant(layout: Layout, run: str, name: str) -> Variant | None:
+    """The variant of that name, or None. The main line is no variant."""
+    if name == MAIN:
+        return None
+    record = read_record(layout.variant(run, name))
+    if record is None:
+        return None
+    return Variant(record["parent"], record["round"], record["stage"], tuple(record["overrides"]))
+
+
+def record_variant(layout: Layout, run: str, name: str, variant: Variant) -> None:
+    """Write a new variant down. ConfigError when the name stands for another one already."""
+    found = find_variant(layout, run, name)
+    if found is not None and found != variant:
+        raise ConfigError(
+            f"--variant {name}: is already the branch of {found.parent} at {found.stage} of round {found.round} with "
+            f"{' '.join(found.overrides) or 'no overrides'}; choose another name for other overrides"
+        )
+    path = layout.variant(run, name)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(variant))
+
+
+def line_of(layout: Layout, run: str, name: str, round: int) -> str:
+    """Whose record holds for a round of a variant: its own from the branch on, its parent's before."""
+    variant = find_variant(layout, run, name)
+    if variant is None or round >= variant.round:
+        return name
+    return line_of(layout, run, variant.parent, round)
+
+
+def overrides_of(layout: Layout, run: str, name: str, round: int) -> Sequence[str]:
+    """Every override that holds for a round of a variant, its parents' first."""
+    variant = find_variant(layout, run, name)
+    if variant is None:
+        return ()
+    before = overrides_of(layout, run, variant.parent, round)
+    return (*before, *variant.overrides) if round >= variant.round else before
+
+
+def steps_of(layout: Layout, run: str, name: str, round: int) -> dict[str, dict[str, Any]]:
+    """The steps recorded for a round, on whichever line they lie."""
+    return round_steps(layout, run, round, line_of(layout, run, name, round))
+

@@ -1,0 +1,156 @@
+"""What tests share: a store of their own, a round driven without Prefect, and one Prefect server per session."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from configs.schema import Config
+from pipeline.runner import StepReport, make_part, make_step, reused
+from pipeline.scope import Scope
+from pipeline.steps import ROUND, names
+from stages.tools import Tools
+from store import catalog
+from store.artifacts import Artifact, Row, open_writer
+from store.layout import Layout
+
+ROOT = Path(__file__).parents[1]
+_SERVER_START_SECONDS = 90
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the user's store or server, nor what another test's command set. C3_CACHE stays: models are large."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name == "C3_STORE" or name.startswith("PREFECT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path_factory.getbasetemp() / "prefect-home"))
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """The root of an empty store."""
+    return tmp_path / "store"
+
+
+@dataclass
+class Round:
+    """A round that ran: its artifacts and reports by step."""
+
+    scope: Scope
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    reports: dict[str, StepReport] = field(default_factory=dict)
+
+    @property
+    def made(self) -> list[str]:
+        """Steps of which at least one part was made now."""
+        return [name for name, report in self.reports.items() if not report.reused]
+
+    def rows(self, table: str, *steps: str) -> list[Row]:
+        """A table's rows, of the named steps or of all."""
+        wanted = steps or tuple(self.artifacts)
+        return [row for step in wanted for row in self.artifacts[step].rows(table)]
+
+    def by_id(self, table: str, column: str) -> Mapping[str, Row]:
+        """A table's rows by an id that is unique."""
+        rows = self.rows(table)
+        found = {row[column]: row for row in rows}
+        assert len(found) == len(rows)
+        return found
+
+
+def drive(store: Path, config: Config, round: int = 1, run: str = "test", until: str = "update") -> Round:
+    """One round with the pipeline's own parts, but no Prefect: looks, makes what is missing, checks, records."""
+    catalog.record_config(Layout(store), run, round, config.model_dump(mode="json"))
+    result = Round(Scope(store, run, round))
+    tools = Tools()
+    for step in ROUND[: names().index(until) + 1]:
+        look = result.scope.look(step, result.artifacts)
+        artifact = look.artifact
+        if artifact is not None:
+            report = reused(look, artifact)
+        else:
+            with open_writer(result.scope.layout, step.stage.name, look.key) as writer:
+                artifact, report = make_step(
+                    writer, look, result.scope, lambda part, w=writer, at=look: make_part(w, at, part, tools)
+                )
+        result.artifacts[step.name] = artifact
+        result.reports[step.name] = report
+        result.scope.record(step, artifact)
+    return result
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a finished `c3` command left on the terminal."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def c3(tmp_path: Path) -> Callable[..., Answer]:
+    """Runs `c3 ARGUMENTS` as a process of its own, in an empty folder; `env` adds variables."""
+
+    def run(*arguments: str, env: Mapping[str, str] | None = None, cwd: Path = tmp_path) -> Answer:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "cli.py"), *arguments],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API address of a Prefect server with an empty database. It takes 15 s to start, so there is one."""
+    home = tmp_path_factory.mktemp("prefect-server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    environment = {**os.environ, "PREFECT_HOME": str(home), "DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    environment.pop("PREFECT_API_URL", None)
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _await(url, process, home / "server.log")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _SERVER_START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    raise RuntimeError(f"the test server did not start: {log.read_text(errors='replace')[-2000:]}")
