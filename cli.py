@@ -183,11 +183,10 @@ def plan(
 @app.command()
 def status(run: Annotated[str | None, typer.Option(help="Only this run.")] = None, store: Store = None) -> None:
     """Rounds by stages: what is made, missing or damaged."""
-    from pipeline import commands
+    from pipeline.standing import standings
     from pipeline.terminal import show_status
 
-    rows = commands.status_rows(_store(store))
-    show_status(_console(), [row for row in rows if run is None or row["run"] == run])
+    show_status(_console(), standings(_store(store), run))
 
 
 @app.command()
@@ -201,6 +200,51 @@ def sql(
     from pipeline.answers import write_answer
 
     write_answer(_store(store), query, format.value, output, _console())
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="JSONL: one episode a line, its messages by role.")],
+    round: Round,
+    run: Run = "default",
+    config: ConfigSource = None,
+    set: Overrides = None,
+    store: Store = None,
+) -> None:
+    """Take another system's transcripts as a round's rollout; credit them from freeze on."""
+    from pipeline import commands
+    from pipeline.importing import import_transcripts
+
+    scope = _scope(store, run, round)
+    commands.settle_config(scope, config, set or [])
+    rows = import_transcripts(scope, file).manifest["tables"]["transcripts"]["rows"]
+    typer.echo(f"{rows} transcripts taken; go on with `c3 run iteration --run {run} --round {round}`")
+
+
+@app.command()
+def verify(run: Annotated[str | None, typer.Option(help="Only this run.")] = None, store: Store = None) -> None:
+    """Check every artifact: bytes, row counts, the SQL checks, and lineage from advantages back to problems."""
+    from pipeline.terminal import show_findings
+    from pipeline.verify import verify as verify_store
+
+    if not show_findings(_console(), list(verify_store(_store(store), run))):
+        raise typer.Exit(3)
+
+
+@app.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this it is only shown.")] = False,
+    store: Store = None,
+) -> None:
+    """What no run, round or variant refers to: show it, or remove it with --yes."""
+    from pipeline.terminal import show_garbage
+    from store.collect import garbage, sweep
+    from store.layout import Layout
+
+    layout = Layout(_store(store))
+    found = list(garbage(layout))
+    removed = [sweep(layout, entry) for entry in found] if yes else None
+    show_garbage(_console(), found, removed)
 
 
 @app.command()

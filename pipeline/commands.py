@@ -17,7 +17,7 @@ from pipeline.server import use_server
 from pipeline.steps import EVALUATION, ROUND, Step, names
 from pipeline.workbench import Progress, workbench
 from store import catalog
-from store.artifacts import Artifact, Row, damage, described
+from store.artifacts import Artifact, Row
 from store.layout import MAIN
 from store.locks import holding
 from store.tables import round_summary
@@ -191,31 +191,6 @@ def _summary(artifacts: dict[str, Artifact]) -> tuple[Row | None, Sequence[Row]]
     if "grade" not in artifacts:
         return None, []
     return round_summary(list(artifacts.values()))
-
-
-def status_rows(store: Path) -> list[Row]:
-    """One row per run, variant and round: what each step is."""
-    rows: list[Row] = []
-    for run in catalog.runs(Scope(store, "any", 1).layout):
-        for variant in catalog.variants(Scope(store, run, 1).layout, run):
-            for round in catalog.rounds(Scope(store, run, 1).layout, run, variant):
-                rows.append({"run": run, "variant": variant, "round": round, **_states(Scope(store, run, round, variant))})
-    return rows
-
-
-def _states(scope: Scope) -> dict[str, str]:
-    recorded = catalog.round_steps(scope.layout, scope.run, scope.round, scope.variant)
-    states = {}
-    for step in (*ROUND, *EVALUATION):
-        entry = recorded.get(step.name)
-        artifact = described(scope.layout, entry["stage"], entry["key"]) if entry else None
-        if entry is None:
-            states[step.name] = "missing"
-        elif artifact is None:
-            states[step.name] = "gone"
-        else:
-            states[step.name] = "damaged" if damage(artifact) else "made"
-    return states
 
 
 def seeded_run(run: str, seed: int | None) -> str:

@@ -14,6 +14,7 @@ from prefect import flow, task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 
+from configs.errors import C3Error, Stopped
 from pipeline.runner import StepReport, make_part, make_step, reused
 from pipeline.scope import Look, Scope
 from pipeline.steps import EVALUATION, ROUND, Step, names, step_named
@@ -83,13 +84,19 @@ class RoundRun:
         self.reports.append(report)
         self.artifacts[step.name] = artifact
         self.scope.record(step, artifact)
+        self.scope.record_failure(step, None)
         return artifact
 
     def _made(self, step: Step, look: Look, label: str) -> tuple[Artifact, StepReport]:
         made: list[tuple[Artifact, StepReport]] = []
 
         def work() -> Artifact:
-            made.append(self._make(look, label))
+            try:
+                made.append(self._make(look, label))
+            except C3Error as error:
+                if not isinstance(error, Stopped):
+                    self.scope.record_failure(look.step, str(error))
+                raise
             return made[0][0]
 
         self._task(step, look, label, work)

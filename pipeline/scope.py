@@ -109,7 +109,7 @@ class Scope:
         given = {name: inputs[name] for name in step.inputs}
         job = Job(self.config, self.round, given, weights, redraw=0 if policy else self.redraw)
         key, made_from = stage_key(step.stage, job, self._weights_identity(step))
-        key = self._recorded_copy(step, key)
+        key = self._recorded_copy(step, key) if step is step_named(step.name) else key
         job = replace(job, output=self.layout.artifact(step.stage.name, key))
         return Look(step, job, key, made_from, find(self.layout, step.stage.name, key))
 
@@ -177,6 +177,14 @@ class Scope:
         self.__dict__.pop("_recorded", None)
         entry = {"stage": artifact.stage, "key": artifact.key, "digest": artifact.digest}
         catalog.record_step(self.layout, self.run, self.round, self.variant, step.name, entry)
+
+    def record_failure(self, step: Step, reason: str | None) -> None:
+        """Remember why a step could not be made (for `c3 status`); None: it could."""
+        try:
+            catalog.record_failure(self.layout, self.run, self.round, self.variant, step.name, reason)
+        except StoreError:
+            if reason is None:  # a disk that cannot take the note must not hide the error it is about
+                raise
 
 
 @dataclass

@@ -23,7 +23,11 @@ from rich.text import Text
 from pipeline.commands import EvaluationResult, RoundResult
 from pipeline.costs import RoundCost
 from pipeline.runner import StepReport
+from pipeline.standing import Standing
+from pipeline.verify import Finding
 from store.artifacts import Row
+from store.catalog import Reference
+from store.collect import Garbage
 
 _SHOW_AFTER_SECONDS = 2.0
 _STEP_HEADINGS = {
@@ -36,7 +40,15 @@ _STEP_HEADINGS = {
     "update": "upd",
     "evaluate": "eval",
 }
-_MARKS = {"made": "ok", "missing": ".", "damaged": "DAMAGED", "gone": "GONE"}
+_MARKS = {
+    "made": "ok",
+    "stale": "stale",
+    "partial": "part",
+    "running": "runs",
+    "failed": "FAILED",
+    "damaged": "BROKEN",
+    "missing": ".",
+}
 
 
 class RateColumn(ProgressColumn):
@@ -213,17 +225,49 @@ def show_plan_steps(console: Console, rows: Sequence[tuple[str, str, str]]) -> N
     console.print(table)
 
 
-def show_status(console: Console, rows: Sequence[Row]) -> None:
+def show_status(console: Console, standings: Sequence[Standing]) -> None:
     """Rounds by steps."""
-    if not rows:
+    if not standings:
         console.print("no runs yet; `c3 run training --config arithmetic-duo --run demo --rounds 8` makes one")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("run", "variant", "round", *_STEP_HEADINGS.values()):
         table.add_column(heading, justify="right" if heading == "round" else "left")
-    for row in rows:
-        table.add_row(row["run"], row["variant"], str(row["round"]), *(_MARKS[row[name]] for name in _STEP_HEADINGS))
+    for entry in standings:
+        marks = (_MARKS[entry["states"][name]] for name in _STEP_HEADINGS)
+        table.add_row(entry["run"], entry["variant"], str(entry["round"]), *marks)
     console.print(table)
+    for note in (note for entry in standings for note in entry["notes"]):
+        console.print(note, soft_wrap=True)
+
+
+def show_findings(console: Console, results: Sequence[tuple[Reference, Finding | None]]) -> bool:
+    """What verification found; True when all is well."""
+    findings = list(dict.fromkeys(finding for _, finding in results if finding is not None))
+    for finding in findings:
+        place = finding.reference
+        console.print(
+            f"[bold]{place.run} round {place.round} {place.variant} {place.step}[/bold]: {finding.problem}\n  {finding.cure}",
+            soft_wrap=True,
+        )
+    artifacts = len({(reference.stage, reference.key) for reference, _ in results})
+    console.print(f"{artifacts} artifacts checked, {len(findings)} with something wrong")
+    return not findings
+
+
+def show_garbage(console: Console, found: Sequence[Garbage], removed: Sequence[bool] | None) -> None:
+    """What nothing refers to, and what became of it."""
+    for index, entry in enumerate(found):
+        fate = "unused" if removed is None else "removed" if removed[index] else "kept: a live writer holds it"
+        kind = "" if entry.finished else ", unfinished"
+        console.print(f"{entry.stage:<11}{entry.key[:16]}  {entry.bytes / 1e6:9.2f} MB{kind}  {fate}")
+    total = sum(entry.bytes for index, entry in enumerate(found) if removed is None or removed[index])
+    if removed is None and found:
+        console.print(f"{len(found)} artifacts, {total / 1e6:.2f} MB; `c3 gc --yes` removes them")
+    elif found:
+        console.print(f"{sum(removed or [])} artifacts removed, {total / 1e6:.2f} MB freed")
+    else:
+        console.print("nothing to remove: everything is referred to")
 
 
 def show_rows(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -23,8 +23,8 @@ class Lesson:
     role: str
     problem_id: str
     advantage: float | None
-    behaviour_logprobs: tuple[float, ...]
-    """The engine's, per token, when it was sampled."""
+    behaviour_logprobs: tuple[float, ...] | None
+    """The engine's, per token, when it was sampled. None: imported without."""
     skipped: str | None
     """Why it is not trained on; None when it is."""
 
@@ -79,7 +79,7 @@ def _lesson(job: Job, credit: Row, decision: Row, context: Row | None) -> Lesson
     )
     if skipped is None and context is None:
         raise UpdateError(f"update: decision {decision['decision_id']} has an advantage but no frozen context")
-    return Lesson(row, decision["role"], decision["problem_id"], advantage, tuple(decision["behaviour_logprobs"]), skipped)
+    return Lesson(row, decision["role"], decision["problem_id"], advantage, None if decision["behaviour_logprobs"] is None else tuple(decision["behaviour_logprobs"]), skipped)
 
 
 def deal(job: Job, lessons: Sequence[Lesson]) -> list[StepPlan]:

@@ -80,14 +80,15 @@ def _write_weights(trainer: Trainer, folder: Path) -> None:
 
 def _trained_row(lesson: Lesson, old_logprobs: Mapping[str, Sequence[float]]) -> Row:
     """What became of one alternative, and how far engine and trainer are apart on it."""
-    policy = old_logprobs.get(lesson.row.decision_id)
-    gaps = [abs(a - b) for a, b in zip(policy or (), lesson.behaviour_logprobs, strict=policy is not None)]
+    policy, behaviour = old_logprobs.get(lesson.row.decision_id), lesson.behaviour_logprobs
+    both = zip(policy, behaviour, strict=True) if policy is not None and behaviour is not None else ()
+    gaps = [abs(ours - theirs) for ours, theirs in both]
     return {
         "decision_id": lesson.row.decision_id,
         "role": lesson.role,
         "advantage": lesson.advantage,
         "skipped": lesson.skipped,
-        "behaviour_logprob": sum(lesson.behaviour_logprobs),
+        "behaviour_logprob": None if behaviour is None else sum(behaviour),
         "policy_logprob": None if policy is None else sum(policy),
         "largest_gap": max(gaps) if gaps else None,
         "policy_logprobs": None if policy is None else list(policy),

@@ -103,6 +103,24 @@ def damage(artifact: Artifact) -> str | None:
     return None
 
 
+def is_whole(artifact: Artifact) -> bool:
+    """Whether every byte is as the manifest says."""
+    return damage(artifact) is None
+
+
+def content_damage(artifact: Artifact) -> str | None:
+    """What is wrong with an artifact's rows: their number or their digest. None when both are as the manifest says."""
+    for table, entry in artifact.manifest["tables"].items():
+        running = TableDigest(TABLES[table])
+        for path in artifact.files(table):
+            running.update(_read(path))
+        if running.rows != entry["rows"]:
+            return f"{table} holds {running.rows} rows, not {entry['rows']}"
+        if running.hexdigest() != entry["digest"]:
+            return f"the rows of {table} are not those that were written (content digest)"
+    return None
+
+
 def remove(artifact: Artifact) -> None:
     """Take an artifact away, its manifest first, so that it is never there in part."""
     with writing(artifact.path):

@@ -80,6 +80,23 @@ def record_redraw(layout: Layout, run: str, round: int, variant: str, redraw: in
         _write_round(layout, run, round, variant, redraw=redraw)
 
 
+def recorded_failures(layout: Layout, run: str, round: int, variant: str) -> dict[str, str]:
+    """Step -> why its last attempt failed."""
+    record = read_record(layout.round(run, variant, round))
+    return dict(record.get("failures", {})) if record else {}
+
+
+def record_failure(layout: Layout, run: str, round: int, variant: str, step: str, reason: str | None) -> None:
+    """Remember why a step failed; None: it no longer does."""
+    failures = recorded_failures(layout, run, round, variant)
+    if failures.get(step) == reason:
+        return
+    failures.pop(step, None)
+    if reason is not None:
+        failures[step] = reason
+    _write_round(layout, run, round, variant, failures=failures)
+
+
 def record_step(layout: Layout, run: str, round: int, variant: str, step: str, entry: Mapping[str, str]) -> None:
     """Point a round's step at an artifact."""
     steps = round_steps(layout, run, round, variant)

@@ -37,6 +37,20 @@ def holding(layout: Layout, name: str, what: str) -> Iterator[None]:
         lock.release()
 
 
+def holder(layout: Layout, name: str) -> str | None:
+    """Who holds the lock `name` since when, as one line; None when nobody does."""
+    path = layout.lock(name)
+    if not path.exists():
+        return None
+    try:
+        with FileLock(path, timeout=0):
+            return None
+    except Timeout:
+        return _holder(path)
+    except OSError:
+        return None
+
+
 def _record(path: Path) -> Path:
     # Beside the lock, because writing into a locked file is refused on some systems.
     return path.with_suffix(".json")

@@ -95,3 +95,13 @@ SPENDING = pa.schema(
     ]
 )
 """What one problem of a round costs by the plan, stage by stage and role by role."""
+
+
+def run_lineage(artifacts: Sequence[Artifact]) -> None:
+    """Follow advantages back to messages, contexts, problems and policy. CheckError at the first that gets lost."""
+    connection = open_tables(artifacts)
+    try:
+        for path in sorted((SQL / "lineage").glob("*.sql")):
+            run_check(connection, path)
+    finally:
+        connection.close()

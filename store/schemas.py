@@ -33,7 +33,7 @@ DECISIONS = pa.schema(
         ("draw", pa.int32()),  # its own draw: the last of the path
         ("is_logged", pa.bool_()),  # taken by the rollout's own transcript
         ("token_ids", _TOKENS),  # sampled tokens, end token included
-        ("behaviour_logprobs", _LOGPROBS),  # aligned with token_ids, under the distribution sampled from
+        ("behaviour_logprobs", _LOGPROBS),  # aligned with token_ids, as sampled from; NULL: imported without
         ("text", pa.string()),
         ("finish_reason", pa.string()),  # stop | length
         ("prompt_tokens", pa.int32()),

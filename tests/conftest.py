@@ -11,17 +11,22 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import worlds
+from configs.plan import EpisodesPlan, ReplayPlan, RoleReplays
+from configs.role_graph import topological_order
 from configs.schema import Config
-from pipeline.runner import StepReport, make_part, make_step, reused
-from pipeline.scope import Scope
+from pipeline.runner import Limits, PartsMaker, StepReport, make_part, make_step, reused
+from pipeline.scope import Look, Scope
 from pipeline.steps import ROUND, names
 from stages.tools import Tools
 from store import catalog
-from store.artifacts import Artifact, Row, open_writer
+from store.artifacts import Artifact, ArtifactWriter, Row, open_writer
 from store.layout import Layout
 
 ROOT = Path(__file__).parents[1]
@@ -84,13 +89,53 @@ def drive(store: Path, config: Config, round: int = 1, run: str = "test", until:
             report = reused(look, artifact)
         else:
             with open_writer(result.scope.layout, step.stage.name, look.key) as writer:
-                artifact, report = make_step(
-                    writer, look, result.scope, lambda part, w=writer, at=look: make_part(w, at, part, tools)
-                )
+                artifact, report = make_step(writer, look, _one_by_one(writer, look, tools))
         result.artifacts[step.name] = artifact
         result.reports[step.name] = report
         result.scope.record(step, artifact)
     return result
+
+
+WORLDS: Mapping[str, Callable[..., Config]] = {
+    "solo": worlds.solo,
+    "duo": worlds.duo,
+    "trio": worlds.trio,
+    "diamond": worlds.diamond,
+    "four_turns": worlds.four_turns,
+    "chain_of_ten": worlds.chain_of_ten,
+}
+PLANS = ("tree", "replay", "episodes")
+PLAYED = [(world, plan) for world in WORLDS for plan in PLANS]
+
+
+def config_of(world: str, plan: str, **changes: Any) -> Config:
+    """One of the worlds under one of the plans."""
+    tree = WORLDS[world]()
+    order = topological_order({role.name: role.depends_on for role in tree.roles})
+    if plan == "tree":
+        return WORLDS[world](**changes)
+    if plan == "episodes":
+        return WORLDS[world](plan=EpisodesPlan(budget=6), **changes)
+    # the first role and the last: N (1 + (3 x 2 - 1) + (2 x 1 - 1)) = 2 x 7; a role alone: 2 x (1 + (3 x 1 - 1))
+    last = {order[-1]: RoleReplays(alternatives=3 if len(order) == 1 else 2)}
+    first = {order[0]: RoleReplays(alternatives=3, replays=2)} if len(order) > 1 else {}
+    budget = 14 if first else 6
+    return WORLDS[world](plan=ReplayPlan(transcripts=2, roles={**first, **last}, budget=budget), **changes)
+
+
+@pytest.fixture(scope="session")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Round]:
+    """The first round of a world under a plan, driven once per session. Its store is for reading only."""
+
+    @cache
+    def play(world: str, plan: str) -> Round:
+        return drive(tmp_path_factory.mktemp(f"{world}-{plan}"), config_of(world, plan))
+
+    return play
+
+
+def _one_by_one(writer: ArtifactWriter, look: Look, tools: Tools) -> PartsMaker:
+    return lambda parts: [make_part(writer, look, part, tools, Limits()) for part in parts]
 
 
 @dataclass(frozen=True)

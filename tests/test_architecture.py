@@ -40,9 +40,9 @@ SHARED = {
     "stages.problem_sources.load",
 }
 COUNTERPARTS = {
-    # a learner trains the weights that one engine samples from: the same file format, the same kernels
+    # a learner trains the weights that one engine samples from: the same files, loaded in the same way
     ("stages.learners.tabular", "stages.engines.scripted"),
-    ("stages.learners.lora", "stages.engines.chat_codec"),
+    ("stages.learners.lora", "stages.engines.transformers"),
 }
 LIBRARY_HOMES = {
     "duckdb": ("store.",),
@@ -145,6 +145,17 @@ def test_engines_evaluators_learners_and_losses_do_not_know_each_other() -> None
         and (module, found) not in COUNTERPARTS
     ]
     assert strangers == []
+
+
+@pytest.mark.parametrize(
+    "chooser", ["stages.engines.make", "stages.evaluators.make", "stages.learners.make", "stages.problem_sources.load"]
+)
+def test_members_of_a_family_do_not_know_each_other(chooser: str) -> None:
+    # a member is what the chooser chooses from; the chat codec is a part of its engine
+    codec = {"stages.engines.chat_codec"}
+    members = {found for found in _imports(chooser) if _family(found) == _family(chooser)} - SHARED - codec
+    assert len(members) >= 2
+    assert [(module, found) for module, found in _arrows() if module in members and found in members - {module}] == []
 
 
 def test_what_is_shared_of_a_family_is_all_that_stages_and_the_pipeline_use_of_it() -> None:

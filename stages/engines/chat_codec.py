@@ -48,6 +48,11 @@ class ChatCodec:
             ) from error
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def encode_message(self, text: str) -> list[int]:
+        """A message that another system wrote, as token ids with the tokenizer's own end token behind."""
+        ids = self._tokenizer.encode(self.escape(text), add_special_tokens=False).ids
+        return [*ids, self._tokenizer.token_to_id(_tokens(self._settings)["eos_token"])]
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The message's text: a final end token is dropped, any other special token stays visible as text."""
         ids = list(token_ids)

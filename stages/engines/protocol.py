@@ -65,6 +65,10 @@ class Codec(Protocol):
         """Render a chat with the generation prompt. Special tokens inside `content` are escaped, never parsed."""
         ...
 
+    def encode_message(self, text: str) -> list[int]:
+        """The token ids of a message that another system wrote, its end token included."""
+        ...
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The message's text: a final end token is dropped, any other special token stays visible as text."""
         ...

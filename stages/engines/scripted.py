@@ -68,6 +68,12 @@ class ScriptedCodec:
             ids += [self._turn(message.role), *message.content.encode("utf-8", "surrogatepass"), END]
         return [*ids, self._turn("assistant")]
 
+    def encode_message(self, text: str) -> list[int]:
+        """A word and the end. EngineError when the world does not know the word."""
+        if text not in self.words:
+            raise EngineError(f"scripted codec: '{text}' is no word of this world; its words are {', '.join(self.words)}")
+        return [self.word_id(text), END]
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text; a final end is dropped, other special ids and bytes that are no UTF-8 stay visible.
 

@@ -1,4 +1,4 @@
--- every message has one log-prob per token, none of them positive, and ends as it says
+-- every message has tokens, one log-prob for each (or NULL, where it was imported without), and ends as it says
 select decision_id, len(token_ids) as tokens, len(behaviour_logprobs) as logprobs, finish_reason
 from decisions
 where

@@ -1,0 +1,90 @@
+"""`c3 status`: rounds by steps, and what each is.
+
+    made      there, and what the recorded configuration asks for
+    stale     there, but made by an earlier configuration or from something since made again
+    partial   some parts are there; the next run goes on from them
+    running   a live process is making it
+    failed    the last attempt ended in an error
+    damaged   there, but not as it was written
+    missing   not made yet
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from configs.errors import C3Error
+from pipeline.scope import Scope, Walk
+from pipeline.steps import EVALUATION, ROUND, Step
+from store import catalog
+from store.artifacts import PART_RECORD, described, is_whole
+from store.layout import Layout
+from store.locks import holder
+from store.variants import steps_of
+
+Standing = dict[str, Any]
+"""run, variant, round; step -> state; notes: lines for a person."""
+
+
+def standings(store: Path, run: str | None = None) -> list[Standing]:
+    """One entry per run, variant and round that has begun."""
+    layout = Layout(store)
+    found = []
+    for name in catalog.runs(layout) if run is None else [run]:
+        for variant in catalog.variants(layout, name):
+            for round in catalog.rounds(layout, name, variant):
+                found.append(_standing(Scope(store, name, round, variant)))
+    return found
+
+
+def _standing(scope: Scope) -> Standing:
+    recorded = steps_of(scope.layout, scope.run, scope.variant, scope.round)
+    failures = catalog.recorded_failures(scope.layout, scope.run, scope.round, scope.variant)
+    states: dict[str, str] = {}
+    notes: list[str] = []
+    for steps in (ROUND, EVALUATION):
+        walk = _walk(scope, steps)
+        for step in steps:
+            states[step.name] = state = _state(scope, step, walk, recorded.get(step.name), failures)
+            place = f"{scope.run} round {scope.round} {scope.variant} {step.name}"
+            if state == "failed":
+                notes.append(f"{place}: {failures[step.name]}")
+            elif state == "running":
+                notes.append(f"{place}: {_running(scope, step, walk)}")
+    return {"run": scope.run, "variant": scope.variant, "round": scope.round, "states": states, "notes": notes}
+
+
+def _walk(scope: Scope, steps: tuple[Step, ...]) -> Walk:
+    """How far the steps are there; nothing when even the first key cannot be known (no model, no policy)."""
+    try:
+        if steps is EVALUATION:
+            return scope.walk(steps, scope.policy_after) if scope.config.evaluate.problems else Walk()
+        return scope.walk(steps) if scope.round else Walk()
+    except C3Error:
+        return Walk()
+
+
+def _state(
+    scope: Scope, step: Step, walk: Walk, entry: dict[str, str] | None, failures: dict[str, str]
+) -> str:
+    look = next((look for look in walk.looks if look.step is step), None)
+    if look is not None and look.artifact is not None:
+        return "made"
+    if look is not None and _running(scope, step, walk):
+        return "running"
+    if step.name in failures:
+        return "failed"
+    if look is not None and any(look.job.output.glob(f"part-*/{PART_RECORD}")):
+        return "partial" if entry is None or entry["key"] != look.key else "damaged"
+    if entry is None:
+        return "missing"
+    artifact = described(scope.layout, entry["stage"], entry["key"])
+    if artifact is None or not is_whole(artifact):
+        return "damaged"
+    return "stale" if walk.looks else "made"
+
+
+def _running(scope: Scope, step: Step, walk: Walk) -> str | None:
+    look = next((look for look in walk.looks if look.step is step), None)
+    return holder(scope.layout, f"{step.stage.name}-{look.key}") if look is not None else None
