@@ -310,7 +310,9 @@ def _console() -> Console:
 def main() -> None:
     """The console script: one line per error, and an exit code that says what kind it was."""
     from configs.errors import C3Error
+    from pipeline.interruption import INTERRUPTED, arm, leave
 
+    arm()
     try:
         app()
     except C3Error as error:
@@ -319,8 +321,7 @@ def main() -> None:
         typer.echo(f"c3: {error}", err=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        typer.echo("\nc3: stopped; run the same command again to go on where it was", err=True)
-        sys.exit(130)
+        leave(INTERRUPTED)
 
 
 if __name__ == "__main__":

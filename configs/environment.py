@@ -23,7 +23,7 @@ def prefect_api_url() -> str | None:
     return os.environ.get("PREFECT_API_URL") or None
 
 
-def prepare_prefect(api_url: str | None, results: Path) -> None:
+def prepare_prefect(api_url: str, results: Path) -> None:
     """Prefect's settings, to be made before it is imported; what the user set stays as it is."""
     wanted = {
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(results),
@@ -31,7 +31,18 @@ def prepare_prefect(api_url: str | None, results: Path) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
-    if api_url is not None:
-        wanted["PREFECT_API_URL"] = api_url
+    wanted["PREFECT_API_URL"] = api_url
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+
+
+def temporary_server_environment() -> dict[str, str]:
+    """The environment of a server that only one command uses: no page, no background services."""
+    return {
+        **os.environ,
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 def placeholders(template: str) -> list[str]:
     """Names in braces, in order. ValueError on a lone brace or a placeholder that is not a plain name."""
     names = []
-    for _, name, form, conversion in Formatter().parse(template):
+    try:
+        fields = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"{error}; write {{{{ and }}}} for literal braces") from None
+    for _, name, form, conversion in fields:
         if name is None:
             continue
         if form or conversion or not name.isidentifier():

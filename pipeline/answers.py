@@ -6,7 +6,10 @@ import csv
 import json
 import sys
 from contextlib import nullcontext
+from decimal import Decimal
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import rich.console
 
@@ -14,7 +17,7 @@ from configs.errors import ConfigError
 from pipeline.terminal import show_rows
 from store.artifacts import writing
 from store.layout import Layout
-from store.tables import query, write_parquet
+from store.tables import fetch, query, write_parquet
 
 
 def write_answer(store: Path, text: str, form: str, output: Path | None, console: rich.console.Console) -> None:
@@ -26,7 +29,7 @@ def write_answer(store: Path, text: str, form: str, output: Path | None, console
     if form == "parquet" and output is not None:
         write_parquet(relation, output)
         return
-    rows = relation.fetchall()
+    rows = fetch(relation)
     if form == "table":
         show_rows(console, columns, rows)
         return
@@ -38,5 +41,19 @@ def write_answer(store: Path, text: str, form: str, output: Path | None, console
                 writer.writerow(columns)
                 writer.writerows(rows)
             else:
-                json.dump([dict(zip(columns, row, strict=True)) for row in rows], file, ensure_ascii=False, default=str)
+                found = [{name: _plain(value) for name, value in zip(columns, row, strict=True)} for row in rows]
+                json.dump(found, file, ensure_ascii=False, allow_nan=False)
                 file.write("\n")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON knows it: decimals are numbers, NaN and infinity are null, what it has no word for is text."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Decimal):
+        value = float(value)
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

@@ -13,13 +13,14 @@ from configs.load import build_config
 from pipeline.planning import first_changed, wanted_config
 from pipeline.runner import Limits, StepReport, reused
 from pipeline.scope import Scope, Walk
-from pipeline.server import use_server
+from pipeline.server import server_url, use_server
 from pipeline.steps import EVALUATION, ROUND, Step, names
 from pipeline.workbench import Progress, workbench
 from store import catalog
 from store.artifacts import Artifact, Row
 from store.layout import MAIN
 from store.locks import holding
+from store.policies import PolicyVersion
 from store.tables import round_summary
 from store.variants import Variant, find_variant, record_variant
 
@@ -156,15 +157,21 @@ def _run(
     if again_from is not None:
         _known_step(again_from, "--from")
     walk = _walk(scope, steps)
-    if walk.complete and again_from is None and use_server(scope.layout) is None:
+    if walk.complete and again_from is None and server_url(scope.layout) is None:
         for look in walk.looks:
             scope.record(look.step, walk.artifacts[look.step.name])
         return [reused(look, walk.artifacts[look.step.name]) for look in walk.looks], walk.artifacts
+    if any(step.stage.weights for step in steps):
+        _policy(scope, steps)  # no such model, or a round before that has not run: said before a server starts
     if any(step.stage.weights == "samples" and step.name not in walk.artifacts for step in steps):
         workbench().load_ahead(scope.config)
     with _serving(scope, progress) as flows:
         reports = start(flows)
     return reports, _walk(scope, steps).artifacts
+
+
+def _policy(scope: Scope, steps: Sequence[Step]) -> PolicyVersion:
+    return scope.policy_after if steps is EVALUATION else scope.policy
 
 
 def _walk(scope: Scope, steps: Sequence[Step]) -> Walk:
@@ -176,10 +183,11 @@ def _serving(scope: Scope, progress: Progress) -> Iterator[Any]:
     """The flows' module, with one command per round and the progress display in place."""
     name = f"run-{scope.run}-{scope.variant}-{scope.round}"
     with holding(scope.layout, name, f"round {scope.round} of run '{scope.run}'"):
-        use_server(scope.layout)
+        await_server = use_server(scope.layout)
         workbench().progress = progress
         from pipeline import flows  # Prefect takes two seconds to import: only when something runs
 
+        await_server()
         yield flows
 
 

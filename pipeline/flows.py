@@ -15,6 +15,7 @@ from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 
 from configs.errors import C3Error, Stopped
+from pipeline.interruption import arm
 from pipeline.runner import StepReport, make_part, make_step, reused
 from pipeline.scope import Look, Scope
 from pipeline.steps import EVALUATION, ROUND, Step, names, step_named
@@ -61,6 +62,7 @@ class RoundRun:
     """One round on its way: makes or reuses step after step, and remembers what became of each."""
 
     def __init__(self, scope: Scope, again_from: str | None = None) -> None:
+        arm()
         self.scope = scope
         self.artifacts: dict[str, Artifact] = {}
         self.reports: list[StepReport] = []

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from configs.environment import prefect_api_url, prepare_prefect
+from configs.environment import prefect_api_url, prepare_prefect, temporary_server_environment
 from configs.errors import C3Error
 from store.artifacts import write_json, writing
 from store.layout import Layout
 
 _ANSWER_SECONDS = 2.0
 _START_SECONDS = 90
+TEMPORARY_LOG = "temporary-server.log"
 
 
 def server_url(layout: Layout) -> str | None:
@@ -27,16 +33,59 @@ def server_url(layout: Layout) -> str | None:
     if configured is not None:
         return configured
     record = _record(layout)
-    return record["url"] if record and _healthy(record["url"]) else None
+    return str(record["url"]) if record and _healthy(record["url"]) else None
 
 
-def use_server(layout: Layout) -> str | None:
-    """Point Prefect at the server and at the store, before it is imported. None: it will start a temporary one."""
+def use_server(layout: Layout) -> Callable[[], None]:
+    """Point Prefect at a server and at the store, before it is imported; returns what waits until the server answers.
+
+    Where none is there a temporary one is started, which ends with this process however that ends.
+    """
     url = server_url(layout)
     with writing(layout.prefect):
         layout.prefect.mkdir(parents=True, exist_ok=True)
+    process = None
+    if url is None:
+        url, process = _start_temporary(layout)
     prepare_prefect(url, (layout.prefect / "results").resolve())
-    return url
+    log = layout.prefect / TEMPORARY_LOG
+    return (lambda: None) if process is None else (lambda: _await(url, process, log))
+
+
+def _start_temporary(layout: Layout) -> tuple[str, subprocess.Popen[bytes]]:
+    """A server of this command's own, on a free port of this machine."""
+    if _temporary:
+        return _temporary[0]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with writing(layout.prefect):
+        log = (layout.prefect / TEMPORARY_LOG).open("wb")
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+    with log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=temporary_server_environment(), preexec_fn=_die_with_parent
+        )
+    atexit.register(process.kill)
+    _temporary.append((f"http://127.0.0.1:{port}/api", process))
+    return _temporary[0]
+
+
+def stop_temporary() -> None:
+    """End this process's temporary server now."""
+    for _, process in _temporary:
+        process.kill()
+
+
+_temporary: list[tuple[str, subprocess.Popen[bytes]]] = []
+"""This process's temporary server, if it started one: there is at most one per process."""
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when the one that started it is gone, even by SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def start_lasting(layout: Layout, port: int) -> str:
@@ -78,12 +127,12 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise C3Error(f"c3 ui: the server stopped with code {process.returncode}; its words are in {log}")
+            raise C3Error(f"Prefect's server stopped with code {process.returncode}; its words are in {log}")
         if _healthy(url):
             return
         time.sleep(0.3)
     process.terminate()
-    raise C3Error(f"c3 ui: the server did not answer within {_START_SECONDS} s; its words are in {log}")
+    raise C3Error(f"Prefect's server did not answer within {_START_SECONDS} s; its words are in {log}")
 
 
 def _healthy(url: str) -> bool:
@@ -94,7 +143,7 @@ def _healthy(url: str) -> bool:
         return False
 
 
-def _record(layout: Layout) -> dict[str, str | int] | None:  # type: ignore[type-arg]
+def _record(layout: Layout) -> dict[str, Any] | None:
     try:
         return dict(json.loads(layout.server_record.read_text(encoding="utf-8")))
     except (OSError, ValueError):

@@ -6,6 +6,7 @@ reward is NULL with the error, and the stage stops when too many are.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 from configs.errors import EvaluatorError
@@ -50,8 +51,11 @@ def _reward(evaluator: Evaluator, kind: str, episode: Row, problem: Problem) -> 
     }
     try:
         grade = evaluator.grade(episode["output"], problem)
+        if not isfinite(grade.reward):
+            raise ValueError(f"the reward is {grade.reward}, which is no finite number")
     except Exception as error:  # the evaluator boundary: whatever broke in there is recorded, never a zero
-        return {**row, "error": f"{type(error).__name__}: {error}"}
+        text = f"{type(error).__name__}: {error}"
+        return {**row, "error": text.encode("utf-8", "backslashreplace").decode()}  # half a surrogate cannot be stored
     return {**row, "reward": grade.reward, "reason": grade.reason, "parsed_answer": grade.parsed_answer}
 
 

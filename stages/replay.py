@@ -6,7 +6,7 @@ contexts of the states where they branch. An alternative of the last role ends i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from stages.stage import Job, Part, Stage, cut_by_problem_of, prompts_slice
@@ -84,7 +84,7 @@ def _grow(
     return decisions, contexts
 
 
-def _draws(entry: Growing, depth: int) -> Iterable[int]:
+def _draws(entry: Growing, depth: int) -> Sequence[int]:
     _, alternative, continuation = entry
     below = depth - alternative["depth"]
     return continuation.first_draws if below == 0 else range(continuation.fanout_below[below - 1])
@@ -99,7 +99,7 @@ def _replay_row(job: Job, ending: tuple[State, Row], alternative: Row) -> Row:
 
 
 def _messages(job: Job) -> int:
-    per_problem = sum(row["messages"] for row in job.tree.spending() if row["stage"] == "replay")
+    per_problem: int = sum(row["messages"] for row in job.tree.spending() if row["stage"] == "replay")
     return per_problem * len({row["problem_id"] for row in job.rows("contexts")})
 
 

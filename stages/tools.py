@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,35 +22,40 @@ class Tools:
 
     def __init__(self, on_message: Callable[[int], None] = lambda count: None) -> None:
         self.on_message = on_message
+        self._making = threading.RLock()  # parts may be made side by side, tools are made once
         self._codec: tuple[EngineConfig, Codec] | None = None
         self._engine: tuple[EngineConfig, Engine] | None = None
         self._evaluator: tuple[EvaluatorConfig, Evaluator] | None = None
 
     def codec(self, config: Config) -> Codec:
         """Turns chats into token ids; loads no weights."""
-        if self._codec is None or self._codec[0] != config.engine:
-            self._codec = (config.engine, make_codec(config.engine))
-        return self._codec[1]
+        with self._making:
+            if self._codec is None or self._codec[0] != config.engine:
+                self._codec = (config.engine, make_codec(config.engine))
+            return self._codec[1]
 
     def load_engine(self, config: Config) -> Engine:
         """The engine, its model loaded, whichever policy it last sampled from."""
-        if self._engine is None or self._engine[0] != config.engine:
-            if self._engine is not None:
-                self._engine[1].close()
-            self._engine = (config.engine, make_engine(config.engine))
-        return self._engine[1]
+        with self._making:
+            if self._engine is None or self._engine[0] != config.engine:
+                if self._engine is not None:
+                    self._engine[1].close()
+                self._engine = (config.engine, make_engine(config.engine))
+            return self._engine[1]
 
     def engine(self, config: Config, policy: PolicyVersion) -> Engine:
         """The engine, sampling from that policy version."""
-        engine = self.load_engine(config)
-        engine.use(policy)
-        return engine
+        with self._making:
+            engine = self.load_engine(config)
+            engine.use(policy)
+            return engine
 
     def evaluator(self, config: EvaluatorConfig) -> Evaluator:
         """The grader."""
-        if self._evaluator is None or self._evaluator[0] != config:
-            self._evaluator = (config, make_evaluator(config))
-        return self._evaluator[1]
+        with self._making:
+            if self._evaluator is None or self._evaluator[0] != config:
+                self._evaluator = (config, make_evaluator(config))
+            return self._evaluator[1]
 
     def learner(self, config: Config) -> Learner:
         """A fresh learner: trainable weights are not shared between updates."""

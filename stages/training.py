@@ -31,23 +31,28 @@ class Trainer:
         """decision_id -> the trainer's own log-probs per token before the first step."""
         self._update = config.update
         self._policies = {name: policy for name, policy in config.policies.items() if not policy.frozen}
+        parameters = {name: [parameter for _, parameter in learner.named_parameters(name)] for name in self._policies}
         self._optimizers = {
             name: torch.optim.AdamW(
-                [parameter for _, parameter in learner.named_parameters(name)],
+                parameters[name],
                 lr=policy.learning_rate or config.update.learning_rate,
                 betas=config.update.betas,
                 weight_decay=config.update.weight_decay,
             )
             for name, policy in self._policies.items()
+            if parameters[name]  # a table has none before any of its contexts was trained
         }
         if optimizer_state is not None:
             self._load_optimizer(optimizer_state)
 
     def measure(self, lessons: Sequence[Lesson]) -> None:
-        """Recompute the log-probs of these lessons under the weights as they are now, without a gradient."""
+        """Recompute the log-probs of these lessons under the weights as they are now, without a gradient.
+
+        A row whose advantage is exactly 0 moves nothing, so nothing is computed for it; it stays in every denominator.
+        """
         with torch.no_grad():
             for policy in self._optimizers:
-                rows = [lesson.row for lesson in lessons if lesson.row.policy == policy]
+                rows = [lesson.row for lesson in lessons if lesson.row.policy == policy and lesson.advantage]
                 for batch in self.learner.batches(rows, self._update.max_tokens):
                     for row, logprob_T in zip(batch, self.learner.logprobs(batch), strict=True):
                         self.old_logprobs[row.decision_id] = logprob_T.tolist()
@@ -70,7 +75,8 @@ class Trainer:
         for role in dict.fromkeys(lesson.role for lesson in plan.lessons):
             lessons = {lesson.row.decision_id: lesson for lesson in plan.lessons if lesson.role == role}
             figures[role] = _empty_figures(plan, role, next(iter(lessons.values())).row.policy)
-            for batch in self.learner.batches([lesson.row for lesson in lessons.values()], self._update.max_tokens):
+            moving = [lesson.row for lesson in lessons.values() if lesson.advantage]
+            for batch in self.learner.batches(moving, self._update.max_tokens):
                 self._backward([lessons[row.decision_id] for row in batch], weight_of, figures[role])
         norms = self._descend()
         return [_closed_figures(row, norms[row["policy"]], self._rate(row["policy"])) for row in figures.values()]
@@ -173,8 +179,8 @@ def _closed_figures(row: Row, norm: float, rate: float) -> Row:
     """Sums over tokens become means."""
     return {
         **row,
-        "ratio_mean": row["ratio_mean"] / row["tokens"],
-        "clipped_share": row["clipped_share"] / row["tokens"],
+        "ratio_mean": row["ratio_mean"] / row["tokens"] if row["tokens"] else None,
+        "clipped_share": row["clipped_share"] / row["tokens"] if row["tokens"] else None,
         "gradient_norm": norm,
         "learning_rate": rate,
     }

@@ -137,7 +137,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     """A record written by the program, or None when there is none. StoreError when it is damaged."""
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: damaged ({error}); put back a copy, or delete it: the artifacts it named are kept "

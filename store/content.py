@@ -42,7 +42,8 @@ def _leaves(name: str, array: pa.Array) -> Iterator[tuple[str, bytes]]:
     """Each flat stream of bytes that an array consists of, independent of chunking, offsets and padding."""
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=array.type)
-    yield f"{name}?", np.packbits(array.is_null().to_numpy(zero_copy_only=False)).tobytes() + bytes([len(array) % 8])
+    # a byte a row, not a bit: bits would be padded where a part ends, and the digest would show where that was
+    yield f"{name}?", array.is_null().cast(pa.uint8()).to_numpy(zero_copy_only=False).tobytes()
     kind = array.type
     if pa.types.is_list(kind):
         yield f"{name}#", _numbers(pc.list_value_length(array))
@@ -66,4 +67,4 @@ def _numbers(array: pa.Array) -> bytes:
     if values.dtype.kind == "f":
         values = np.where(np.isnan(values), np.nan, values) + 0.0  # one NaN, and no minus zero
         values = values.astype(array.type.to_pandas_dtype())
-    return values.astype(values.dtype.newbyteorder("<")).tobytes()
+    return bytes(values.astype(values.dtype.newbyteorder("<")).tobytes())

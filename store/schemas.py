@@ -119,11 +119,11 @@ STEPS = pa.schema(
         ("epoch", pa.int32()),
         ("role", pa.string()),
         ("policy", pa.string()),
-        ("rows", pa.int32()),
-        ("tokens", pa.int32()),
+        ("rows", pa.int32()),  # alternatives with an advantage other than 0; the others move nothing
+        ("tokens", pa.int32()),  # of those rows
         ("loss", pa.float64()),
-        ("ratio_mean", pa.float64()),
-        ("clipped_share", pa.float64()),  # tokens whose gradient the clip removed
+        ("ratio_mean", pa.float64()),  # NULL: no such row
+        ("clipped_share", pa.float64()),  # tokens whose gradient the clip removed; NULL: no such row
         ("gradient_norm", pa.float64()),  # of the policy, before clipping
         ("learning_rate", pa.float64()),
     ]
@@ -136,7 +136,7 @@ TRAINED = pa.schema(
         ("advantage", pa.float64()),
         ("skipped", pa.string()),  # NULL: trained; else why not
         ("behaviour_logprob", pa.float64()),  # sum over tokens, the engine's, when sampled
-        ("policy_logprob", pa.float64()),  # sum over tokens, the trainer's, before the first step; NULL: not recomputed
+        ("policy_logprob", pa.float64()),  # sum over tokens, the trainer's, before the first step; NULL: not needed
         ("largest_gap", pa.float64()),  # largest difference of the two over one token
         ("policy_logprobs", _LOGPROBS),  # the trainer's, per token: the denominator of the ratio
     ]

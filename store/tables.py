@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -73,11 +74,23 @@ def query(layout: Layout, text: str) -> duckdb.DuckDBPyRelation:
             raise ConfigError("c3 sql: one SELECT at a time; stored rows are never changed")
         relation = connection.sql(text)
     except duckdb.Error as error:
-        reason = " ".join(str(error).split("LINE 1:")[0].split())
-        raise ConfigError(f"c3 sql: {reason}") from None
+        raise _refusal(error) from None
     if relation is None:
         raise ConfigError("c3 sql: that statement returns no rows")
     return relation
+
+
+def fetch(relation: duckdb.DuckDBPyRelation) -> list[tuple[Any, ...]]:
+    """A query's rows. ConfigError where a value turns up that the query cannot work with."""
+    try:
+        return relation.fetchall()
+    except duckdb.Error as error:
+        raise _refusal(error) from None
+
+
+def _refusal(error: duckdb.Error) -> ConfigError:
+    reason = " ".join(str(error).split("LINE 1:")[0].split())
+    return ConfigError(f"c3 sql: {reason}")
 
 
 def round_summary(artifacts: list[Artifact]) -> tuple[Row, list[Row]]:
@@ -93,5 +106,9 @@ def round_summary(artifacts: list[Artifact]) -> tuple[Row, list[Row]]:
 
 def write_parquet(relation: duckdb.DuckDBPyRelation, path: Path) -> None:
     """A query's rows as one Parquet file."""
+    try:
+        rows = relation.to_arrow_table()
+    except duckdb.Error as error:
+        raise _refusal(error) from None
     with writing(path):
-        pq.write_table(relation.to_arrow_table(), path)
+        pq.write_table(rows, path)

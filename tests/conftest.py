@@ -17,17 +17,17 @@ from typing import Any
 
 import pytest
 
-import worlds
 from configs.plan import EpisodesPlan, ReplayPlan, RoleReplays
 from configs.role_graph import topological_order
 from configs.schema import Config
 from pipeline.runner import Limits, PartsMaker, StepReport, make_part, make_step, reused
 from pipeline.scope import Look, Scope
-from pipeline.steps import ROUND, names
+from pipeline.steps import EVALUATION, ROUND, Step, names
 from stages.tools import Tools
 from store import catalog
 from store.artifacts import Artifact, ArtifactWriter, Row, open_writer
 from store.layout import Layout
+from tests import worlds
 
 ROOT = Path(__file__).parents[1]
 _SERVER_START_SECONDS = 90
@@ -43,6 +43,14 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.T
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Nobody pulls the plug in these tests; syncing every file would be a third of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture
@@ -77,13 +85,21 @@ class Round:
         return found
 
 
-def drive(store: Path, config: Config, round: int = 1, run: str = "test", until: str = "update") -> Round:
+def drive(
+    store: Path,
+    config: Config,
+    round: int = 1,
+    run: str = "test",
+    until: str | None = None,
+    steps: tuple[Step, ...] = ROUND,
+) -> Round:
     """One round with the pipeline's own parts, but no Prefect: looks, makes what is missing, checks, records."""
     catalog.record_config(Layout(store), run, round, config.model_dump(mode="json"))
     result = Round(Scope(store, run, round))
     tools = Tools()
-    for step in ROUND[: names().index(until) + 1]:
-        look = result.scope.look(step, result.artifacts)
+    policy = result.scope.policy_after if steps is EVALUATION else None
+    for step in steps[: names(steps).index(until) + 1] if until else steps:
+        look = result.scope.look(step, result.artifacts, policy)
         artifact = look.artifact
         if artifact is not None:
             report = reused(look, artifact)

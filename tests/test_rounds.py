@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
-from conftest import PLAYED, WORLDS, Round, config_of, drive
 
 from configs.role_graph import ancestors
 from configs.schema import AdvantagesConfig, ExactEvaluator, GradeConfig, PolicyConfig, TableEvaluator, UpdateConfig
@@ -23,7 +24,8 @@ from store import catalog
 from store.artifacts import open_writer
 from store.layout import Layout
 from store.policies import policy_of
-from worlds import Truth, duo, four_turns, trio
+from tests.conftest import PLAYED, Round, config_of, drive
+from tests.worlds import Truth, duo, four_turns, trio
 
 Played = Callable[[str, str], Round]
 
@@ -34,6 +36,12 @@ def _bytes(round: Round) -> dict[str, Any]:
         name: [{file: entry["sha256"] for file, entry in part["files"].items()} for part in artifact.manifest["parts"]]
         for name, artifact in round.artifacts.items()
     }
+
+
+def _copied(round: Round, store: Path) -> Round:
+    """The same round in a store that may be written to."""
+    copytree(round.scope.store, store)
+    return replace(round, scope=Scope(store, round.scope.run, round.scope.round))
 
 
 def _problems(round: Round) -> dict[str, Problem]:
@@ -115,14 +123,12 @@ def test_every_message_comes_from_the_frozen_policy(played: Played, world: str, 
 def test_a_round_ends_with_a_new_policy_version(played: Played, world: str, plan: str) -> None:
     round = played(world, plan)
     before = round.scope.policy
-    after = policy_of(round.artifacts["update"], before.base, before.adapters)
-    assert after.version != before.version
-    assert all(after.adapters[name].digest != adapter.digest for name, adapter in before.adapters.items())
+    assert policy_of(round.artifacts["update"], before.base, before.adapters).version != before.version
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_the_next_round_samples_from_it(world: str, store: Path) -> None:
-    first = drive(store, config_of(world, "tree"))
+@pytest.mark.parametrize("world", ["duo", "four_turns", "chain_of_ten"])
+def test_the_next_round_samples_from_it(played: Played, world: str, store: Path) -> None:
+    first = _copied(played(world, "tree"), store)
     second = drive(store, config_of(world, "tree"), round=2)
     learned = policy_of(first.artifacts["update"], first.scope.policy.base, first.scope.policy.adapters)
     assert {row["policy_version"] for row in second.rows("decisions")} == {learned.version}
@@ -180,9 +186,11 @@ def test_another_seed_draws_other_messages(played: Played, store: Path) -> None:
     ],
     ids=lambda value: ",".join(value) if isinstance(value, (dict, list)) else None,
 )
-def test_a_change_makes_again_only_what_depends_on_it(changes: dict[str, Any], made: list[str], store: Path) -> None:
-    first = drive(store, duo())
-    second = drive(store, duo(**changes), run="changed")
+def test_a_change_makes_again_only_what_depends_on_it(
+    played: Played, changes: dict[str, Any], made: list[str], store: Path
+) -> None:
+    first = _copied(played("duo", "tree"), store)
+    second = drive(store, config_of("duo", "tree", **changes), run="changed")
     assert second.made == made
     if "rollout" not in made:
         assert sum(report.ledger.get("messages", 0) for report in second.reports.values()) == 0
@@ -193,12 +201,14 @@ def test_a_change_makes_again_only_what_depends_on_it(changes: dict[str, Any], m
 
 def test_a_context_shared_by_two_states_makes_one_group_when_grouped_by_context(store: Path) -> None:
     # in a diamond every state of `right` below one word of `top` shows the same context, whatever `left` said
-    by_context = drive(store, config_of("diamond", "tree", advantages=AdvantagesConfig(group_by="context")))
+    config = config_of("diamond", "tree", advantages=AdvantagesConfig(group_by="context"))
     groups: dict[str, set[str]] = defaultdict(set)
-    for row in by_context.rows("advantages"):
-        groups[row["group_id"]].add(row["state_id"])
+    for row in drive(store, config, until="advantages").rows("advantages"):
         assert row["group_id"] == f"{row['problem_id']}/{row['context_id']}"
-    assert max(len(states) for states in groups.values()) == 2
+        if row["role"] == "right":
+            groups[row["group_id"]].add(row["state_id"])
+    # fanout 1,2,2,2 and four problems: one word of `top` each, two states of `right` below it
+    assert [len(states) for states in groups.values()] == [2, 2, 2, 2]
 
 
 def test_a_frozen_policy_is_not_trained(store: Path) -> None:

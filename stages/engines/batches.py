@@ -41,16 +41,18 @@ def groups(requests: Sequence[Request]) -> dict[tuple[str, SamplingParameters], 
 
 
 def common_prefix(prompts: Sequence[Prompt]) -> int:
-    """How many tokens all prompts begin with, at least one left over for each: its last token makes the first logits."""
+    """How many tokens all prompts begin with. Each keeps one of its own: its last token makes the first logits."""
     first, last = min(prompts), max(prompts)
     longest = min(len(prompt) for prompt in prompts) - 1
     return next((place for place in range(longest) if first[place] != last[place]), longest)
 
 
-def cut(requests: Sequence[Request], indices: Sequence[int], max_new_tokens: int, max_tokens: int) -> list[Batch]:
+def cut(
+    requests: Sequence[Request], indices: Sequence[int], max_new_tokens: int, max_tokens: int
+) -> list[Batch]:
     """Batches of at most `max_tokens` tokens, counting every row as long as the longest plus its new tokens.
 
-    Prompts go from short to long (ties by order of asking). A single row longer than `max_tokens` is a batch of its own.
+    Prompts go from short to long (ties by order of asking). A row longer than `max_tokens` is a batch of its own.
     """
     by_prompt: dict[Prompt, list[Row]] = {}
     for index in indices:

@@ -34,13 +34,17 @@ class ChatCodec:
         self._tokenizer = _tokenizer(model_dir)
         self._template = _template_environment().from_string(_template_text(model_dir, self._settings))
         self.end_token_ids = _end_token_ids(model_dir, self._settings, self._tokenizer)
+        own = self._tokenizer.token_to_id(_tokens(self._settings).get("eos_token", ""))
+        self._message_end = min(self.end_token_ids) if own is None else int(own)
         self._special = _special_pattern(self._tokenizer, self._settings)
 
     def encode(self, chat: Sequence[ChatMessage]) -> list[int]:
         """The chat with the generation prompt. EngineError when the template refuses it (a system turn, say)."""
         messages = [{"role": message.role, "content": self.escape(message.content)} for message in chat]
         try:
-            text = self._template.render(messages=messages, add_generation_prompt=True, **_tokens(self._settings))
+            text = self._template.render(
+                messages=messages, add_generation_prompt=True, **_tokens(self._settings)
+            )
         except TemplateError as error:
             turns = ", ".join(message.role for message in chat)
             raise EngineError(
@@ -51,7 +55,7 @@ class ChatCodec:
     def encode_message(self, text: str) -> list[int]:
         """A message that another system wrote, as token ids with the tokenizer's own end token behind."""
         ids = self._tokenizer.encode(self.escape(text), add_special_tokens=False).ids
-        return [*ids, self._tokenizer.token_to_id(_tokens(self._settings)["eos_token"])]
+        return [*ids, self._message_end]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The message's text: a final end token is dropped, any other special token stays visible as text."""
@@ -102,7 +106,9 @@ def _template_text(model_dir: Path, settings: dict[str, Any]) -> str:
     if isinstance(template, list):  # several by name
         template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
     if not template:
-        raise EngineError(f"{model_dir}: no chat template (chat_template.jinja); use an instruction-tuned model, or add one")
+        raise EngineError(
+            f"{model_dir}: no chat template; use an instruction-tuned model, or add chat_template.jinja"
+        )
     return str(template)
 
 
@@ -115,7 +121,9 @@ def _template_environment() -> ImmutableSandboxedEnvironment:
     def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = refuse
     # a template that writes today's date would make other prompts tomorrow: its clock stands still
@@ -129,9 +137,9 @@ def _end_token_ids(model_dir: Path, settings: dict[str, Any], tokenizer: Tokeniz
         found = _json(model_dir / name).get("eos_token_id") if (model_dir / name).exists() else None
         if found is not None:
             break
-    ids = set(found if isinstance(found, list) else [] if found is None else [found])
+    ids = {int(token) for token in (found if isinstance(found, list) else [found]) if token is not None}
     own = tokenizer.token_to_id(_tokens(settings).get("eos_token", ""))
-    ids |= set() if own is None else {own}
+    ids |= set() if own is None else {int(own)}
     if not ids:
         raise EngineError(f"{model_dir}: no end token; set eos_token_id in generation_config.json")
     return frozenset(ids)
@@ -141,7 +149,9 @@ def _special_pattern(tokenizer: Tokenizer, settings: dict[str, Any]) -> re.Patte
     """Matches every special token, the longest first. Other added tokens (runs of spaces, say) are ordinary text."""
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     words = {word for word in (added | set(_tokens(settings).values())) if word.strip()}
-    return re.compile("|".join(re.escape(word) for word in sorted(words, key=lambda w: (-len(w), w))) or r"(?!)")
+    return re.compile(
+        "|".join(re.escape(word) for word in sorted(words, key=lambda w: (-len(w), w))) or r"(?!)"
+    )
 
 
 def _tokens(settings: dict[str, Any]) -> dict[str, str]:
@@ -159,5 +169,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise EngineError(f"{path}: not readable as JSON: {error}; give a complete model directory") from error
+        raise EngineError(
+            f"{path}: not readable as JSON: {error}; give a complete model directory"
+        ) from error
     return dict(loaded)

@@ -46,7 +46,7 @@ def draw(
 def _truncated(logits_BV: torch.Tensor, top_p: float, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [B, K] from the likeliest down, -inf where truncated, and the tokens they belong to.
 
-    First the `top_k` likeliest, then of those the smallest set that reaches `top_p`: the order of transformers and vLLM.
+    First the `top_k` likeliest, then of those the smallest set that reaches `top_p`: the order of vLLM as well.
     """
     if top_k and top_k < logits_BV.shape[-1]:
         kept_BK, token_BK = logits_BV.topk(top_k, dim=-1, sorted=True)

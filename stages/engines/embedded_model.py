@@ -64,7 +64,9 @@ def _gguf_file() -> Path:
     try:
         files = distribution(PACKAGE).files or []
     except PackageNotFoundError as error:
-        raise EngineError(f"engine.model: the embedded model needs the package {PACKAGE}, not installed; {_CURE}") from error
+        raise EngineError(
+            f"engine.model: the embedded model's package {PACKAGE} is not installed; {_CURE}"
+        ) from error
     for file in files:
         path = Path(str(file.locate()))
         if file.suffix == ".gguf" and path.exists():
@@ -99,7 +101,7 @@ def _convert(source: Path, target: Path) -> None:
 
 
 def _drop_quantisation(model: object) -> None:
-    """Make a dequantised model an ordinary one again: transformers still marks it, and would refuse to save or train it."""
+    """Make it an ordinary model again: transformers marks what was quantised, and refuses to train it."""
     config = model.config  # type: ignore[attr-defined]
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -132,7 +134,7 @@ def _quiet() -> Iterator[None]:
 
     verbosity = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         with redirect_stderr(io.StringIO()):  # the GGUF reader draws its progress bar whatever it is told

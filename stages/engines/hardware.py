@@ -13,14 +13,14 @@ _NATIVE_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def resolved_device(device: str) -> Device:
-    """"auto" is "cuda" where an NVIDIA device is present, else "cpu"."""
+    """What "auto" means here: "cuda" where an NVIDIA device is present, else "cpu"."""
     if device == "auto":
         return "cuda" if _has_nvidia_device() else "cpu"
     return "cuda" if device.startswith("cuda") else "cpu"
 
 
 def resolved_dtype(dtype: str, device: str = "cpu") -> Dtype:
-    """"auto" is "bfloat16" where it is multiplied natively, else "float32".
+    """What "auto" means here: "bfloat16" where it is multiplied natively, else "float32".
 
     An emulated bfloat16 product is slower than a float32 one (5 times on an AVX2 machine), so speed decides.
     """
@@ -42,4 +42,6 @@ def _processor_flags() -> frozenset[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return frozenset()
-    return frozenset(flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split())
+    return frozenset(
+        flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()
+    )

@@ -29,6 +29,8 @@ class RoomyLayer(DynamicLayer):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new states behind the old; views of all that is written."""
+        assert self.keys is not None, "a roomy layer is made with its buffers"
+        assert self.values is not None, "a roomy layer is made with its buffers"
         start, self._length = self._length, self._length + key_states.shape[-2]
         self.keys[:, :, start : self._length] = key_states
         self.values[:, :, start : self._length] = value_states
@@ -45,12 +47,14 @@ def with_room(cache: Cache, row_B: torch.Tensor, room: int) -> Cache:
     Layers of other kinds than plain attention (sliding windows, recurrent states) keep their own way of growing.
     """
     for index, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer or isinstance(layer, RoomyLayer):
+        if isinstance(layer, DynamicLayer) and type(layer) in (DynamicLayer, RoomyLayer):
+            assert layer.keys is not None, "the prompts are in the cache"
+            assert layer.values is not None, "the prompts are in the cache"
             length = layer.get_seq_length()
             keys, values = (_spread(states, row_B, length, room) for states in (layer.keys, layer.values))
             cache.layers[index] = RoomyLayer(keys, values, length)
         else:
-            layer.batch_select_indices(row_B)
+            layer.reorder_cache(row_B)  # type: ignore[arg-type]  # annotated with the old name of the class
     return cache
 
 
@@ -68,7 +72,7 @@ def grouped_attention(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """sdpa, but for one new token the query heads of a shared key head become its query positions: nothing is copied."""
+    """sdpa; but for one new token, the query heads of a shared key head become its query positions: no copies."""
     groups = getattr(module, "num_key_value_groups", 1)
     by_head = attention_mask is not None and attention_mask.shape[1] != 1
     if groups == 1 or query.shape[2] != 1 or by_head or options.get("position_bias") is not None:

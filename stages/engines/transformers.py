@@ -53,7 +53,11 @@ class TransformersEngine:
 
     @classmethod
     def of_model(
-        cls, model: torch.nn.Module, end_token_ids: Sequence[int], threads: int = 1, max_batch_tokens: int = 4096
+        cls,
+        model: torch.nn.Module,
+        end_token_ids: Sequence[int],
+        threads: int = 1,
+        max_batch_tokens: int = 4096,
     ) -> TransformersEngine:
         """An engine over a model already in memory, without a codec: for models too small to have a tokenizer."""
         engine = cls.__new__(cls)
@@ -107,7 +111,9 @@ class TransformersEngine:
     def _check(self, request: Request) -> None:
         prompt, new = len(request.prompt_ids), request.sampling.max_new_tokens
         if not prompt or new < 1:
-            raise EngineError(f"transformers engine: {prompt} prompt and {new} new tokens; at least 1 of each is needed")
+            raise EngineError(
+                f"transformers engine: {prompt} prompt and {new} new tokens; 1 of each is the least"
+            )
         if self._window is not None and prompt + new > self._window:
             raise EngineError(
                 f"transformers engine: a prompt of {prompt} tokens and {new} new ones are {prompt + new}, past the "
@@ -168,13 +174,15 @@ class TransformersEngine:
         longest = max(map(len, rests))
         token_UR = torch.zeros((len(rests), longest), dtype=torch.long)
         seen_US = torch.ones((len(rests), shared + longest), dtype=torch.long)
-        for index, rest in enumerate(rests):  # padded on the left, so that every row's last token is its last place
+        for index, rest in enumerate(
+            rests
+        ):  # padded on the left, so that every row's last token is its last place
             token_UR[index, longest - len(rest) :] = torch.tensor(rest)
             seen_US[index, shared : shared + longest - len(rest)] = 0
         position_UR = (seen_US.cumsum(1) - 1).clamp(min=0)[:, shared:]
         cache = copy.deepcopy(prefix)
         if shared:
-            cache.batch_repeat_interleave(len(rests))
+            cache.reorder_cache(torch.zeros(len(rests), dtype=torch.long, device=self._device))  # type: ignore[arg-type]
         logits_UV = self._model(
             input_ids=token_UR.to(self._device),
             attention_mask=seen_US.to(self._device),
@@ -190,7 +198,11 @@ class _Writing:
     """The messages of a batch as they grow: tokens, log-probs, and which rows still write."""
 
     def __init__(
-        self, rows: Sequence[Row], sampling: SamplingParameters, end: torch.Tensor, told: Callable[[int], None]
+        self,
+        rows: Sequence[Row],
+        sampling: SamplingParameters,
+        end: torch.Tensor,
+        told: Callable[[int], None],
     ) -> None:
         self._rows, self._sampling, self._end, self._told = rows, sampling, end, told
         self._tokens: list[list[int]] = [[] for _ in rows]
@@ -209,7 +221,9 @@ class _Writing:
         ended = torch.isin(token_B, self._end).tolist()
         self.length += 1
         before = self.live
-        for row, token, logprob, end in zip(self._in_batch, token_B.tolist(), logprob_B.tolist(), ended, strict=True):
+        for row, token, logprob, end in zip(
+            self._in_batch, token_B.tolist(), logprob_B.tolist(), ended, strict=True
+        ):
             if not self._stopped[row]:
                 self._tokens[row].append(token)
                 self._logprobs[row].append(logprob)
@@ -242,9 +256,11 @@ class _Writing:
 def load_model(model_dir: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """The model, its weights in `dtype` on `device`, with the attention that reads shared heads where they lie."""
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise EngineError('engine.device: a GPU is present but this torch cannot use it; set engine.device = "cpu"')
+        raise EngineError(
+            'engine.device: a GPU is present but this torch cannot use it; set engine.device = "cpu"'
+        )
     try:
-        model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="sdpa")
+        model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="sdpa")
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise EngineError(f"engine.model: {model_dir} cannot be loaded as a causal model: {error}") from error
     if model._supports_attention_backend:

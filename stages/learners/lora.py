@@ -3,7 +3,7 @@
     log pi(a_t | h, a_<t) = log_softmax(logits(h, a_<t) / temperature)[a_t]
 
 Adapters are float32 whatever the base is in. Three layouts of the same computation: "packed" (one trie of tokens,
-packing.py), "padded" (a plain batch) and "single" (one sequence at a time, the reference the others are tested against).
+packing.py), "padded" (a plain batch) and "single" (one sequence at a time, which the others are tested against).
 
 Axes: A rows, T nodes of a trie, L places of a padded row, N sampled tokens, V vocabulary.
 """
@@ -112,7 +112,9 @@ class LoraLearner:
         The rows are of one policy. UpdateError when they are of several, or longer than a packed model can see.
         """
         if len({row.policy for row in rows}) > 1:
-            raise UpdateError("learner: rows of several policies in one micro-batch; give one policy's rows at a time")
+            raise UpdateError(
+                "learner: rows of several policies in one micro-batch; give one policy's rows at a time"
+            )
         if not rows:
             return []
         torch.set_num_threads(self._threads)  # another library may have changed it, and a sum's order with it
@@ -128,7 +130,9 @@ class LoraLearner:
         folders = {}
         for name, policy in self._policies.items():
             folders[name] = directory / name
-            tensors = {key: parameter.detach().cpu().numpy() for key, parameter in self.named_parameters(name)}
+            tensors = {
+                key: parameter.detach().cpu().numpy() for key, parameter in self.named_parameters(name)
+            }
             write_adapter(folders[name], adapter_config(policy, self._base_name, self._transposed), tensors)
         return folders
 
@@ -137,11 +141,12 @@ class LoraLearner:
         depth = int(packed.position_T.max()) + 1
         if self._window is not None and depth > self._window:
             raise UpdateError(
-                f"learner: a row of {depth} tokens is past this model's attention window of {self._window}, which a packed "
-                f'batch cannot show; set update.layout = "padded"'
+                f"learner: a row of {depth} tokens is past this model's attention window of {self._window}, which a "
+                f'packed batch cannot show; set update.layout = "padded"'
             )
         place_N = np.concatenate(packed.predicting)
-        needed_K, where_N = np.unique(place_N, return_inverse=True)  # alternatives share the node of their first token
+        # alternatives share the node that predicts their first token: its logits are made once
+        needed_K, where_N = np.unique(place_N, return_inverse=True)
         logits_KV = self._model(
             input_ids=self._tensor(packed.token_T)[None],
             position_ids=self._tensor(packed.position_T)[None],
@@ -166,10 +171,12 @@ class LoraLearner:
             use_cache=False,
         ).logits
         first = longest - kept  # the place that the first kept logits stand at
-        where_N = np.concatenate([
-            index * kept + len(row.context_ids) - 1 - first + np.arange(len(row.token_ids))
-            for index, row in enumerate(rows)
-        ])
+        where_N = np.concatenate(
+            [
+                index * kept + len(row.context_ids) - 1 - first + np.arange(len(row.token_ids))
+                for index, row in enumerate(rows)
+            ]
+        )
         return _split(_spoken(logits_AKV.flatten(0, 1), self._tensor(where_N), rows), rows)
 
     def _tensor(self, array: Any) -> torch.Tensor:
@@ -220,7 +227,9 @@ class LoraLearner:
         try:
             stored = load_file(directory / TENSOR_FILE)
         except (OSError, SafetensorError) as error:
-            raise UpdateError(f"adapter {directory}: not readable: {error}; make the update before it again") from error
+            raise UpdateError(
+                f"adapter {directory}: not readable: {error}; make the update before it again"
+            ) from error
         wanted = dict(self.named_parameters(policy))
         shapes = {name: tuple(parameter.shape) for name, parameter in wanted.items()}
         if shapes != {name: tuple(tensor.shape) for name, tensor in stored.items()}:

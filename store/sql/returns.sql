@@ -13,11 +13,11 @@ credits as (
     inner join rewards on rewards.episode_id = evaluated.episode_id
 ),
 
--- sums are ordered, so that the same rows always give the same last bit
+-- sums are ordered by what is summed, so that equal rewards in another order give the same last bit: a tie stays a tie
 returns as (
     select
         decision_id,
-        sum(reward order by episode_id) / count(reward) as mean_return,
+        sum(reward order by reward) / count(reward) as mean_return,
         count(reward) as replay_count,
         count(*) - count(reward) as unscored_count
     from credits

@@ -2,8 +2,9 @@
 select decision_id, len(token_ids) as tokens, len(behaviour_logprobs) as logprobs, finish_reason
 from decisions
 where
-    len(token_ids) <> len(behaviour_logprobs)
+    len(token_ids) is distinct from len(behaviour_logprobs)
+    or len(token_ids) is distinct from list_count(behaviour_logprobs) -- no NULL among them
     or len(token_ids) = 0
     or list_max(behaviour_logprobs) > 0
     or not isfinite(list_min(behaviour_logprobs))
-    or finish_reason not in ('stop', 'length')
+    or coalesce(finish_reason, '') not in ('stop', 'length')

@@ -1,0 +1,136 @@
+"""Seconds of one iteration, split by stage, beside a plain loop that does the same work.
+
+    python bench/iteration.py [--problems 16] [--preset arithmetic-duo]
+
+The plain loop is what one writes first: padded Hugging Face `generate` with the adapter unmerged, every context prefilled
+for every sample, then one padded forward and backward per alternative with all logits, twice (the old log-probs first).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from configs.load import load_config
+from pipeline.runner import Limits, StepReport, make_part, make_step
+from pipeline.scope import Scope
+from pipeline.steps import ROUND
+from stages.tools import Tools
+from store import catalog
+from store.artifacts import Artifact, open_writer
+from store.layout import Layout
+
+
+def main() -> None:
+    """Run both and print the table."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--problems", type=int, default=16)
+    arguments.add_argument("--preset", default="arithmetic-duo")
+    chosen = arguments.parse_args()
+    config = load_config(chosen.preset, [f"rounds.problems={chosen.problems}"])
+    with tempfile.TemporaryDirectory() as folder:
+        scope = Scope(Path(folder), "bench", 1)
+        catalog.record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
+        tools = Tools()
+        started = time.perf_counter()
+        tools.load_engine(scope.config)
+        print(f"model load            {time.perf_counter() - started:8.1f} s   (not counted)")
+        reports, artifacts = iteration(scope, tools)
+        for report in reports:
+            print(f"{report.name:<22}{report.seconds:8.1f} s   {sum_tokens(report):>8,} tokens")
+        ours = sum(report.seconds for report in reports)
+        print(f"{'iteration':<22}{ours:8.1f} s")
+        tools.close()
+        plain = plain_loop(scope, artifacts)
+    for name, seconds in plain.items():
+        print(f"plain loop, {name:<10}{seconds:8.1f} s")
+    print(f"plain loop / iteration{sum(plain.values()) / ours:8.1f} x")
+
+
+def sum_tokens(report: StepReport) -> int:
+    """Prompt and new tokens that a step spent."""
+    return report.ledger.get("prompt_tokens", 0) + report.ledger.get("new_tokens", 0)
+
+
+def iteration(scope: Scope, tools: Tools) -> tuple[list[StepReport], dict[str, Artifact]]:
+    """One round without Prefect, so that only the stages are timed."""
+    artifacts: dict[str, Artifact] = {}
+    reports = []
+    for step in ROUND:
+        look = scope.look(step, artifacts)
+        with open_writer(scope.layout, step.stage.name, look.key) as writer:
+            artifact, report = make_step(
+                writer, look, lambda parts, w=writer, seen=look: [make_part(w, seen, p, tools, Limits()) for p in parts]
+            )
+        artifacts[step.name] = artifact
+        reports.append(report)
+    return reports, artifacts
+
+
+def plain_loop(scope: Scope, artifacts: dict[str, Artifact]) -> dict[str, float]:
+    """The same contexts, numbers of samples and alternatives, the plain way. Seconds of its two halves."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from stages.engines.hardware import resolved_dtype
+    from stages.engines.make import resolved_model
+
+    engine: Any = scope.config.engine
+    torch.set_num_threads(engine.threads)
+    dtype = getattr(torch, resolved_dtype(engine.dtype, engine.device))
+    base = AutoModelForCausalLM.from_pretrained(resolved_model(engine), dtype=dtype)
+    policy = next(iter(scope.config.policies.values()))
+    model = get_peft_model(
+        base,
+        LoraConfig(r=policy.lora_rank, lora_alpha=policy.lora_alpha, target_modules=list(policy.target_modules)),
+    )
+    contexts = {row["state_id"]: row for row in artifacts["freeze"].rows("contexts")}
+    decisions = [row for name in ("rollout", "sample", "replay") for row in artifacts[name].rows("decisions")]
+    started = time.perf_counter()
+    for role in scope.config.roles:
+        mine = [row for row in decisions if row["role"] == role.name]
+        prompts = [contexts[row["state_id"]]["token_ids"] for row in mine]
+        for first in range(0, len(prompts), 32):
+            ids, mask = padded(prompts[first : first + 32], left=True)
+            model.generate(
+                input_ids=ids, attention_mask=mask, do_sample=True, max_new_tokens=scope.config.max_new_tokens(role),
+                pad_token_id=0,
+            )
+    sampled = time.perf_counter()
+    rows = [(contexts[row["state_id"]]["token_ids"], row["token_ids"]) for row in decisions]
+    for with_gradient in (False, True):
+        for first in range(0, len(rows), 8):
+            batch = rows[first : first + 8]
+            with torch.set_grad_enabled(with_gradient):
+                ids, mask = padded([[*context, *message] for context, message in batch], left=False)
+                logprobs = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
+                taken = logprobs[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
+                loss = torch.stack(
+                    [taken[i, len(c) - 1 : len(c) + len(m) - 1].mean() for i, (c, m) in enumerate(batch)]
+                ).sum()
+                if with_gradient:
+                    loss.backward()
+    return {"sampling": sampled - started, "update": time.perf_counter() - sampled}
+
+
+def padded(rows: list[list[int]], left: bool) -> tuple[Any, Any]:
+    """Token ids and attention mask of a batch, padded on one side."""
+    import torch
+
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for index, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[index, place] = torch.tensor(row)
+        mask[index, place] = 1
+    return ids, mask
+
+
+if __name__ == "__main__":
+    sys.exit(main())

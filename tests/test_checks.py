@@ -1,0 +1,186 @@
+"""Every SQL check can fail: each is fed a round with one thing wrong, and must name itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.errors import CheckError, EvaluatorError
+from configs.schema import EvaluateConfig, GradeConfig, ScriptedProblems, TableEvaluator
+from pipeline.steps import EVALUATION, step_named
+from stages.evaluators.protocol import Grade
+from stages.problem_sources.protocol import Problem
+from stages.tools import Tools
+from stages.tree import draw_tree
+from store.artifacts import Artifact, Product, Row, open_writer, provisional
+from store.layout import Layout
+from store.query import SQL, run_checks
+from tests.conftest import Round, config_of, drive
+
+Damage = Callable[[list[Row]], list[Row]]
+Played = Callable[[str, str], Round]
+
+
+def _drop(rows: list[Row]) -> list[Row]:
+    return rows[1:]
+
+
+def _repeat(rows: list[Row]) -> list[Row]:
+    return [rows[0], *rows]
+
+
+def _change(**columns: Any) -> Damage:
+    """Other values in the first row."""
+    return lambda rows: [{**rows[0], **columns}, *rows[1:]]
+
+
+def _same_id(rows: list[Row]) -> list[Row]:
+    return [{**rows[0], "decision_id": rows[1]["decision_id"]}, *rows[1:]]
+
+
+def _same_group(rows: list[Row]) -> list[Row]:
+    """The first row in the group of the last, which is another state's and another role's."""
+    return [{**rows[0], "group_id": rows[-1]["group_id"]}, *rows[1:]]
+
+
+def _joined_states(rows: list[Row]) -> list[Row]:
+    """Two states of one role in one group."""
+    last = [row for row in rows if row["depth"] == rows[-1]["depth"]]
+    assert last[0]["state_id"] != last[-1]["state_id"]
+    return [{**row, "group_id": last[0]["group_id"]} if row["group_id"] == last[-1]["group_id"] else row for row in rows]
+
+
+def _one_more_replay(rows: list[Row]) -> list[Row]:
+    return _change(replay_count=rows[0]["replay_count"] + 1)(rows)
+
+
+WHOLE = [
+    ("every_decision_is_whole", "decisions", _change(behaviour_logprobs=[-0.5])),
+    ("every_decision_is_whole", "decisions", _change(token_ids=[], behaviour_logprobs=[])),
+    ("every_decision_is_whole", "decisions", _change(behaviour_logprobs=[0.5, 0.0])),
+    ("every_decision_is_whole", "decisions", _change(behaviour_logprobs=[float("nan"), 0.0])),
+    ("every_decision_is_whole", "decisions", _change(behaviour_logprobs=[float("-inf"), 0.0])),
+    ("every_decision_is_whole", "decisions", _change(behaviour_logprobs=[None, 0.0])),
+    ("every_decision_is_whole", "decisions", _change(behaviour_logprobs=None)),
+    ("every_decision_is_whole", "decisions", _change(finish_reason="tired")),
+    ("every_decision_is_whole", "decisions", _change(finish_reason=None)),
+]
+GRADED = [
+    ("every_episode_is_graded_once", "rewards", _drop),
+    ("every_episode_is_graded_once", "rewards", _repeat),
+    ("every_episode_is_graded_once", "rewards", _change(reward=None)),
+    ("every_episode_is_graded_once", "rewards", _change(error="ValueError: no")),
+    ("every_episode_is_graded_once", "rewards", _change(reward=float("nan"))),
+]
+CASES = [
+    *[("rollout", *case) for case in WHOLE],
+    ("rollout", "every_problem_has_its_messages", "decisions", _drop),
+    ("rollout", "every_problem_has_its_messages", "decisions", _repeat),
+    ("freeze", "every_state_is_frozen_once", "contexts", _drop),
+    ("freeze", "every_state_is_frozen_once", "contexts", _repeat),
+    ("freeze", "every_state_is_frozen_once", "contexts", _change(context_id="another")),
+    *[("sample", *case) for case in WHOLE[:1]],
+    ("sample", "every_state_has_its_siblings", "decisions", _drop),
+    ("sample", "every_state_has_its_siblings", "decisions", _repeat),
+    ("sample", "siblings_saw_the_frozen_context", "decisions", _change(context_id="another")),
+    ("sample", "siblings_saw_the_frozen_context", "decisions", _change(state_id="nowhere")),
+    *[("replay", *case) for case in WHOLE[:1]],
+    ("replay", "ids_are_unique", "decisions", _same_id),
+    ("replay", "the_budget_is_spent_exactly", "replays", _drop),
+    ("replay", "the_budget_is_spent_exactly", "replays", _repeat),
+    ("replay", "the_budget_is_spent_exactly", "decisions", _drop),
+    *[("grade", *case) for case in GRADED],
+    ("advantages", "a_group_is_one_state_and_one_team", "advantages", _change(policy_version="another")),
+    ("advantages", "a_group_is_one_state_and_one_team", "advantages", _same_group),
+    ("advantages", "a_group_is_one_state_and_one_team", "advantages", _joined_states),
+    ("advantages", "advantages_are_finite_or_null", "advantages", _change(advantage=float("nan"))),
+    ("advantages", "advantages_are_finite_or_null", "advantages", _change(advantage=float("inf"))),
+    ("advantages", "advantages_are_finite_or_null", "advantages", _change(advantage=None)),
+    ("advantages", "advantages_are_finite_or_null", "advantages", _change(baseline=None)),
+    ("advantages", "every_alternative_has_its_replays", "advantages", _one_more_replay),
+    ("advantages", "every_credited_message_is_there", "advantages", _drop),
+    ("update", "every_alternative_is_accounted_for", "trained", _drop),
+    ("update", "every_alternative_is_accounted_for", "trained", _repeat),
+    *[("answer", *case) for case in WHOLE[:1]],
+    ("answer", "every_problem_is_answered_once", "transcripts", _drop),
+    ("answer", "every_problem_is_answered_once", "transcripts", _repeat),
+    *[("verdict", *case) for case in GRADED],
+]
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Round:
+    """The untrained duo's answers to two held-out problems."""
+    config = config_of("duo", "tree", evaluate=EvaluateConfig(problems=ScriptedProblems(count=2, seed=9)))
+    return drive(tmp_path_factory.mktemp("evaluated"), config, round=0, steps=EVALUATION)
+
+
+def _check(step: str, round: Round, artifact: Artifact) -> None:
+    order = [role.name for role in round.scope.config.roles]
+    spending = draw_tree(round.scope.config.plan, order, round.scope.round).spending()
+    run_checks(step, [*(round.artifacts[name] for name in step_named(step).inputs), artifact], spending)
+
+
+def _with(artifact: Artifact, table: str, damage: Damage, folder: Path) -> Artifact:
+    """The artifact with one table's rows damaged."""
+    tables = {path.stem: artifact.rows(path.stem) for part in artifact.parts() for path in part.glob("*.parquet")}
+    tables[table] = damage(tables[table])
+    with open_writer(Layout(folder), "damaged", "key") as writer:
+        return provisional("damaged", "key", writer.path, [writer.write(0, Product(tables), 0.0)])
+
+
+@pytest.mark.parametrize(("step", "check", "table", "damage"), CASES)
+def test_a_check_finds_what_it_looks_for(
+    played: Played, evaluated: Round, step: str, check: str, table: str, damage: Damage, tmp_path: Path
+) -> None:
+    round = evaluated if step in ("answer", "verdict") else played("trio", "tree")
+    artifact = round.artifacts[step]
+    _check(step, round, artifact)  # it passes before
+    claim = (SQL / "checks" / step / f"{check}.sql").read_text().splitlines()[0].removeprefix("-- ")
+    with pytest.raises(CheckError) as found:
+        _check(step, round, _with(artifact, table, damage, tmp_path))
+    assert str(found.value).startswith(f"check {step}/{check} failed: {claim}; first offence: ")
+
+
+class _Broken:
+    """An evaluator that breaks, each time in another way."""
+
+    def __init__(self) -> None:
+        self._ways = cycle([float("nan"), float("inf"), None, "one", ValueError("half a \ud800 pair")])
+
+    def grade(self, output: str, problem: Problem) -> Grade:
+        way = next(self._ways)
+        if isinstance(way, Exception):
+            raise way
+        return Grade(way, "", None)  # type: ignore[arg-type]
+
+
+def test_whatever_breaks_in_an_evaluator_is_no_reward_and_no_crash(
+    played: Played, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    monkeypatch.setattr(Tools, "evaluator", lambda self, config: _Broken())
+    config = config_of("solo", "tree", grade=GradeConfig(evaluator=TableEvaluator(), max_unscored_share=1.0))
+    rewards = drive(store, config, until="advantages").rows("rewards")
+    assert {row["reward"] for row in rewards} == {None}
+    assert {row["error"] for row in rewards} == {
+        "ValueError: the reward is nan, which is no finite number",
+        "ValueError: the reward is inf, which is no finite number",
+        "TypeError: must be real number, not NoneType",
+        "TypeError: must be real number, not str",
+        "ValueError: half a \\ud800 pair",
+    }
+
+
+def test_grading_stops_where_too_many_answers_cannot_be_graded(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
+    monkeypatch.setattr(Tools, "evaluator", lambda self, config: _Broken())
+    with pytest.raises(EvaluatorError, match="the table evaluator failed on 16 of 16 answers"):
+        drive(store, config_of("solo", "tree"), until="grade")
+
+
+def test_every_check_is_tried_here() -> None:
+    there = {(path.parent.name, path.stem) for path in (SQL / "checks").glob("*/*.sql")}
+    assert {(step, check) for step, check, _, _ in CASES} == there

@@ -1,0 +1,129 @@
+"""Rounds as Prefect sees them, on one server for all tests; each command is a process of its own, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import pytest
+
+from store.catalog import round_steps
+from store.layout import Layout
+from tests.conftest import ROOT, Answer
+
+Command = Callable[..., Answer]
+STEPS = ["problems", "rollout", "freeze", "sample", "replay", "grade", "advantages", "update"]
+
+
+def _ask(server: str, what: str, **conditions: Any) -> list[dict[str, Any]]:
+    body = json.dumps({"sort": "START_TIME_ASC" if what == "flow_runs" else "EXPECTED_START_TIME_ASC", **conditions})
+    request = urllib.request.Request(
+        f"{server}/{what}/filter", body.encode(), {"Content-Type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found: list[dict[str, Any]] = json.load(answer)
+        return found
+
+
+def _flow_runs(server: str, name: str) -> list[dict[str, Any]]:
+    return _ask(server, "flow_runs", flow_runs={"name": {"any_": [name]}})
+
+
+def _states(server: str, flow_run: dict[str, Any]) -> dict[str, str]:
+    """Task run name -> the name of its state."""
+    runs = _ask(server, "task_runs", flow_runs={"id": {"any_": [flow_run["id"]]}})
+    states = {run["name"]: run["state"]["name"] for run in runs}
+    assert len(states) == len(runs)
+    return states
+
+
+@pytest.fixture
+def reporting(c3: Command, prefect_server: str, store: Path) -> Command:
+    """`c3` in this test's store, reporting to the session's server."""
+
+    def run(*arguments: str) -> Answer:
+        answer = c3(*arguments, "--store", str(store), env={"PREFECT_API_URL": prefect_server})
+        assert answer.code == 0, answer.err
+        return answer
+
+    return run
+
+
+def test_a_round_is_seen_with_its_steps_and_their_parts_by_name(
+    reporting: Command, prefect_server: str, store: Path
+) -> None:
+    iteration = ("run", "iteration", "--config", "scripted-duo", "--run", "seen", "--round", "1")
+    reporting(*iteration)
+    [first] = _flow_runs(prefect_server, "seen · round 1")
+    assert first["state"]["name"] == "Completed"
+    assert (first["parameters"]["run"], first["parameters"]["round"], first["parameters"]["store"]) == ("seen", 1, str(store))
+    states = _states(prefect_server, first)
+    assert [name for name in states if " of " not in name and states[name] != "Completed"] == []
+    # 8 problems of a round in parts of 4
+    parts = {f"part-{i:05d} of {step} · round 1" for step in ("rollout", "freeze", "sample", "replay", "grade") for i in (0, 1)}
+    assert {f"{step} · round 1" for step in STEPS} | parts <= set(states)
+
+    reporting(*iteration)  # nothing to do: every step shows as reused, and no part is asked for
+    [again] = [run for run in _flow_runs(prefect_server, "seen · round 1") if run["id"] != first["id"]]
+    assert _states(prefect_server, again) == {f"{step} · round 1": "Cached" for step in STEPS}
+
+    # Prefect still remembers the grades, but they are gone: not a hit
+    entry = round_steps(Layout(store), "seen", 1)["grade"]
+    rmtree(Layout(store).artifact(entry["stage"], entry["key"]))
+    reporting(*iteration)
+    known = {first["id"], again["id"]}
+    [third] = [run for run in _flow_runs(prefect_server, "seen · round 1") if run["id"] not in known]
+    states = _states(prefect_server, third)
+    assert {name: state for name, state in states.items() if state != "Cached"} == {
+        "grade · round 1": "Completed",
+        "part-00000 of grade · round 1": "Completed",
+        "part-00001 of grade · round 1": "Completed",
+    }
+    assert round_steps(Layout(store), "seen", 1)["grade"] == entry
+
+
+def test_a_failed_round_says_why_in_one_line_and_goes_on_where_it_was(
+    c3: Command, prefect_server: str, store: Path, tmp_path: Path
+) -> None:
+    environment = {"PREFECT_API_URL": prefect_server, "C3_STORE": str(store)}
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"question": "a", "answer": "{\\"ant\\": 1}"}\n{"question": \n')
+    options = ("run", "iteration", "--config", "scripted-duo", "--run", "broken", "--round", "1", "--set", "rounds.problems=1")
+    source = f"problems={{source='jsonl', path='{problems}'}}"
+    answer = c3(*options, "--set", source, env=environment)
+    assert answer.code == 2
+    assert answer.err.count("\n") == 1, answer.err
+    assert answer.err.startswith(f"c3: {problems}: line 2: broken JSON")
+    assert list((store / "artifacts").rglob("manifest.json")) == []
+    [failed] = _flow_runs(prefect_server, "broken · round 1")
+    assert failed["state"]["name"] == "Failed"
+
+    problems.write_text('{"question": "a", "answer": "{\\"ant\\": 1}"}\n')
+    assert c3(*options, env=environment).code == 0
+
+
+def test_a_finished_round_needs_neither_server_nor_prefect_nor_torch(reporting: Command, store: Path) -> None:
+    reporting("run", "iteration", "--config", "scripted-duo", "--round", "1")
+    script = (
+        "import sys, cli\n"
+        "sys.argv[1:] = sys.argv[1:]\n"
+        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "print(sorted({'prefect', 'torch', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "run", "iteration", "--round", "1", "--store", str(store)],
+        cwd=ROOT,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "reused" in done.stdout
