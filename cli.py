@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +25,7 @@ run_app = typer.Typer(help="Run a round, a training, an evaluation or a single s
 app.add_typer(run_app, name="run")
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """How `c3 sql` writes its rows."""
 
     table = "table"

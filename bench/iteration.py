@@ -98,7 +98,10 @@ def plain_loop(scope: Scope, artifacts: dict[str, Artifact]) -> dict[str, float]
         for first in range(0, len(prompts), 32):
             ids, mask = padded(prompts[first : first + 32], left=True)
             model.generate(
-                input_ids=ids, attention_mask=mask, do_sample=True, max_new_tokens=scope.config.max_new_tokens(role),
+                input_ids=ids,
+                attention_mask=mask,
+                do_sample=True,
+                max_new_tokens=scope.config.max_new_tokens(role),
                 pad_token_id=0,
             )
     sampled = time.perf_counter()

@@ -120,7 +120,9 @@ def _first_problem(error: ValidationError) -> str:
     first = error.errors()[0]
     tags = {"transformers", "scripted", "arithmetic", "jsonl", "tree", "replay", "episodes", "exact", "number", "math"}
     location = [str(part) for part in first["loc"]]
-    key = ".".join(part for index, part in enumerate(location) if index == 0 or part not in tags or index == len(location) - 1)
+    key = ".".join(
+        part for index, part in enumerate(location) if index == 0 or part not in tags or index == len(location) - 1
+    )
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key; check the spelling (`c3 init` writes every key with its meaning)"
     if first["type"] == "missing":

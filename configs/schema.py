@@ -193,6 +193,8 @@ class UpdateConfig(Section):
     """The policy update."""
 
     learning_rate: float = Field(3e-4, gt=0)
+    anneal_rounds: int = Field(0, ge=0)
+    """The learning rate falls linearly, round by round, to zero after so many rounds; 0: it stays."""
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     max_gradient_norm: float = Field(1.0, gt=0)

@@ -15,7 +15,7 @@ import rich.console
 
 from configs.errors import ConfigError
 from pipeline.terminal import show_rows
-from store.artifacts import writing
+from store.files import writing
 from store.layout import Layout
 from store.tables import fetch, query, write_parquet
 

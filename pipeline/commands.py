@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
@@ -49,6 +48,8 @@ class EvaluationResult:
     truncated: int
     unscored: int
     reused: bool
+    artifact: Artifact
+    """Its evaluations table: an answer per problem."""
 
 
 def settle_config(scope: Scope, source: str | None, overrides: Sequence[str], stage: str | None = None) -> None:
@@ -91,7 +92,9 @@ def _settle_variant(scope: Scope, source: str | None, overrides: Sequence[str], 
     record_variant(scope.layout, scope.run, scope.variant, branch)
 
 
-def run_iteration(scope: Scope, progress: Progress, until: str = "update", again_from: str | None = None) -> RoundResult:
+def run_iteration(
+    scope: Scope, progress: Progress, until: str = "update", again_from: str | None = None
+) -> RoundResult:
     """One round, from whatever of it is there."""
     _known_step(until, "--until")
     steps = ROUND[: names().index(until) + 1]
@@ -124,6 +127,7 @@ def run_evaluation(scope: Scope, progress: Progress) -> EvaluationResult:
         sum(row["truncated"] for row in rows),
         len(rows) - len(scored),
         all(report.reused for report in reports),
+        artifacts["evaluate"],
     )
 
 
@@ -204,4 +208,3 @@ def _summary(artifacts: dict[str, Artifact]) -> tuple[Row | None, Sequence[Row]]
 def seeded_run(run: str, seed: int | None) -> str:
     """The run's name in a sweep over seeds."""
     return run if seed is None else f"{run}-seed{seed}"
-

@@ -55,9 +55,7 @@ def round_cost(config: Config, round: int) -> RoundCost:
     roles = []
     for depth, name in enumerate(order):
         messages = problems * sum(row["messages"] for row in spending if row["role"] == name)
-        roles.append(
-            RoleCost(name, messages, _groups(tree, depth), messages * config.max_new_tokens(by_name[name]))
-        )
+        roles.append(RoleCost(name, messages, _groups(tree, depth), messages * config.max_new_tokens(by_name[name])))
     return RoundCost(
         round,
         problems,

@@ -81,7 +81,9 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
             found += differences(before.get(name), after.get(name), f"{path}.{name}" if path else name)
         return found
     if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-        return [line for i, pair in enumerate(zip(before, after, strict=True)) for line in differences(*pair, f"{path}.{i}")]
+        return [
+            line for i, pair in enumerate(zip(before, after, strict=True)) for line in differences(*pair, f"{path}.{i}")
+        ]
     return [] if before == after else [f"{path}: {_short(before)} -> {_short(after)}"]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from configs.environment import prefect_api_url, prepare_prefect, temporary_server_environment
 from configs.errors import C3Error
-from store.artifacts import write_json, writing
+from store.files import write_json, writing
 from store.layout import Layout
 
 _ANSWER_SECONDS = 2.0
@@ -65,7 +65,11 @@ def _start_temporary(layout: Layout) -> tuple[str, subprocess.Popen[bytes]]:
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     with log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=temporary_server_environment(), preexec_fn=_die_with_parent
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=temporary_server_environment(),
+            preexec_fn=_die_with_parent,
         )
     atexit.register(process.kill)
     _temporary.append((f"http://127.0.0.1:{port}/api", process))

@@ -1,12 +1,12 @@
 """`c3 status`: rounds by steps, and what each is.
 
-    made      there, and what the recorded configuration asks for
-    stale     there, but made by an earlier configuration or from something since made again
-    partial   some parts are there; the next run goes on from them
-    running   a live process is making it
-    failed    the last attempt ended in an error
-    damaged   there, but not as it was written
-    missing   not made yet
+made      there, and what the recorded configuration asks for
+stale     there, but made by an earlier configuration or from something since made again
+partial   some parts are there; the next run goes on from them
+running   a live process is making it
+failed    the last attempt ended in an error
+damaged   there, but not as it was written
+missing   not made yet
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ def _walk(scope: Scope, steps: tuple[Step, ...]) -> Walk:
         return Walk()
 
 
-def _state(
-    scope: Scope, step: Step, walk: Walk, entry: dict[str, str] | None, failures: dict[str, str]
-) -> str:
+def _state(scope: Scope, step: Step, walk: Walk, entry: dict[str, str] | None, failures: dict[str, str]) -> str:
     look = next((look for look in walk.looks if look.step is step), None)
     if look is not None and look.artifact is not None:
         return "made"

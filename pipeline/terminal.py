@@ -25,9 +25,9 @@ from pipeline.costs import RoundCost
 from pipeline.runner import StepReport
 from pipeline.standing import Standing
 from pipeline.verify import Finding
-from store.artifacts import Row
 from store.catalog import Reference
 from store.collect import Garbage
+from store.tables import accuracy_change
 
 _SHOW_AFTER_SECONDS = 2.0
 _STEP_HEADINGS = {
@@ -188,6 +188,13 @@ def show_training(console: Console, rounds: Sequence[RoundResult], evaluations: 
     console.print(table)
     for evaluation in evaluations:
         show_evaluation(console, evaluation)
+    if len(evaluations) > 1:
+        change = accuracy_change(evaluations[0].artifact, evaluations[-1].artifact)
+        low, high = change["change"] - change["half_interval"], change["change"] + change["half_interval"]
+        console.print(
+            f"change: {change['change']:+.3f}, 95% interval {low:+.3f} to {high:+.3f} "
+            f"(paired over {change['problems']} problems)"
+        )
 
 
 def show_evaluation(console: Console, result: EvaluationResult) -> None:
@@ -207,9 +214,11 @@ def show_cost(console: Console, cost: RoundCost) -> None:
         table.add_column(heading, justify="left" if heading == "role" else "right")
     for role in cost.roles:
         table.add_row(role.role, role.groups, _count(role.messages), _count(role.tokens_at_most))
-    console.print(f"[bold]round {cost.round}[/bold]: {cost.problems} problems, "
-                  f"{cost.evaluations} terminal evaluations ({cost.budget_per_problem} a problem), "
-                  f"{_count(cost.messages)} messages, {_count(cost.tokens_at_most)} new tokens at most")
+    console.print(
+        f"[bold]round {cost.round}[/bold]: {cost.problems} problems, "
+        f"{cost.evaluations} terminal evaluations ({cost.budget_per_problem} a problem), "
+        f"{_count(cost.messages)} messages, {_count(cost.tokens_at_most)} new tokens at most"
+    )
     console.print(table)
     if cost.uncredited:
         console.print(f"no credit this round (one draw per state): {', '.join(cost.uncredited)}")

@@ -67,9 +67,7 @@ def _problem(layout: Layout, reference: Reference) -> str | None:
     return _broken_rule(layout, reference, artifact, inputs)
 
 
-def _broken_rule(
-    layout: Layout, reference: Reference, artifact: Artifact, inputs: dict[str, Artifact]
-) -> str | None:
+def _broken_rule(layout: Layout, reference: Reference, artifact: Artifact, inputs: dict[str, Artifact]) -> str | None:
     """The first SQL check, or step of the lineage, that does not hold."""
     scope = Scope(layout.root, reference.run, reference.round, reference.variant)
     try:

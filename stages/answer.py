@@ -24,7 +24,9 @@ def _cut(job: Job) -> list[Part]:
 
 
 def _make(part: Part, job: Job, tools: Tools) -> Product:
-    team = Team(job, tools.engine(job.config, job.weights), Draws(0, 0, job.weights.version, purpose="answer"), greedy=True)
+    team = Team(
+        job, tools.engine(job.config, job.weights), Draws(0, 0, job.weights.version, purpose="answer"), greedy=True
+    )
     starts = [State(job.problems[problem_id], (), ()) for problem_id in part.problem_ids]
     decisions, endings = play(team, starts, [range(1)] * len(job.roles), tools.on_message)
     transcripts = [episode_row((state, last), []) for state, last in endings]

@@ -26,8 +26,7 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
     evaluator = tools.evaluator(config.evaluator)
     episodes = [*job.rows_of("transcripts", part), *job.rows_of("replays", part)]
     rewards = [
-        _reward(evaluator, config.evaluator.kind, episode, job.problems[episode["problem_id"]])
-        for episode in episodes
+        _reward(evaluator, config.evaluator.kind, episode, job.problems[episode["problem_id"]]) for episode in episodes
     ]
     failed = [row for row in rewards if row["error"] is not None]
     if len(failed) > config.max_unscored_share * len(rewards):

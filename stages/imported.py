@@ -62,7 +62,9 @@ class _Reader:
                 entry = self._entry(number, line)
                 draw = episodes[entry["problem_id"]]
                 episodes[entry["problem_id"]] += 1
-                rows, transcript = self._episode(number, self._job.problems[entry["problem_id"]], entry["messages"], draw)
+                rows, transcript = self._episode(
+                    number, self._job.problems[entry["problem_id"]], entry["messages"], draw
+                )
                 decisions += rows
                 transcripts.append(transcript)
         wanted = self._job.tree.transcripts
@@ -86,7 +88,7 @@ class _Reader:
         if entry.get("problem_id") not in self._job.problems:
             raise ConfigError(
                 f"{self._path}, line {number}: problem_id {entry.get('problem_id')!r} is not in the run's problem set; "
-                f"`c3 sql \"select problem_id from problems\"` lists it"
+                f'`c3 sql "select problem_id from problems"` lists it'
             )
         return entry
 

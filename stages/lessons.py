@@ -79,7 +79,14 @@ def _lesson(job: Job, credit: Row, decision: Row, context: Row | None) -> Lesson
     )
     if skipped is None and context is None:
         raise UpdateError(f"update: decision {decision['decision_id']} has an advantage but no frozen context")
-    return Lesson(row, decision["role"], decision["problem_id"], advantage, None if decision["behaviour_logprobs"] is None else tuple(decision["behaviour_logprobs"]), skipped)
+    return Lesson(
+        row,
+        decision["role"],
+        decision["problem_id"],
+        advantage,
+        None if decision["behaviour_logprobs"] is None else tuple(decision["behaviour_logprobs"]),
+        skipped,
+    )
 
 
 def deal(job: Job, lessons: Sequence[Lesson]) -> list[StepPlan]:
@@ -92,9 +99,7 @@ def deal(job: Job, lessons: Sequence[Lesson]) -> list[StepPlan]:
     problems = list(dict.fromkeys(lesson.problem_id for lesson in trained))
     steps: list[StepPlan] = []
     for epoch in range(1, config.epochs + 1):
-        order = sorted(
-            problems, key=lambda problem: seed_from("minibatch", job.config.seed, job.round, epoch, problem)
-        )
+        order = sorted(problems, key=lambda problem: seed_from("minibatch", job.config.seed, job.round, epoch, problem))
         hands = [set(order[index :: config.minibatches]) for index in range(config.minibatches)]
         for hand in hands:
             dealt = tuple(lesson for lesson in trained if lesson.problem_id in hand)

@@ -20,7 +20,9 @@ def _source(job: Job, heldout: bool) -> ProblemsConfig:
     if not heldout:
         return job.config.problems
     if job.config.evaluate.problems is None:
-        raise ConfigError("evaluate.problems: not configured, so there is nothing to evaluate on; add [evaluate.problems]")
+        raise ConfigError(
+            "evaluate.problems: not configured, so there is nothing to evaluate on; add [evaluate.problems]"
+        )
     return job.config.evaluate.problems
 
 

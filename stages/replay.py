@@ -59,9 +59,7 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
     )
 
 
-def _grow(
-    job: Job, tools: Tools, waiting: list[list[Growing]], replays: list[Row]
-) -> tuple[list[Row], list[Row]]:
+def _grow(job: Job, tools: Tools, waiting: list[list[Growing]], replays: list[Row]) -> tuple[list[Row], list[Row]]:
     """Let each role speak once at all the states that wait for it; the last role's messages end in `replays`."""
     decisions: list[Row] = []
     contexts: list[Row] = []

@@ -147,7 +147,9 @@ def cut_by_problem_of(table: str) -> Callable[[Job], list[Part]]:
     """Cut by the problems that a table holds, in the table's order."""
 
     def cut(job: Job) -> list[Part]:
-        return cut_problems(list(dict.fromkeys(row["problem_id"] for row in job.rows(table))), job.config.parts.problems)
+        return cut_problems(
+            list(dict.fromkeys(row["problem_id"] for row in job.rows(table))), job.config.parts.problems
+        )
 
     return cut
 
@@ -159,6 +161,4 @@ def one_part(job: Job) -> list[Part]:
 
 def prompts_slice(job: Job) -> list[dict[str, Any]]:
     """What the roles are and see: part of the key of every stage that renders or answers prompts."""
-    return [
-        {**role.model_dump(mode="json"), "max_new_tokens": job.config.max_new_tokens(role)} for role in job.roles
-    ]
+    return [{**role.model_dump(mode="json"), "max_new_tokens": job.config.max_new_tokens(role)} for role in job.roles]

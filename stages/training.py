@@ -25,7 +25,7 @@ from store.artifacts import Row
 class Trainer:
     """Holds the learner, one AdamW per policy, and the log-probs that ratios are measured against."""
 
-    def __init__(self, config: Config, learner: Learner, optimizer_state: Path | None) -> None:
+    def __init__(self, config: Config, round: int, learner: Learner, optimizer_state: Path | None) -> None:
         self.learner = learner
         self.old_logprobs: dict[str, list[float]] = {}
         """decision_id -> the trainer's own log-probs per token before the first step."""
@@ -35,7 +35,7 @@ class Trainer:
         self._optimizers = {
             name: torch.optim.AdamW(
                 parameters[name],
-                lr=policy.learning_rate or config.update.learning_rate,
+                lr=(policy.learning_rate or config.update.learning_rate) * _annealed(config.update.anneal_rounds, round),
                 betas=config.update.betas,
                 weight_decay=config.update.weight_decay,
             )
@@ -124,7 +124,7 @@ class Trainer:
             if not isfinite(norm):
                 raise UpdateError(
                     f"update: the gradient of policy '{name}' is not finite ({norm}); no policy version was written. "
-                    f"Lower update.learning_rate, or set engine.dtype = \"float32\""
+                    f'Lower update.learning_rate, or set engine.dtype = "float32"'
                 )
             norms[name] = norm
             optimizer.step()
@@ -159,6 +159,11 @@ class Trainer:
                 }
                 if state:
                     optimizer.state[parameter] = state
+
+
+def _annealed(rounds: int, round: int) -> float:
+    """The share of the learning rate that is left in a round."""
+    return max(0.0, 1.0 - (round - 1) / rounds) if rounds else 1.0
 
 
 def _empty_figures(plan: StepPlan, role: str, policy: str) -> Row:

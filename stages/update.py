@@ -49,7 +49,7 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
     learner = tools.learner(job.config)
     learner.load(_start(part, job), seed_from("adapter", job.config.seed))
     learner.prepare([lesson.row for lesson in lessons if lesson.skipped is None])
-    trainer = Trainer(job.config, learner, _optimizer_state(part, job))
+    trainer = Trainer(job.config, job.round, learner, _optimizer_state(part, job))
     if part.index == 0:
         later = {lesson.row.decision_id for step in steps[1:] for lesson in step.lessons}
         trainer.measure([lesson for lesson in lessons if lesson.row.decision_id in later])

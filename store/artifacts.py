@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from configs.errors import StoreError
 from store.content import TableDigest
+from store.files import sync, sync_tree, write_json, writing
 from store.identity import digest, file_digest
 from store.layout import Layout, part_name
 from store.locks import holding
@@ -170,10 +171,10 @@ class ArtifactWriter:
                     "seconds": round(seconds, 3),
                 }
                 write_json(temporary / PART_RECORD, record)
-                _sync_tree(temporary)
+                sync_tree(temporary)
                 shutil.rmtree(self.path / name, ignore_errors=True)
                 temporary.rename(self.path / name)
-                _sync(self.path)
+                sync(self.path)
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
@@ -228,40 +229,9 @@ def open_writer(layout: Layout, stage: str, key: str) -> Iterator[ArtifactWriter
         yield ArtifactWriter(layout, stage, key)
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn the disk's refusals into StoreErrors that say what to do."""
-    try:
-        yield
-    except PermissionError as error:
-        raise StoreError(f"{error.filename or path}: no permission to write; choose another store with --store") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StoreError(
-            f"{error.filename or path}: {reason}; nothing that was finished is lost. Make room or choose another store "
-            f"with --store, then run the same command again"
-        ) from error
-
-
 def write_table(path: Path, table: pa.Table) -> None:
     """One Parquet file. The same rows give the same bytes with one version of pyarrow."""
     pq.write_table(table, path, compression="zstd", store_schema=False)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """A JSON file, in place whole or not at all."""
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
 
 
 def read_part(folder: Path, table: str) -> list[Row]:
@@ -303,17 +273,3 @@ def _file_records(folder: Path) -> dict[str, Any]:
                 entry["rows"] = pq.read_metadata(path).num_rows
             records[path.relative_to(folder).as_posix()] = entry
     return records
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Force a file's or folder's bytes to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import StoreError
-from store.artifacts import write_json, writing
+from store.files import write_json, writing
 from store.layout import MAIN, Layout
 
 RUN_RECORD = "run.json"
@@ -120,7 +120,11 @@ def rounds(layout: Layout, run: str, variant: str = MAIN) -> list[int]:
 
 def variants(layout: Layout, run: str) -> list[str]:
     """Variants of a run, the main line first."""
-    found = {path.parent.name for pattern in ("round-*.json", "variant.json") for path in layout.run(run).glob(f"*/{pattern}")}
+    found = {
+        path.parent.name
+        for pattern in ("round-*.json", "variant.json")
+        for path in layout.run(run).glob(f"*/{pattern}")
+    }
     return sorted(found, key=lambda name: (name != MAIN, name))
 
 
@@ -140,6 +144,8 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: damaged ({error}); put back a copy, or delete it: the artifacts it named are kept "
-                         f"and found again by the same configuration") from error
+        raise StoreError(
+            f"{path}: damaged ({error}); put back a copy, or delete it: the artifacts it named are kept "
+            f"and found again by the same configuration"
+        ) from error
     return record

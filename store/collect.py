@@ -9,7 +9,8 @@ from pathlib import Path
 
 from configs.errors import StoreError
 from store import catalog
-from store.artifacts import MANIFEST, described, writing
+from store.artifacts import MANIFEST, described
+from store.files import writing
 from store.layout import Layout
 from store.locks import holding
 

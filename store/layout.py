@@ -1,12 +1,12 @@
 """Where everything lies. The only file that joins paths below the store's root.
 
-    <root>/artifacts/<stage>/<key>/part-00000/<table>.parquet    a part: its tables, files and part.json
-    <root>/artifacts/<stage>/<key>/manifest.json                 written last; without it the artifact is not there
-    <root>/runs/<run>/run.json                                   the configuration, from which round on
-    <root>/runs/<run>/<variant>/round-00003.json                 step -> key of that round
-    <root>/runs/<run>/<variant>/variant.json                     where a variant branches, and its overrides
-    <root>/locks/                                                one writer per artifact and per run
-    <root>/prefect/                                              Prefect's results: small JSON references
+<root>/artifacts/<stage>/<key>/part-00000/<table>.parquet    a part: its tables, files and part.json
+<root>/artifacts/<stage>/<key>/manifest.json                 written last; without it the artifact is not there
+<root>/runs/<run>/run.json                                   the configuration, from which round on
+<root>/runs/<run>/<variant>/round-00003.json                 step -> key of that round
+<root>/runs/<run>/<variant>/variant.json                     where a variant branches, and its overrides
+<root>/locks/                                                one writer per artifact and per run
+<root>/prefect/                                              Prefect's results: small JSON references
 """
 
 from __future__ import annotations
@@ -78,5 +78,7 @@ def part_name(index: int) -> str:
 def checked_name(name: str, option: str) -> str:
     """A run's or variant's name, refused when it could leave its folder or confuse a shell."""
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"{option} {name!r}: use lower-case letters, digits, '.', '_' and '-', starting with a letter")
+        raise ConfigError(
+            f"{option} {name!r}: use lower-case letters, digits, '.', '_' and '-', starting with a letter"
+        )
     return name

@@ -26,8 +26,10 @@ def holding(layout: Layout, name: str, what: str) -> Iterator[None]:
         lock = FileLock(path)
         lock.acquire(timeout=0)
     except Timeout:
-        raise StoreError(f"{what} is being made by {_holder(path)}; wait for it and run the same command again, "
-                         f"its result will be reused") from None
+        raise StoreError(
+            f"{what} is being made by {_holder(path)}; wait for it and run the same command again, "
+            f"its result will be reused"
+        ) from None
     except OSError as error:
         raise StoreError(f"{error.filename or path}: {error.strerror}; choose another store with --store") from error
     try:

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from configs.errors import ConfigError
 from store import catalog
-from store.artifacts import Artifact, Row, described, writing
+from store.artifacts import Artifact, Row, described
+from store.files import writing
 from store.layout import Layout
 from store.query import MEMORY, SQL, open_tables
 from store.schemas import TABLES
@@ -50,9 +51,7 @@ def open_catalog(layout: Layout) -> duckdb.DuckDBPyConnection:
         if paths:
             relation = connection.read_parquet(list(paths), filename=True, hive_partitioning=False)
         else:
-            relation = connection.from_arrow(
-                TABLES[table].append(pa.field("filename", pa.string())).empty_table()
-            )
+            relation = connection.from_arrow(TABLES[table].append(pa.field("filename", pa.string())).empty_table())
         relation.create_view(f"{table}_files")
     connection.execute((SQL / "views.sql").read_text())
     _close_doors(connection, layout.artifacts)
@@ -102,6 +101,18 @@ def round_summary(artifacts: list[Artifact]) -> tuple[Row, list[Row]]:
     finally:
         connection.close()
     return figures, signal
+
+
+def accuracy_change(before: Artifact, after: Artifact) -> Row:
+    """How greedy accuracy changed, paired by problem, with half the width of its 95% interval."""
+    connection = duckdb.connect(":memory:")
+    try:
+        for name, artifact in (("before", before), ("after", after)):
+            connection.read_parquet([str(path) for path in artifact.files("evaluations")]).create_view(name)
+        found: list[Row] = connection.sql((SQL / "accuracy_change.sql").read_text()).to_arrow_table().to_pylist()
+    finally:
+        connection.close()
+    return found[0]
 
 
 def write_parquet(relation: duckdb.DuckDBPyRelation, path: Path) -> None:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from configs.errors import ConfigError
-from store.artifacts import write_json, writing
 from store.catalog import read_record, round_steps
+from store.files import write_json, writing
 from store.layout import MAIN, Layout
 
 
@@ -67,4 +67,3 @@ def overrides_of(layout: Layout, run: str, name: str, round: int) -> Sequence[st
 def steps_of(layout: Layout, run: str, name: str, round: int) -> dict[str, dict[str, Any]]:
     """The steps recorded for a round, on whichever line they lie."""
     return round_steps(layout, run, round, line_of(layout, run, name, round))
-

@@ -1,6 +1,6 @@
 """The import rules of docs and design, read from the source.
 
-    cli -> pipeline -> stages -> store -> configs       downward only
+cli -> pipeline -> stages -> store -> configs       downward only
 """
 
 from __future__ import annotations
@@ -160,7 +160,10 @@ def test_members_of_a_family_do_not_know_each_other(chooser: str) -> None:
 
 def test_what_is_shared_of_a_family_is_all_that_stages_and_the_pipeline_use_of_it() -> None:
     # losses are called by the trainer, lessons are its data: pure functions without a choice to hide
-    allowed = {("stages.training", "stages.losses.clipped_policy_gradient"), ("stages.training", "stages.losses.reductions")}
+    allowed = {
+        ("stages.training", "stages.losses.clipped_policy_gradient"),
+        ("stages.training", "stages.losses.reductions"),
+    }
     inside = [
         (module, found)
         for module, found in _arrows()
@@ -172,11 +175,7 @@ def test_what_is_shared_of_a_family_is_all_that_stages_and_the_pipeline_use_of_i
 @pytest.mark.parametrize("library", LIBRARY_HOMES)
 def test_a_library_is_imported_only_where_it_lives(library: str) -> None:
     homes = LIBRARY_HOMES[library]
-    astray = [
-        module
-        for module, found in _arrows()
-        if found.split(".")[0] == library and not module.startswith(homes)
-    ]
+    astray = [module for module, found in _arrows() if found.split(".")[0] == library and not module.startswith(homes)]
     assert astray == []
 
 
@@ -220,16 +219,16 @@ def test_the_command_line_alone_loads_neither_duckdb_nor_pydantic() -> None:
 def test_every_package_is_in_the_wheel() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = {
-        ".".join(path.parent.relative_to(ROOT).parts)
-        for layer in LAYERS[:-1]
-        for path in (ROOT / layer).rglob("*.py")
+        ".".join(path.parent.relative_to(ROOT).parts) for layer in LAYERS[:-1] for path in (ROOT / layer).rglob("*.py")
     }
     assert folders <= set(declared["packages"])
     assert declared["py-modules"] == ["cli"]
 
 
 def test_every_data_file_is_in_the_wheel() -> None:
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"][
+        "package-data"
+    ]
     packed = {
         path
         for package, patterns in declared.items()
@@ -248,4 +247,3 @@ def test_every_data_file_is_in_the_wheel() -> None:
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_parses(name: str) -> None:
     assert load_config(name).plan.budget >= 1
-

@@ -95,9 +95,12 @@ def test_a_configuration_that_cannot_be_meant(command: Command, overrides: list[
         (["plan", *DUO, "--variant", "a/b"], ["--variant 'a/b': use lower-case letters"]),
         (["run", "training", *DUO, "--rounds", "1", "--seeds", "0,x"], ["--seeds 0,x: wants whole numbers"]),
         (["run", "training", *DUO, "--rounds", "1", "--seeds", ""], ["--seeds : wants whole numbers"]),
-        (["run", "training", *DUO, "--rounds", "1", "--seeds", "-1"], ["seed: ", "greater than or equal to 0 (got -1)"]),
+        (
+            ["run", "training", *DUO, "--rounds", "1", "--seeds", "-1"],
+            ["seed: ", "greater than or equal to 0 (got -1)"],
+        ),
         (["run", "stage", "nothing", *DUO, "--round", "1"], ["no such stage; there is problems, rollout, freeze"]),
-        (["sql", "selec 1"], ["syntax error at or near \"selec\""]),
+        (["sql", "selec 1"], ['syntax error at or near "selec"']),
         (["sql", "select nothing from advantages"], ['Referenced column "nothing" not found']),
         (["sql", "select * from nowhere"], ["nowhere"]),
         (["sql", ""], ["one SELECT at a time"]),
@@ -123,7 +126,9 @@ def test_a_file_that_is_there_is_not_written_over(command: Command) -> None:
 
 def test_a_round_whose_predecessor_has_not_run(command: Command) -> None:
     answer = command("run", "iteration", *DUO, "--round", "3")
-    _refused(answer, 3, "round 2 is asked for, but that round has not run", "`c3 run iteration --run default --round 2`")
+    _refused(
+        answer, 3, "round 2 is asked for, but that round has not run", "`c3 run iteration --run default --round 2`"
+    )
     assert not Path("store/artifacts").exists()
 
 
@@ -134,7 +139,11 @@ def test_a_stage_whose_inputs_have_not_run(command: Command) -> None:
 
 @pytest.mark.parametrize(
     ("held", "said"),
-    [([], "holds no config.json"), (["config.json", "tokenizer_config.json"], "holds no weights"), (None, "is not a directory")],
+    [
+        ([], "holds no config.json"),
+        (["config.json", "tokenizer_config.json"], "holds no weights"),
+        (None, "is not a directory"),
+    ],
 )
 def test_a_model_directory_that_is_not_one(command: Command, held: list[str] | None, said: str) -> None:
     if held is not None:
@@ -179,7 +188,10 @@ def test_a_damaged_record_is_named(command: Command, tmp_path: Path) -> None:
     ("lines", "said"),
     [
         (['{"question": "q", "answer": "{}"}', '{"question": '], "problems.jsonl: line 2: broken JSON"),
-        (['{"question": "q"}'], "problems.jsonl: line 1: no field 'answer'; there is question: set problems.answer_field"),
+        (
+            ['{"question": "q"}'],
+            "problems.jsonl: line 1: no field 'answer'; there is question: set problems.answer_field",
+        ),
         (
             [json.dumps({"id": "one", "question": question, "answer": "{}"}) for question in "ab"],
             "problems.jsonl: line 2: field 'id': the id 'one' is also that of line 1",

@@ -51,7 +51,9 @@ def _joined_states(rows: list[Row]) -> list[Row]:
     """Two states of one role in one group."""
     last = [row for row in rows if row["depth"] == rows[-1]["depth"]]
     assert last[0]["state_id"] != last[-1]["state_id"]
-    return [{**row, "group_id": last[0]["group_id"]} if row["group_id"] == last[-1]["group_id"] else row for row in rows]
+    return [
+        {**row, "group_id": last[0]["group_id"]} if row["group_id"] == last[-1]["group_id"] else row for row in rows
+    ]
 
 
 def _one_more_replay(rows: list[Row]) -> list[Row]:

@@ -44,7 +44,9 @@ def _credit(tmp_path: Path, groups: Mapping[str, Rewards], backwards: bool = Fal
     with open_writer(Layout(tmp_path), "hand", "made") as writer:
         record = writer.write(0, Product({name: rows[::turn] for name, rows in tables.items()}), 0.0)
         artifact = provisional("hand", "made", writer.path, [record])
-    write_advantages([artifact], "c3", "context" if "context_id" in columns else "state", tmp_path / "advantages.parquet")
+    write_advantages(
+        [artifact], "c3", "context" if "context_id" in columns else "state", tmp_path / "advantages.parquet"
+    )
     return pq.read_table(tmp_path / "advantages.parquet").to_pylist()
 
 
@@ -86,7 +88,10 @@ def test_an_alternative_without_a_score_is_in_nobodys_baseline(tmp_path: Path) -
 
 def test_one_scored_alternative_among_unscored_ones_has_no_advantage(tmp_path: Path) -> None:
     rows = _credit(tmp_path, {"h": [[None], [1.0]]})
-    assert [(row["mean_return"], row["baseline"], row["advantage"]) for row in rows] == [(None, None, None), (1.0, None, None)]
+    assert [(row["mean_return"], row["baseline"], row["advantage"]) for row in rows] == [
+        (None, None, None),
+        (1.0, None, None),
+    ]
 
 
 def test_a_tie_is_exactly_zero(tmp_path: Path) -> None:

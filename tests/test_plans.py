@@ -15,9 +15,7 @@ from stages.tree import DrawTree, draw_tree
 from store.identity import DrawPath
 
 FANOUTS = st.lists(st.integers(1, 4), min_size=1, max_size=5)
-ROLE_REPLAYS = st.one_of(
-    st.none(), st.builds(RoleReplays, alternatives=st.integers(2, 4), replays=st.integers(1, 3))
-)
+ROLE_REPLAYS = st.one_of(st.none(), st.builds(RoleReplays, alternatives=st.integers(2, 4), replays=st.integers(1, 3)))
 
 
 def _names(depth: int) -> list[str]:
@@ -226,7 +224,10 @@ def test_in_as_many_rounds_as_roles_each_of_ten_roles_branches_equally_often() -
             "plan.budget: 7 evaluations per problem stated, but transcripts x (1 + sum(n c - 1)) spends 8",
         ),
         (ReplayPlan(roles={"stranger": RoleReplays(alternatives=2)}, budget=2), "no role named 'stranger'"),
-        (ReplayPlan(roles={"role_2": RoleReplays(alternatives=2, replays=2)}, budget=4), "nothing follows the last role"),
+        (
+            ReplayPlan(roles={"role_2": RoleReplays(alternatives=2, replays=2)}, budget=4),
+            "nothing follows the last role",
+        ),
         (ReplayPlan(roles={"role_1": RoleReplays(alternatives=1, replays=2)}, budget=2), "credit nothing"),
     ],
 )

@@ -232,7 +232,8 @@ def test_a_team_learns_what_its_problems_reward(store: Path) -> None:
     learned = policy_of(rounds[-1].artifacts["update"], last.base, last.adapters)
     problems = list(_problems(rounds[0]).values())
     before, after = (
-        sum(truth.v(problem, {}) for problem in problems) / len(problems) for truth in (Truth(config), Truth(config, learned))
+        sum(truth.v(problem, {}) for problem in problems) / len(problems)
+        for truth in (Truth(config), Truth(config, learned))
     )
     best = sum(max(json.loads(problem.answer).values()) for problem in problems) / len(problems)
     assert after - before > 0.5 * (best - before)

@@ -22,7 +22,7 @@ from configs.schema import AdvantagesConfig, EvaluateConfig, ScriptedProblems
 from pipeline.steps import EVALUATION
 from store.layout import Layout
 from store.tables import fetch, query, write_parquet
-from tests.conftest import PLAYED, Round, config_of, drive
+from tests.conftest import Round, config_of, drive
 
 Played = Callable[[str, str], Round]
 
@@ -49,14 +49,25 @@ def two_runs(played: Played, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
-@pytest.mark.parametrize(("world", "plan"), PLAYED)
+@pytest.mark.parametrize(("world", "plan"), [("duo", "tree"), ("trio", "replay"), ("four_turns", "episodes")])
 def test_every_table_has_its_rows_once(played: Played, world: str, plan: str) -> None:
     round = played(world, plan)
-    for table in ("problems", "transcripts", "decisions", "contexts", "replays", "rewards", "advantages", "steps", "trained"):
-        [found] = _rows(round.scope.store, f"select count(*) as rows from {table}")
-        assert found["rows"] == len(round.rows(table)), table
-    [found] = _rows(round.scope.store, "select count(*) as rows, count(distinct episode_id) as ids from episodes")
-    assert found == {"rows": len(round.rows("rewards")), "ids": len(round.rows("rewards"))}
+    tables = [
+        "problems",
+        "transcripts",
+        "decisions",
+        "contexts",
+        "replays",
+        "rewards",
+        "advantages",
+        "steps",
+        "trained",
+    ]
+    counts = ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in tables)
+    [found] = _rows(
+        round.scope.store, f"SELECT {counts}, (SELECT count(DISTINCT episode_id) FROM episodes) AS episodes"
+    )
+    assert found == {**{table: len(round.rows(table)) for table in tables}, "episodes": len(round.rows("rewards"))}
 
 
 def test_advantages_by_role_and_round(two_runs: Path) -> None:
@@ -128,7 +139,8 @@ def test_the_share_of_groups_that_tie(played: Played) -> None:
     for row in round.rows("advantages"):
         returns[row["role"], row["group_id"]].add(row["mean_return"])
     expected = {
-        role: fmean(len(values) == 1 for (of, _), values in returns.items() if of == role) for role in ("reasoner", "actor")
+        role: fmean(len(values) == 1 for (of, _), values in returns.items() if of == role)
+        for role in ("reasoner", "actor")
     }
     assert {row["role"]: row["share"] for row in found} == pytest.approx(expected, abs=1e-15)
 
@@ -142,9 +154,7 @@ def test_an_alternative_is_a_message_with_siblings(played: Played) -> None:
 
 
 def test_shared_artifacts_are_labelled_with_every_run_that_refers_to_them(two_runs: Path) -> None:
-    found = _rows(
-        two_runs, "SELECT run, count(*) AS n FROM decisions WHERE round = 1 GROUP BY run ORDER BY run"
-    )
+    found = _rows(two_runs, "SELECT run, count(*) AS n FROM decisions WHERE round = 1 GROUP BY run ORDER BY run")
     assert found == [{"run": "other", "n": 40}, {"run": "test", "n": 40}]
 
 
@@ -184,7 +194,9 @@ def test_an_empty_store_has_every_table(tmp_path: Path) -> None:
         "WITH gone AS (SELECT 1) DELETE FROM labels",
     ],
 )
-def test_a_query_reads_the_store_and_does_nothing_else(played: Played, text: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_query_reads_the_store_and_does_nothing_else(
+    played: Played, text: str, tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
     store = played("duo", "tree").scope.store
     before = sorted(store.rglob("*"))
@@ -199,9 +211,7 @@ def sql(played: Played, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """`c3 sql ARGUMENTS` over the duo's round; what it prints."""
 
     def run(*arguments: str) -> str:
-        monkeypatch.setattr(
-            sys, "argv", ["c3", "sql", *arguments, "--store", str(played("duo", "tree").scope.store)]
-        )
+        monkeypatch.setattr(sys, "argv", ["c3", "sql", *arguments, "--store", str(played("duo", "tree").scope.store)])
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert not end.value.code
@@ -241,7 +251,16 @@ def test_csv_comes_back_as_it_was(sql: Callable[..., str]) -> None:
 
 
 def test_parquet_comes_back_with_its_types(sql: Callable[..., str], tmp_path: Path) -> None:
-    assert sql("SELECT * FROM advantages ORDER BY decision_id", "--format", "parquet", "--output", str(tmp_path / "a.parquet")) == ""
+    assert (
+        sql(
+            "SELECT * FROM advantages ORDER BY decision_id",
+            "--format",
+            "parquet",
+            "--output",
+            str(tmp_path / "a.parquet"),
+        )
+        == ""
+    )
     rows = pq.read_table(tmp_path / "a.parquet")
     assert rows.num_rows == 40
     assert str(rows.schema.field("advantage").type) == "double"

@@ -50,7 +50,10 @@ ROWS = st.lists(
             "list": st.none() | st.lists(st.none() | st.integers(0, 3), max_size=3),
             "said": st.none()
             | st.lists(
-                st.none() | st.fixed_dictionaries({"role": st.none() | st.just("r"), "text": st.none() | st.text("ab", max_size=2)}),
+                st.none()
+                | st.fixed_dictionaries(
+                    {"role": st.none() | st.just("r"), "text": st.none() | st.text("ab", max_size=2)}
+                ),
                 max_size=2,
             ),
         }
@@ -162,8 +165,12 @@ def test_what_a_killed_writer_left_is_cleared_away(store: Path) -> None:
 def test_a_part_is_on_disk_before_it_is_in_place(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     rename = Path.rename
-    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))))
-    monkeypatch.setattr(Path, "rename", lambda self, target: (seen.append(f"-> {target.name}"), rename(self, target))[1])
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: seen.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+    )
+    monkeypatch.setattr(
+        Path, "rename", lambda self, target: (seen.append(f"-> {target.name}"), rename(self, target))[1]
+    )
     with open_writer(Layout(store), "stage", "key") as writer:
         writer.write(0, Product({"problems": []}), 0.0)
     before, after = seen[: seen.index("-> part-00000")], seen[seen.index("-> part-00000") + 1 :]

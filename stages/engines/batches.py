@@ -47,9 +47,7 @@ def common_prefix(prompts: Sequence[Prompt]) -> int:
     return next((place for place in range(longest) if first[place] != last[place]), longest)
 
 
-def cut(
-    requests: Sequence[Request], indices: Sequence[int], max_new_tokens: int, max_tokens: int
-) -> list[Batch]:
+def cut(requests: Sequence[Request], indices: Sequence[int], max_new_tokens: int, max_tokens: int) -> list[Batch]:
     """Batches of at most `max_tokens` tokens, counting every row as long as the longest plus its new tokens.
 
     Prompts go from short to long (ties by order of asking). A row longer than `max_tokens` is a batch of its own.

@@ -1,7 +1,7 @@
 """Chats to token ids and back, with a model's own tokenizer and chat template. Loads neither weights nor torch.
 
-    render:  template(chat with escaped contents, add_generation_prompt) -> text -> token ids, no special token added
-    escape:  "<|im_end|>" inside a content becomes "< |im_end|>", so no message can end its turn or forge another
+render:  template(chat with escaped contents, add_generation_prompt) -> text -> token ids, no special token added
+escape:  "<|im_end|>" inside a content becomes "< |im_end|>", so no message can end its turn or forge another
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class ChatCodec:
         """The chat with the generation prompt. EngineError when the template refuses it (a system turn, say)."""
         messages = [{"role": message.role, "content": self.escape(message.content)} for message in chat]
         try:
-            text = self._template.render(
-                messages=messages, add_generation_prompt=True, **_tokens(self._settings)
-            )
+            text = self._template.render(messages=messages, add_generation_prompt=True, **_tokens(self._settings))
         except TemplateError as error:
             turns = ", ".join(message.role for message in chat)
             raise EngineError(
@@ -106,9 +104,7 @@ def _template_text(model_dir: Path, settings: dict[str, Any]) -> str:
     if isinstance(template, list):  # several by name
         template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
     if not template:
-        raise EngineError(
-            f"{model_dir}: no chat template; use an instruction-tuned model, or add chat_template.jinja"
-        )
+        raise EngineError(f"{model_dir}: no chat template; use an instruction-tuned model, or add chat_template.jinja")
     return str(template)
 
 
@@ -121,9 +117,7 @@ def _template_environment() -> ImmutableSandboxedEnvironment:
     def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = refuse
     # a template that writes today's date would make other prompts tomorrow: its clock stands still
@@ -149,9 +143,7 @@ def _special_pattern(tokenizer: Tokenizer, settings: dict[str, Any]) -> re.Patte
     """Matches every special token, the longest first. Other added tokens (runs of spaces, say) are ordinary text."""
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     words = {word for word in (added | set(_tokens(settings).values())) if word.strip()}
-    return re.compile(
-        "|".join(re.escape(word) for word in sorted(words, key=lambda w: (-len(w), w))) or r"(?!)"
-    )
+    return re.compile("|".join(re.escape(word) for word in sorted(words, key=lambda w: (-len(w), w))) or r"(?!)")
 
 
 def _tokens(settings: dict[str, Any]) -> dict[str, str]:
@@ -169,7 +161,5 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise EngineError(
-            f"{path}: not readable as JSON: {error}; give a complete model directory"
-        ) from error
+        raise EngineError(f"{path}: not readable as JSON: {error}; give a complete model directory") from error
     return dict(loaded)

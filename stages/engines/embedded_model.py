@@ -64,9 +64,7 @@ def _gguf_file() -> Path:
     try:
         files = distribution(PACKAGE).files or []
     except PackageNotFoundError as error:
-        raise EngineError(
-            f"engine.model: the embedded model's package {PACKAGE} is not installed; {_CURE}"
-        ) from error
+        raise EngineError(f"engine.model: the embedded model's package {PACKAGE} is not installed; {_CURE}") from error
     for file in files:
         path = Path(str(file.locate()))
         if file.suffix == ".gguf" and path.exists():

@@ -42,6 +42,4 @@ def _processor_flags() -> frozenset[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return frozenset()
-    return frozenset(
-        flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()
-    )
+    return frozenset(flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split())

@@ -61,9 +61,7 @@ class MergedWeights:
         merged = {}
         for name, (down, up) in _pairs(directory, tensors).items():
             if name not in self._parameters:
-                raise EngineError(
-                    f"adapter {directory}: no weight {name} here; it was trained on another model"
-                )
+                raise EngineError(f"adapter {directory}: no weight {name} here; it was trained on another model")
             parameter = self._parameters[name]
             base = self._base.get(name, parameter.data)
             delta = scale * (up.float() @ down.float())
@@ -86,15 +84,11 @@ def read_adapter(directory: Path) -> tuple[dict[str, Any], Mapping[str, torch.Te
         raise EngineError(f"adapter {directory}: not readable: {error}; make the update again") from error
     odd = [key for key in _UNSUPPORTED if config.get(key)]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or odd:
-        raise EngineError(
-            f"adapter {directory}: only plain LoRA can be merged, got {odd or config.get('peft_type')}"
-        )
+        raise EngineError(f"adapter {directory}: only plain LoRA can be merged, got {odd or config.get('peft_type')}")
     return config, tensors
 
 
-def _pairs(
-    directory: Path, tensors: Mapping[str, torch.Tensor]
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _pairs(directory: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Weight name -> (A [r, in], B [out, r])."""
     pairs = {}
     for key in sorted(tensors):
@@ -102,21 +96,15 @@ def _pairs(
         if mark:
             other = key.replace(".lora_A.", ".lora_B.")
             if other not in tensors:
-                raise EngineError(
-                    f"adapter {directory}: {key} has no lora_B beside it; make the update again"
-                )
+                raise EngineError(f"adapter {directory}: {key} has no lora_B beside it; make the update again")
             pairs[f"{module}.weight"] = (tensors[key], tensors[other])
     if len(tensors) != 2 * len(pairs):
-        raise EngineError(
-            f"adapter {directory}: {len(tensors)} tensors, of which {2 * len(pairs)} are LoRA pairs"
-        )
+        raise EngineError(f"adapter {directory}: {len(tensors)} tensors, of which {2 * len(pairs)} are LoRA pairs")
     return pairs
 
 
 def adapter_of(name: str, adapters: Mapping[str, Adapter]) -> Adapter:
     """The adapter of a policy. EngineError when the policy version has no such policy."""
     if name not in adapters:
-        raise EngineError(
-            f"policy '{name}': the policy version in use holds {', '.join(sorted(adapters)) or 'none'}"
-        )
+        raise EngineError(f"policy '{name}': the policy version in use holds {', '.join(sorted(adapters)) or 'none'}")
     return adapters[name]

@@ -9,8 +9,16 @@ from configs.errors import EngineError
 from store.identity import digest, file_digest
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "vocab.json",
-              "merges.txt", "tokenizer.model", "generation_config.json")
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "generation_config.json",
+)
 
 
 def model_directory(model: str, revision: str | None, cache: Path) -> Path:
@@ -55,8 +63,11 @@ def model_digest(directory: Path, cache: Path, weights: bool = True) -> str:
     """
     if not weights:
         return digest({name: file_digest(directory / name) for name in _TOKENIZER if (directory / name).exists()})
-    files = sorted(p for p in directory.iterdir() if p.is_file() and (p.suffix in _WEIGHTS or p.suffix == ".json"
-                                                                      or p.suffix == ".jinja" or p.suffix == ".txt"))
+    files = sorted(
+        p
+        for p in directory.iterdir()
+        if p.is_file() and (p.suffix in _WEIGHTS or p.suffix == ".json" or p.suffix == ".jinja" or p.suffix == ".txt")
+    )
     record = cache / "model-digests.json"
     try:
         remembered = json.loads(record.read_text(encoding="utf-8"))

@@ -71,7 +71,9 @@ class ScriptedCodec:
     def encode_message(self, text: str) -> list[int]:
         """A word and the end. EngineError when the world does not know the word."""
         if text not in self.words:
-            raise EngineError(f"scripted codec: '{text}' is no word of this world; its words are {', '.join(self.words)}")
+            raise EngineError(
+                f"scripted codec: '{text}' is no word of this world; its words are {', '.join(self.words)}"
+            )
         return [self.word_id(text), END]
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -104,9 +106,7 @@ class ScriptedCodec:
             return self.words[token - self.first_word]
         if self._first_turn <= token < self._first_turn + len(_TURNS):
             return f"<|{_TURNS[token - self._first_turn]}|>"
-        raise EngineError(
-            f"scripted codec: no token has id {token}; ids go to {self._first_turn + len(_TURNS) - 1}"
-        )
+        raise EngineError(f"scripted codec: no token has id {token}; ids go to {self._first_turn + len(_TURNS) - 1}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +225,7 @@ def _distribution(logits: Vector, sampling: SamplingParameters) -> _Distribution
         return _Distribution(certain, log_softmax(logits))
     logprobs = log_softmax(_truncated(logits / sampling.temperature, sampling.top_p, sampling.top_k))
     cumulative = np.cumsum(np.exp(logprobs))
-    cumulative[np.flatnonzero(np.isfinite(logprobs))[-1] :] = (
-        1.0  # rounding must not leave room for a truncated word
-    )
+    cumulative[np.flatnonzero(np.isfinite(logprobs))[-1] :] = 1.0  # rounding must not leave room for a truncated word
     return _Distribution(cumulative, logprobs)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.utils import logging
 
 from configs.errors import EngineError
 from stages.engines.batches import Batch, Prompt, Row, common_prefix, cut, groups
@@ -39,9 +40,7 @@ class TransformersEngine:
 
     codec: Codec
 
-    def __init__(
-        self, model_dir: Path, dtype: str, threads: int, max_batch_tokens: int, device: str = "cpu"
-    ) -> None:
+    def __init__(self, model_dir: Path, dtype: str, threads: int, max_batch_tokens: int, device: str = "cpu") -> None:
         self._threads = threads
         self._max_batch_tokens = max_batch_tokens
         self._device = torch.device(resolved_device(device))
@@ -111,9 +110,7 @@ class TransformersEngine:
     def _check(self, request: Request) -> None:
         prompt, new = len(request.prompt_ids), request.sampling.max_new_tokens
         if not prompt or new < 1:
-            raise EngineError(
-                f"transformers engine: {prompt} prompt and {new} new tokens; 1 of each is the least"
-            )
+            raise EngineError(f"transformers engine: {prompt} prompt and {new} new tokens; 1 of each is the least")
         if self._window is not None and prompt + new > self._window:
             raise EngineError(
                 f"transformers engine: a prompt of {prompt} tokens and {new} new ones are {prompt + new}, past the "
@@ -174,9 +171,7 @@ class TransformersEngine:
         longest = max(map(len, rests))
         token_UR = torch.zeros((len(rests), longest), dtype=torch.long)
         seen_US = torch.ones((len(rests), shared + longest), dtype=torch.long)
-        for index, rest in enumerate(
-            rests
-        ):  # padded on the left, so that every row's last token is its last place
+        for index, rest in enumerate(rests):  # padded on the left, so that every row's last token is its last place
             token_UR[index, longest - len(rest) :] = torch.tensor(rest)
             seen_US[index, shared : shared + longest - len(rest)] = 0
         position_UR = (seen_US.cumsum(1) - 1).clamp(min=0)[:, shared:]
@@ -221,9 +216,7 @@ class _Writing:
         ended = torch.isin(token_B, self._end).tolist()
         self.length += 1
         before = self.live
-        for row, token, logprob, end in zip(
-            self._in_batch, token_B.tolist(), logprob_B.tolist(), ended, strict=True
-        ):
+        for row, token, logprob, end in zip(self._in_batch, token_B.tolist(), logprob_B.tolist(), ended, strict=True):
             if not self._stopped[row]:
                 self._tokens[row].append(token)
                 self._logprobs[row].append(logprob)
@@ -256,9 +249,7 @@ class _Writing:
 def load_model(model_dir: Path, dtype: torch.dtype, device: torch.device) -> Any:
     """The model, its weights in `dtype` on `device`, with the attention that reads shared heads where they lie."""
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise EngineError(
-            'engine.device: a GPU is present but this torch cannot use it; set engine.device = "cpu"'
-        )
+        raise EngineError('engine.device: a GPU is present but this torch cannot use it; set engine.device = "cpu"')
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="sdpa")
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -24,13 +24,9 @@ strings."""
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _NUMBER = rf"(?:{_DIGITS})(?:/[0-9]+(?![0-9]*[.,][0-9]))?"
-_WHOLE = re.compile(
-    rf"(?P<before>[+\-\u2212]?)\s*\$?\s*(?P<after>[+\-\u2212]?)(?P<number>{_NUMBER})\s*%?\s*\.?"
-)
+_WHOLE = re.compile(rf"(?P<before>[+\-\u2212]?)\s*\$?\s*(?P<after>[+\-\u2212]?)(?P<number>{_NUMBER})\s*%?\s*\.?")
 # a sign right after a digit, a letter or a closing bracket is an operator or a hyphen: 7-2 ends in 2
-_SEARCH = re.compile(
-    rf"(?P<sign>(?<![0-9A-Za-z)\]])[+\-\u2212])?(?:(?<=[+\-\u2212])\$)?(?P<number>{_NUMBER})"
-)
+_SEARCH = re.compile(rf"(?P<sign>(?<![0-9A-Za-z)\]])[+\-\u2212])?(?:(?<=[+\-\u2212])\$)?(?P<number>{_NUMBER})")
 
 
 class NumberGrader:

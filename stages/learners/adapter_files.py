@@ -42,9 +42,7 @@ def adapter_config(policy: PolicyConfig, base_name: str, transposed: bool) -> di
     }
 
 
-def write_adapter(
-    directory: Path, config: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[np.float32]]
-) -> None:
+def write_adapter(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
     """Write an adapter directory. `tensors` by PEFT's names, which do not hold the adapter's own name."""
     directory.mkdir(parents=True, exist_ok=True)
     ordered = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}

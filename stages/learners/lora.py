@@ -112,9 +112,7 @@ class LoraLearner:
         The rows are of one policy. UpdateError when they are of several, or longer than a packed model can see.
         """
         if len({row.policy for row in rows}) > 1:
-            raise UpdateError(
-                "learner: rows of several policies in one micro-batch; give one policy's rows at a time"
-            )
+            raise UpdateError("learner: rows of several policies in one micro-batch; give one policy's rows at a time")
         if not rows:
             return []
         torch.set_num_threads(self._threads)  # another library may have changed it, and a sum's order with it
@@ -130,9 +128,7 @@ class LoraLearner:
         folders = {}
         for name, policy in self._policies.items():
             folders[name] = directory / name
-            tensors = {
-                key: parameter.detach().cpu().numpy() for key, parameter in self.named_parameters(name)
-            }
+            tensors = {key: parameter.detach().cpu().numpy() for key, parameter in self.named_parameters(name)}
             write_adapter(folders[name], adapter_config(policy, self._base_name, self._transposed), tensors)
         return folders
 
@@ -227,9 +223,7 @@ class LoraLearner:
         try:
             stored = load_file(directory / TENSOR_FILE)
         except (OSError, SafetensorError) as error:
-            raise UpdateError(
-                f"adapter {directory}: not readable: {error}; make the update before it again"
-            ) from error
+            raise UpdateError(f"adapter {directory}: not readable: {error}; make the update before it again") from error
         wanted = dict(self.named_parameters(policy))
         shapes = {name: tuple(parameter.shape) for name, parameter in wanted.items()}
         if shapes != {name: tuple(tensor.shape) for name, tensor in stored.items()}:

@@ -44,8 +44,7 @@ def pack(rows: Sequence[TrainRow]) -> PackedRows:
             mask_TT[node] = mask_TT[parent]
         mask_TT[node, node] = True
     predicting = tuple(
-        np.array(path[len(path) - len(row.token_ids) :], dtype=np.int64)
-        for row, path in zip(rows, paths, strict=True)
+        np.array(path[len(path) - len(row.token_ids) :], dtype=np.int64) for row, path in zip(rows, paths, strict=True)
     )
     return PackedRows(np.array(trie.token, np.int64), np.array(trie.depth, np.int64), mask_TT, predicting)
 
@@ -106,9 +105,7 @@ def _pieces(group: list[TrainRow], max_tokens: int) -> list[list[TrainRow]]:
 def _seen(row: TrainRow) -> tuple[int, ...]:
     """What the model is fed: the context and all sampled tokens but the last."""
     if not row.context_ids:
-        raise UpdateError(
-            f"decision {row.decision_id}: empty context; its first token is predicted from nothing"
-        )
+        raise UpdateError(f"decision {row.decision_id}: empty context; its first token is predicted from nothing")
     return row.context_ids + row.token_ids[:-1]
 
 

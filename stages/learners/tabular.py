@@ -110,9 +110,7 @@ class TabularLearner:
         if delta is not None:
             logits = logits + delta
         elif torch.is_grad_enabled():
-            raise UpdateError(
-                f"decision {row.decision_id}: its context was not prepared; call prepare(rows) first"
-            )
+            raise UpdateError(f"decision {row.decision_id}: its context was not prepared; call prepare(rows) first")
         spoken = torch.log_softmax(logits / row.temperature, dim=-1)[word : word + 1]
         return torch.cat([spoken, spoken.new_zeros(len(row.token_ids) - 1)])
 

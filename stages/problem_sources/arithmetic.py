@@ -41,9 +41,7 @@ _ONE_STEP = (
     _Template("-", "What is {a} - {b}?", 0),
     _Template("*", "What is {a} * {b}?", 0),
     _Template("+", "{name} has {a} {things} and gets {b} more. How many {things} does {name} have now?"),
-    _Template(
-        "+", "There are {a} {things} on the table and {b} in a box. How many {things} are there in all?"
-    ),
+    _Template("+", "There are {a} {things} on the table and {b} in a box. How many {things} are there in all?"),
     _Template(
         "+",
         "{name} found {a} {things} before noon and {b} after. How many {things} did {name} find?",
@@ -60,9 +58,7 @@ _TWO_STEP = (
     _Template("+-", "What is {a} + {b} - {c}?", 0),
     _Template("-+", "What is {a} - {b} + {c}?", 0),
     _Template("*+", "What is {a} * {b} + {c}?", 0),
-    _Template(
-        "+-", "{name} has {a} {things}, gets {b} more and then gives {c} away. How many {things} are left?"
-    ),
+    _Template("+-", "{name} has {a} {things}, gets {b} more and then gives {c} away. How many {things} are left?"),
     _Template(
         "-+",
         "{name} had {a} {things}, sold {b} and bought {c} others. How many {things} does {name} have now?",
@@ -75,9 +71,7 @@ _TWO_STEP = (
         "*+",
         "{name} has {a} bags with {b} {things} in each, and {c} loose {things}. How many {things} is that?",
     ),
-    _Template(
-        "*-", "{name} buys {a} packs of {b} {things} and uses {c} of them. How many {things} are left?"
-    ),
+    _Template("*-", "{name} buys {a} packs of {b} {things} and uses {c} of them. How many {things} are left?"),
 )
 
 
@@ -103,9 +97,7 @@ def arithmetic_problems(config: ArithmeticProblems) -> list[Problem]:
     return problems
 
 
-def _questions(
-    config: ArithmeticProblems, templates: tuple[_Template, ...], steps: str
-) -> Iterator[tuple[str, int]]:
+def _questions(config: ArithmeticProblems, templates: tuple[_Template, ...], steps: str) -> Iterator[tuple[str, int]]:
     """Every question of the split with its answer, in seeded random order."""
     numbers = len(templates[0].operations) + 1
     span = config.largest + 1

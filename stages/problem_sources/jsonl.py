@@ -42,9 +42,7 @@ def jsonl_problems(config: JsonlProblems) -> list[Problem]:
         if len(problems) == config.limit:
             break
     if not problems:
-        raise ConfigError(
-            f"{path}: no problems in it; one JSON object per line is wanted, or a JSON array of objects"
-        )
+        raise ConfigError(f"{path}: no problems in it; one JSON object per line is wanted, or a JSON array of objects")
     return problems
 
 
@@ -63,9 +61,7 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise ConfigError(
-            f"{path}: line {line}: not UTF-8 ({error.reason}); save the file as UTF-8"
-        ) from None
+        raise ConfigError(f"{path}: line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
     except OSError as error:
         raise ConfigError(_unreadable(path, error)) from None
 
@@ -80,9 +76,7 @@ def _rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         items = _parsed(text, f"{path}: the JSON array")
         yield from ((f"{path}: item {number}", item) for number, item in enumerate(items, start=1))
         return
-    for number, line in enumerate(
-        text.split("\n"), start=1
-    ):  # splitlines would cut inside strings, at U+2028
+    for number, line in enumerate(text.split("\n"), start=1):  # splitlines would cut inside strings, at U+2028
         if line.strip():
             where = f"{path}: line {number}"
             yield where, _parsed(line, where)
@@ -92,9 +86,7 @@ def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        place = (
-            f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
-        )
+        place = f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
         raise ConfigError(f"{where}: broken JSON: {error.msg} at {place}; correct or remove it") from None
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, nesting without end
         raise ConfigError(f"{where}: JSON that cannot be held: {error}; correct or remove it") from None
@@ -107,9 +99,7 @@ def _question_and_answer(config: JsonlProblems, row: Any, where: str) -> tuple[s
     fields = (config.question_field,) if isinstance(config.question_field, str) else config.question_field
     question = " ".join(_string(row, field, where, "question_field") for field in fields).strip()
     if not question:
-        raise ConfigError(
-            f"{where}: field '{' '.join(fields)}': the question is empty; fill it in or remove the line"
-        )
+        raise ConfigError(f"{where}: field '{' '.join(fields)}': the question is empty; fill it in or remove the line")
     answer = _answer(config, row, where)
     if answer:
         return question, answer
@@ -121,18 +111,14 @@ def _question_and_answer(config: JsonlProblems, row: Any, where: str) -> tuple[s
     )
 
 
-def _problem_id(
-    config: JsonlProblems, row: dict[str, Any], where: str, question: str, times_before: int
-) -> str:
+def _problem_id(config: JsonlProblems, row: dict[str, Any], where: str, question: str, times_before: int) -> str:
     """What `id_field` says; without it the hash of the question, and of how often the file asked it
     before."""
     if config.id_field is None:
         return f"{_suite(config)}-{short_id('question', question, times_before)}"
     problem_id = _string(row, config.id_field, where, "id_field")
     if not problem_id:
-        raise ConfigError(
-            f"{where}: field '{config.id_field}': the id is empty; fill it in, or leave id_field out"
-        )
+        raise ConfigError(f"{where}: field '{config.id_field}': the id is empty; fill it in, or leave id_field out")
     return problem_id
 
 
@@ -158,9 +144,7 @@ def _string(row: dict[str, Any], field: str, where: str, setting: str) -> str:
         for name in field.split("."):
             if not isinstance(value, dict) or name not in value:
                 known = ", ".join(row)
-                raise ConfigError(
-                    f"{where}: no field '{field}'; there is {known or 'none'}: set problems.{setting}"
-                )
+                raise ConfigError(f"{where}: no field '{field}'; there is {known or 'none'}: set problems.{setting}")
             value = value[name]
     text = _as_text(value)
     try:

@@ -43,6 +43,4 @@ def normalised(question: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    return "".join(
-        " " if unicodedata.category(character).startswith("P") else character for character in text
-    )
+    return "".join(" " if unicodedata.category(character).startswith("P") else character for character in text)
