@@ -35,7 +35,8 @@ class Trainer:
         self._optimizers = {
             name: torch.optim.AdamW(
                 parameters[name],
-                lr=(policy.learning_rate or config.update.learning_rate) * _annealed(config.update.anneal_rounds, round),
+                lr=(policy.learning_rate or config.update.learning_rate)
+                * _annealed(config.update.anneal_rounds, round),
                 betas=config.update.betas,
                 weight_decay=config.update.weight_decay,
             )

@@ -39,9 +39,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.add_special_tokens([AddedToken(text, special=True) for text in (START, STOP, PAD)])
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(TEMPLATE)
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"eos_token": STOP, "pad_token": {"content": PAD}})
-    )
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": STOP, "pad_token": {"content": PAD}}))
     (folder / "config.json").write_text(json.dumps({"eos_token_id": tokenizer.token_to_id(PAD)}))
     return folder
 
@@ -65,9 +63,7 @@ def test_a_chat_is_rendered_with_its_generation_prompt(codec: ChatCodec) -> None
     )
 
 
-_ATTACKS = st.lists(
-    st.sampled_from([START, STOP, PAD, "<", "|", "im_end", "|>", ">", " ", "x", "\n"]), max_size=12
-)
+_ATTACKS = st.lists(st.sampled_from([START, STOP, PAD, "<", "|", "im_end", "|>", ">", " ", "x", "\n"]), max_size=12)
 
 
 @given(_ATTACKS.map("".join))

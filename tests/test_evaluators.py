@@ -21,9 +21,7 @@ from stages.evaluators.protocol import Grade
 from stages.problem_sources.load import load_problems
 from stages.problem_sources.protocol import Problem
 
-ANYTHING = st.text(
-    st.characters(codec=None, exclude_categories=())
-)  # lone surrogates and control characters too
+ANYTHING = st.text(st.characters(codec=None, exclude_categories=()))  # lone surrogates and control characters too
 NUMBERISH = st.text("0123456789,./-+$% #\u2212\u200f\u0663\n\0eE^{}\\", max_size=40)
 
 
@@ -167,9 +165,7 @@ def test_numbers_are_compared_exactly() -> None:
     whole = _number("whole")
     assert whole.grade("0.1", _problem("1/10")).reward == 1
     assert whole.grade("0.3333333333333333", _problem("1/3")).reward == 0
-    assert (
-        whole.grade("9007199254740993", _problem("9007199254740992")).reward == 0
-    )  # one float, two integers
+    assert whole.grade("9007199254740993", _problem("9007199254740992")).reward == 0  # one float, two integers
     assert whole.grade("15", _problem("12")) == Grade(0.0, "15 is not 12", "15")
 
 
@@ -211,9 +207,7 @@ def test_the_table_says_what_every_word_earns() -> None:
     assert table.grade("", problem).parsed_answer is None
 
 
-@pytest.mark.parametrize(
-    "answer", ["", "4", "[1]", '{"ant": "1"}', '{"ant": NaN}', '{"ant": true}', '{"ant": null}']
-)
+@pytest.mark.parametrize("answer", ["", "4", "[1]", '{"ant": "1"}', '{"ant": NaN}', '{"ant": true}', '{"ant": null}'])
 def test_a_table_that_is_none_is_the_evaluators_failure(answer: str) -> None:
     with pytest.raises(ValueError, match="problem p1"):
         make_evaluator(TableEvaluator()).grade("ant", _problem(answer))

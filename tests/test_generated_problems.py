@@ -132,9 +132,7 @@ def _ambiguous(*numbers: int) -> bool:
 
 
 def test_asking_for_more_than_there_is_names_the_limit_and_the_limit_works() -> None:
-    with pytest.raises(
-        ConfigError, match=r"problems\.count: 5000, .* run out after (\d+) problems"
-    ) as caught:
+    with pytest.raises(ConfigError, match=r"problems\.count: 5000, .* run out after (\d+) problems") as caught:
         load_problems(ArithmeticProblems(count=5000, largest=5))
     limit = re.search(r"after (\d+)", str(caught.value))
     assert limit is not None
@@ -142,9 +140,7 @@ def test_asking_for_more_than_there_is_names_the_limit_and_the_limit_works() -> 
 
 
 def test_a_large_range_of_numbers_costs_no_more_than_the_questions_drawn() -> None:
-    assert (
-        len(load_problems(ArithmeticProblems(count=20, largest=10**6))) == 20
-    )  # 10^19 questions are possible
+    assert len(load_problems(ArithmeticProblems(count=20, largest=10**6))) == 20  # 10^19 questions are possible
 
 
 def test_generated_sets_are_keyed_by_their_configuration_and_the_generator() -> None:

@@ -42,9 +42,7 @@ def test_at_the_start_the_gradient_is_the_plain_policy_gradient() -> None:
     for ratio in ("token", "sequence"):
         result = clipped_policy_gradient(policy_T, policy_T.detach(), 0.5, clip=0.2, ratio=ratio)  # type: ignore[arg-type]
         (gradient_T,) = torch.autograd.grad(result.loss_T.mean(), policy_T)
-        wanted = {"token": -0.5 / 3, "sequence": -0.5}[
-            ratio
-        ]  # a sequence's ratio moves with each of its tokens
+        wanted = {"token": -0.5 / 3, "sequence": -0.5}[ratio]  # a sequence's ratio moves with each of its tokens
         torch.testing.assert_close(gradient_T, torch.full((3,), wanted))
 
 

@@ -35,9 +35,7 @@ AWKWARD = [
 
 
 def _rows(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]], temperature: float = 1.0) -> list[TrainRow]:
-    return [
-        TrainRow(f"d{i}", "team", context, tokens, temperature) for i, (context, tokens) in enumerate(pairs)
-    ]
+    return [TrainRow(f"d{i}", "team", context, tokens, temperature) for i, (context, tokens) in enumerate(pairs)]
 
 
 def _learner(family: str, layout: str, dropout: float = 0.0) -> LoraLearner:
@@ -53,14 +51,10 @@ def _disturb(learner: LoraLearner) -> None:
     """B away from zero, else A would have no gradient and the adapter no effect."""
     for index, (name, parameter) in enumerate(learner.named_parameters("team")):
         if ".lora_B." in name:
-            parameter.copy_(
-                0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
-            )
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
 
 
-def _logprobs_and_gradients(
-    learner: LoraLearner, rows: list[TrainRow]
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def _logprobs_and_gradients(learner: LoraLearner, rows: list[TrainRow]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     logprob_N = torch.cat(learner.logprobs(rows))
     weight_N = torch.randn(len(logprob_N), generator=torch.Generator().manual_seed(7))
     (weight_N * logprob_N).sum().backward()
@@ -69,9 +63,7 @@ def _logprobs_and_gradients(
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_layout_has_the_logprobs_and_gradients_of_one_sequence_at_a_time(
-    family: str, layout: str
-) -> None:
+def test_every_layout_has_the_logprobs_and_gradients_of_one_sequence_at_a_time(family: str, layout: str) -> None:
     rows = _rows(AWKWARD)
     wanted_N, wanted = _logprobs_and_gradients(_learner(family, "single"), rows)
     got_N, got = _logprobs_and_gradients(_learner(family, layout), rows)
@@ -122,26 +114,20 @@ def test_batches_hold_every_row_once_and_keep_to_their_tokens(
     rows = _rows(pairs)
     for cut in (packed_batches, padded_batches):
         batches = cut(rows, max_tokens)
-        assert sorted(row.decision_id for batch in batches for row in batch) == sorted(
-            r.decision_id for r in rows
-        )
+        assert sorted(row.decision_id for batch in batches for row in batch) == sorted(r.decision_id for r in rows)
         for batch in batches:
             packed = pack(batch)
             longest = max(len(row.context_ids) + len(row.token_ids) - 1 for row in batch)
             size = len(packed.token_T) if cut is packed_batches else len(batch) * longest
             assert size <= max_tokens or len(batch) == 1
-            for row, nodes in zip(
-                batch, packed.predicting, strict=True
-            ):  # a node's ancestors spell what the row saw
+            for row, nodes in zip(batch, packed.predicting, strict=True):  # a node's ancestors spell what the row saw
                 path = np.flatnonzero(packed.mask_TT[nodes[-1]])
                 assert tuple(packed.token_T[path]) == row.context_ids + row.token_ids[:-1]
 
 
 def test_alternatives_of_one_context_stay_together() -> None:
     rows = _rows([((context, 1, 1), (token, 5)) for token in range(4) for context in range(6)])
-    batches = packed_batches(
-        rows, max_tokens=14
-    )  # a context's trie is 3 + 4 = 7 nodes: two contexts to a batch
+    batches = packed_batches(rows, max_tokens=14)  # a context's trie is 3 + 4 = 7 nodes: two contexts to a batch
     assert [len(batch) for batch in batches] == [8, 8, 8]
     for one, other in pairwise(batches):
         assert not {row.context_ids for row in one} & {row.context_ids for row in other}
@@ -149,9 +135,7 @@ def test_alternatives_of_one_context_stay_together() -> None:
 
 def test_a_fresh_adapter_is_the_base_model_and_a_function_of_the_seed(tmp_path: Path) -> None:
     rows = _rows(AWKWARD[:2])
-    fresh = LoraLearner.of_model(
-        tiny_model(), {"team": PolicyConfig(lora_rank=4, target_modules=TARGETS["llama"])}
-    )
+    fresh = LoraLearner.of_model(tiny_model(), {"team": PolicyConfig(lora_rank=4, target_modules=TARGETS["llama"])})
     digests = []
     for seed in (1, 1, 2):
         fresh.load(UNTRAINED, seed)
@@ -196,16 +180,12 @@ def test_policies_train_apart() -> None:
     policies = {name: PolicyConfig(lora_rank=4, target_modules=TARGETS["llama"]) for name in ("one", "two")}
     learner = LoraLearner.of_model(tiny_model(), policies)
     learner.load(initial_policy("base", policies), seed=0)
-    optimizers = {
-        name: torch.optim.SGD([p for _, p in learner.named_parameters(name)], lr=0.01) for name in policies
-    }
+    optimizers = {name: torch.optim.SGD([p for _, p in learner.named_parameters(name)], lr=0.01) for name in policies}
     before = torch.cat(learner.logprobs([TrainRow("d", "two", (1, 2), (3, 4), 1.0)])).detach()
     (-torch.cat(learner.logprobs([TrainRow("d", "one", (1, 2), (3, 4), 1.0)])).sum()).backward()
     assert all(parameter.grad is None for _, parameter in learner.named_parameters("two"))
     optimizers["one"].step()
-    after = {
-        name: torch.cat(learner.logprobs([TrainRow("d", name, (1, 2), (3, 4), 1.0)])) for name in policies
-    }
+    after = {name: torch.cat(learner.logprobs([TrainRow("d", name, (1, 2), (3, 4), 1.0)])) for name in policies}
     assert torch.equal(after["two"], before)
     assert after["one"].sum() > before.sum() + 1e-3  # B left zero, and the message became likelier
 

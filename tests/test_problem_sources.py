@@ -53,9 +53,7 @@ def test_lines_of_objects_become_problems(tmp_path: Path) -> None:
         json.dumps([json.loads(line) for line in GOOD.splitlines()], indent=2),
     ],
 )
-def test_line_ends_blank_lines_a_byte_order_mark_and_arrays_make_no_difference(
-    tmp_path: Path, text: str
-) -> None:
+def test_line_ends_blank_lines_a_byte_order_mark_and_arrays_make_no_difference(tmp_path: Path, text: str) -> None:
     assert _load(_file(tmp_path, text)) == _load(_file(tmp_path, GOOD, "other.jsonl"), suite="set")
 
 
@@ -174,9 +172,7 @@ def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, c
 
 def test_a_files_key_holds_its_content_and_mapping_but_not_its_place(tmp_path: Path) -> None:
     here, there = _file(tmp_path, GOOD), _file(tmp_path, GOOD, "other.jsonl")
-    assert source_identity(JsonlProblems(path=here, suite="s")) == source_identity(
-        JsonlProblems(path=there, suite="s")
-    )
+    assert source_identity(JsonlProblems(path=here, suite="s")) == source_identity(JsonlProblems(path=there, suite="s"))
     identity = source_identity(JsonlProblems(path=here))
     assert "path" not in identity and identity["suite"] == "set"
     assert identity != source_identity(JsonlProblems(path=here, limit=1))
@@ -227,9 +223,7 @@ def test_any_text_normalises_and_only_once(text: str) -> None:
 
 def test_overlap_lists_every_pair_that_asks_the_same() -> None:
     def ask(prefix: str, *questions: str) -> list[Problem]:
-        return [
-            Problem(f"{prefix}{place}", prefix, question, "1") for place, question in enumerate(questions)
-        ]
+        return [Problem(f"{prefix}{place}", prefix, question, "1") for place, question in enumerate(questions)]
 
     train, heldout = ask("t", "A?", "b", "a"), ask("h", "c", "a!", "B")
     assert overlap(train, heldout) == [("t0", "h1"), ("t2", "h1"), ("t1", "h2")]

@@ -116,9 +116,7 @@ def test_a_draw_is_a_function_of_its_seed_not_of_what_else_is_asked() -> None:
 
 
 def test_a_message_without_room_for_its_end_is_cut() -> None:
-    completion = _engine().generate([Request(CONTEXT, (0,), SamplingParameters(1.0, 1.0, 0, 1), "team")])[0][
-        0
-    ]
+    completion = _engine().generate([Request(CONTEXT, (0,), SamplingParameters(1.0, 1.0, 0, 1), "team")])[0][0]
     assert len(completion.token_ids) == len(completion.logprobs) == 1
     assert completion.finish_reason == "length"
 
@@ -144,9 +142,7 @@ def test_learned_deltas_are_added_for_their_policy_and_context_alone(tmp_path: P
     learned = np.log(engine.probabilities(CONTEXT, "team"))
     np.testing.assert_allclose(learned - learned[0], expected - expected[0], atol=1e-12)
     for context, policy in [((1, 2), "team"), (CONTEXT, "other")]:
-        np.testing.assert_array_equal(
-            engine.probabilities(context, policy), untrained.probabilities(context, policy)
-        )
+        np.testing.assert_array_equal(engine.probabilities(context, policy), untrained.probabilities(context, policy))
 
 
 def test_another_policy_version_replaces_the_first_one_wholly(tmp_path: Path) -> None:
@@ -162,9 +158,7 @@ def test_equal_tables_have_equal_bytes_and_come_back_exactly(tmp_path: Path) -> 
     table = {f"{key:064x}": random.normal(size=4) for key in range(20)}
     save_table(tmp_path / "a", table)
     save_table(tmp_path / "b", dict(reversed(table.items())))
-    assert (tmp_path / "a" / "table.safetensors").read_bytes() == (
-        tmp_path / "b" / "table.safetensors"
-    ).read_bytes()
+    assert (tmp_path / "a" / "table.safetensors").read_bytes() == (tmp_path / "b" / "table.safetensors").read_bytes()
     loaded = load_table(tmp_path / "a", 4)
     assert loaded.keys() == table.keys()
     assert all(np.array_equal(loaded[key], table[key]) for key in table)
@@ -247,9 +241,7 @@ def test_v_of_a_duo_is_what_its_episodes_earn_on_average() -> None:
     first = truth.pi(problem, {})
     # by hand: sum over both words of pi(a) pi(b | a) r(b)
     rewards = truth.rewards(problem)
-    by_hand = sum(
-        first[a] * truth.pi(problem, {"reasoner": word}) @ rewards for a, word in enumerate(truth.words)
-    )
+    by_hand = sum(first[a] * truth.pi(problem, {"reasoner": word}) @ rewards for a, word in enumerate(truth.words))
     assert truth.v(problem, {}) == pytest.approx(by_hand, abs=1e-12)
 
 

@@ -239,9 +239,9 @@ def test_json_has_no_numbers_that_json_does_not_have(sql: Callable[..., str]) ->
 
 def test_a_value_that_cannot_be_worked_with_is_an_error_of_one_line(played: Played, tmp_path: Path) -> None:
     relation = query(Layout(played("duo", "tree").scope.store), "SELECT CAST(role AS INTEGER) AS a FROM advantages")
-    with pytest.raises(ConfigError, match="^c3 sql: Conversion Error: "):
+    with pytest.raises(ConfigError, match=r"^c3 sql: Conversion Error: "):
         fetch(relation)
-    with pytest.raises(ConfigError, match="^c3 sql: Conversion Error: "):
+    with pytest.raises(ConfigError, match=r"^c3 sql: Conversion Error: "):
         write_parquet(relation, tmp_path / "a.parquet")
 
 

@@ -55,7 +55,11 @@ def _essence(path: Path) -> str:
             node.body = [  # type: ignore[attr-defined]
                 part
                 for part in body
-                if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) and isinstance(part.value.value, str))
+                if not (
+                    isinstance(part, ast.Expr)
+                    and isinstance(part.value, ast.Constant)
+                    and isinstance(part.value.value, str)
+                )
             ]
     return ast.dump(tree)
 

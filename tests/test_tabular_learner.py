@@ -22,9 +22,7 @@ UNTRAINED = PolicyVersion("untrained", BASE, {"team": Adapter("none", None)})
 CODEC = ScriptedCodec(CONFIG.words)
 
 
-def _row(
-    word: str, context: tuple[int, ...] = (1, 2, 3), temperature: float = 1.0, policy: str = "team"
-) -> TrainRow:
+def _row(word: str, context: tuple[int, ...] = (1, 2, 3), temperature: float = 1.0, policy: str = "team") -> TrainRow:
     return TrainRow(f"{word}{context}", policy, context, (CODEC.word_id(word), END), temperature)
 
 
@@ -84,9 +82,7 @@ def test_the_gradient_agrees_with_finite_differences() -> None:
     weights = (0.4, -1.3, 2.0)
 
     def objective() -> torch.Tensor:
-        return sum(
-            (w * t.sum() for w, t in zip(weights, learner.logprobs(rows), strict=True)), torch.zeros(())
-        )
+        return sum((w * t.sum() for w, t in zip(weights, learner.logprobs(rows), strict=True)), torch.zeros(()))
 
     objective().backward()
     step = 1e-6
@@ -171,9 +167,7 @@ def test_batches_hold_every_row_once_within_the_limit_and_keep_contexts_together
     rows = [_row(word, (context,) * 10) for word in CONFIG.words for context in range(5)]
     batches = _learner(*rows).batches(rows, max_tokens=32)  # one context: 10 + 3 x 2 = 16 tokens, so two fit
     assert [len(batch) for batch in batches] == [6, 6, 3]
-    assert sorted(row.decision_id for batch in batches for row in batch) == sorted(
-        row.decision_id for row in rows
-    )
+    assert sorted(row.decision_id for batch in batches for row in batch) == sorted(row.decision_id for row in rows)
     for batch in batches:
         tokens = sum(len(context) for context in {row.context_ids for row in batch})
         assert tokens + sum(len(row.token_ids) for row in batch) <= 32

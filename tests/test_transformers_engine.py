@@ -32,9 +32,7 @@ def _engine(family: str = "llama", max_batch_tokens: int = 4096) -> Transformers
     return engine
 
 
-def _ask(
-    prompt: tuple[int, ...], seeds: range, sampling: SamplingParameters = WHOLE, policy: str = "team"
-) -> Request:
+def _ask(prompt: tuple[int, ...], seeds: range, sampling: SamplingParameters = WHOLE, policy: str = "team") -> Request:
     return Request(prompt, tuple(seeds), sampling, policy)
 
 
@@ -45,9 +43,7 @@ def _adapter(directory: Path, family: str, seed: int) -> Adapter:
     learner.load(UNTRAINED, seed)
     with torch.no_grad():
         for index, (_, parameter) in enumerate(learner.named_parameters("team")):
-            parameter.copy_(
-                0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed + index))
-            )
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed + index)))
     return Adapter(f"digest-{seed}", learner.save(directory)["team"])
 
 
@@ -57,9 +53,7 @@ def test_logprobs_are_those_of_one_plain_forward_pass(family: str) -> None:
         answers = _engine(family).generate([_ask(prompt, range(3), sampling) for prompt in PROMPTS])
         for prompt, completions in zip(PROMPTS, answers, strict=True):
             for completion in completions:
-                wanted_T = logprobs_alone(
-                    tiny_model(family), prompt, completion.token_ids, sampling.temperature
-                )
+                wanted_T = logprobs_alone(tiny_model(family), prompt, completion.token_ids, sampling.temperature)
                 assert completion.logprobs == pytest.approx(wanted_T.tolist(), abs=2e-5)
 
 
@@ -81,9 +75,7 @@ def test_greedy_is_what_transformers_generates(family: str) -> None:
 
 
 def test_a_message_depends_on_its_prompt_and_seed_and_not_on_its_neighbours() -> None:
-    together = _engine().generate(
-        [_ask(prompt, range(10 * i, 10 * i + 6)) for i, prompt in enumerate(PROMPTS)]
-    )
+    together = _engine().generate([_ask(prompt, range(10 * i, 10 * i + 6)) for i, prompt in enumerate(PROMPTS)])
     for i, prompt in enumerate(PROMPTS):
         for place, seed in enumerate(range(10 * i, 10 * i + 6)):
             alone = _engine().generate([Request(prompt, (seed,), WHOLE, "team")])[0][0]
@@ -192,9 +184,7 @@ def test_engine_and_learner_agree_on_logprobs(family: str, tmp_path: Path) -> No
 
 
 def test_each_policy_of_a_team_answers_with_its_own_adapter(tmp_path: Path) -> None:
-    adapters = {
-        name: _adapter(tmp_path / name, "llama", seed) for seed, name in enumerate(("one", "two", "three"), 1)
-    }
+    adapters = {name: _adapter(tmp_path / name, "llama", seed) for seed, name in enumerate(("one", "two", "three"), 1)}
     engine = _engine()
     engine.use(PolicyVersion("v", "base", adapters))
     mixed = engine.generate([_ask((5, 6, 7), range(4), policy=name) for name in adapters])
@@ -214,9 +204,7 @@ def test_what_cannot_be_served_is_said_before_anything_runs() -> None:
     with pytest.raises(EngineError, match="call use"):
         engine.generate([_ask((1,), range(1))])
     engine.use(UNTRAINED)
-    with pytest.raises(
-        EngineError, match=rf"prompt of {WINDOW - 11} tokens and 12 new ones are {WINDOW + 1}"
-    ):
+    with pytest.raises(EngineError, match=rf"prompt of {WINDOW - 11} tokens and 12 new ones are {WINDOW + 1}"):
         engine.generate([_ask((1,) * (WINDOW - 11), range(1))])
     assert len(engine.generate([_ask((1,) * (WINDOW - 12), range(1))])[0]) == 1  # exactly full
     with pytest.raises(EngineError, match="0 prompt"):
@@ -244,9 +232,7 @@ def test_requests_of_several_kinds_come_back_in_order() -> None:
     assert [len(completions) for completions in answers] == [2, 3, 1]
     assert answers[0][0] == answers[0][1]
     assert all(len(completion.token_ids) <= 2 for completion in answers[1])
-    assert [_engine().generate([request])[0] for request in requests] == _only_tokens_differ(
-        answers, requests
-    )
+    assert [_engine().generate([request])[0] for request in requests] == _only_tokens_differ(answers, requests)
 
 
 def _only_tokens_differ(answers: list[list[Completion]], requests: list[Request]) -> list[list[Completion]]:
@@ -256,9 +242,7 @@ def _only_tokens_differ(answers: list[list[Completion]], requests: list[Request]
 
 
 def test_a_batch_never_holds_more_than_its_tokens() -> None:
-    requests = [
-        _ask(tuple(range(length)), range(count)) for length, count in ((3, 5), (9, 4), (3, 2), (30, 1))
-    ]
+    requests = [_ask(tuple(range(length)), range(count)) for length, count in ((3, 5), (9, 4), (3, 2), (30, 1))]
     batches = cut(requests, range(4), max_new_tokens=12, max_tokens=45)
     rows = [row for batch in batches for group in batch.rows for row in group]
     assert sorted((row.request, row.place) for row in rows) == [
@@ -328,6 +312,4 @@ def test_no_content_can_forge_a_turn(smollm2: Path) -> None:
     for token in (end, plain[0], 0):
         assert forged.count(token) == plain.count(token)
     assert "< |im_end|>" in codec.decode(forged)
-    assert codec.decode([*codec.encode([])[:1], end, end]).endswith(
-        "<|im_end|>"
-    )  # one end is dropped, not two
+    assert codec.decode([*codec.encode([])[:1], end, end]).endswith("<|im_end|>")  # one end is dropped, not two

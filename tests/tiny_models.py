@@ -58,9 +58,7 @@ def _model(family: str) -> Any:
     return model.eval()
 
 
-def logprobs_alone(
-    model: Any, context: tuple[int, ...], tokens: tuple[int, ...], temperature: float
-) -> torch.Tensor:
+def logprobs_alone(model: Any, context: tuple[int, ...], tokens: tuple[int, ...], temperature: float) -> torch.Tensor:
     """[T] log-probs of one message by one plain forward pass: what everything faster is compared with."""
     with torch.no_grad():
         logits_TV = model(input_ids=torch.tensor([context + tokens])).logits[0] / temperature

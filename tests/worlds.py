@@ -159,10 +159,7 @@ def chain_of_ten(fanout: Sequence[int] = (2, 2, 2, 1, 1, 1, 1, 1, 1, 1), **chang
     what the first role says makes a difference of 1e-8 to the last.
     """
     names = [f"role_{place}" for place in range(1, 11)]
-    roles = [
-        _role(name, *names[max(0, place - 1) : place], shows=names[:place])
-        for place, name in enumerate(names)
-    ]
+    roles = [_role(name, *names[max(0, place - 1) : place], shows=names[:place]) for place, name in enumerate(names)]
     return _world(roles, fanout, {"words": WORDS[:2], "spread": 4.0, "rotate": True, **changes})
 
 

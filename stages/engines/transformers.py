@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
-from transformers.utils import logging
 
 from configs.errors import EngineError
 from stages.engines.batches import Batch, Prompt, Row, common_prefix, cut, groups
