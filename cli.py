@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 run_app = typer.Typer(help="Run a round, a training, an evaluation or a single stage.", no_args_is_help=True)
 app.add_typer(run_app, name="run")
+export_app = typer.Typer(help="Write a round's rows as JSONL for other programs.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
 
 
 class Format(StrEnum):
@@ -32,6 +34,13 @@ class Format(StrEnum):
     csv = "csv"
     json = "json"
     parquet = "parquet"
+
+
+class Source(StrEnum):
+    """The stage an episode was finished by."""
+
+    rollout = "rollout"
+    replay = "replay"
 
 
 Store = Annotated[Path | None, typer.Option(help="Where runs and artifacts lie (default: C3_STORE, or c3-store).")]
@@ -45,7 +54,13 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, as
 VariantName = Annotated[str, typer.Option("--variant", help="A named branch of the run; --set says how it differs.")]
 MaxSeconds = Annotated[float | None, typer.Option(min=0, help="Stop at the end of a part after so many seconds.")]
 MaxEvaluations = Annotated[int | None, typer.Option(min=1, help="Stop at the end of a part after so many evaluations.")]
-Workers = Annotated[int, typer.Option(min=1, help="Parts made side by side (the bytes stay the same).")]
+RetryUnscored = Annotated[
+    bool, typer.Option("--retry-unscored", help="Grade again what the evaluator failed on, and only that.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Parts made side by side (the bytes stay the same).")]
+
+Output = Annotated[Path | None, typer.Option(help="File to write; standard output by default.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 @app.callback()
@@ -69,18 +84,26 @@ def run_iteration(
     redraw: Annotated[int | None, typer.Option(min=0, help="Ask for the K-th set of draws; 0 is the first.")] = None,
     max_seconds: MaxSeconds = None,
     max_evaluations: MaxEvaluations = None,
-    workers: Workers = 1,
+    retry_unscored: RetryUnscored = False,
+    workers: Workers = None,
     store: Store = None,
 ) -> None:
     """One round: roll out, freeze, sample, replay, grade, credit, update. What is there is reused."""
     from pipeline import commands
-    from pipeline.terminal import Bars, show_round
+    from pipeline.planning import heldout_overlap
+    from pipeline.terminal import Bars, show_notes, show_overlap, show_round
 
     scope = _scope(store, run, round, variant)
     commands.settle_config(scope, config, set or [])
     commands.settle_redraw(scope, redraw)
-    commands.limit(max_seconds, max_evaluations, workers)
+    if retry_unscored and not commands.settle_retry(scope):
+        typer.echo("no reward is missing, so none is graded again")
+    commands.limit(max_seconds, max_evaluations)
+    commands.employ(scope, workers)
     console = _console()
+    show_notes(console, scope.config)
+    if commands.has_work(scope, until):
+        show_overlap(console, heldout_overlap(scope.config))
     show_round(console, commands.run_iteration(scope, Bars(console), until, again_from))
 
 
@@ -94,19 +117,24 @@ def run_training(
     variant: VariantName = "main",
     max_seconds: MaxSeconds = None,
     max_evaluations: MaxEvaluations = None,
-    workers: Workers = 1,
+    workers: Workers = None,
     store: Store = None,
 ) -> None:
     """Round after round, with greedy evaluations where configured."""
     from pipeline import commands
-    from pipeline.terminal import Bars, show_evaluation, show_round, show_training
+    from pipeline.planning import heldout_overlap
+    from pipeline.terminal import Bars, show_evaluation, show_notes, show_overlap, show_round, show_training
 
     console = _console()
-    commands.limit(max_seconds, max_evaluations, workers)
+    commands.limit(max_seconds, max_evaluations)
     for seed in _seeds(seeds):
         name = commands.seeded_run(run, seed)
         overrides = [*(set or []), *([f"seed={seed}"] if seed is not None else [])]
-        commands.settle_config(_scope(store, name, 1, variant), config, overrides)
+        first = _scope(store, name, 1, variant)
+        commands.settle_config(first, config, overrides)
+        commands.employ(first, workers)
+        show_notes(console, first.config)
+        show_overlap(console, heldout_overlap(first.config))
         results, evaluations = [], []
         for number in range(rounds + 1):
             scope = _scope(store, name, number, variant)
@@ -127,17 +155,22 @@ def run_stage(
     config: ConfigSource = None,
     set: Overrides = None,
     variant: VariantName = "main",
-    workers: Workers = 1,
+    retry_unscored: RetryUnscored = False,
+    workers: Workers = None,
     store: Store = None,
 ) -> None:
     """One stage of a round; the stages before it must have run."""
     from pipeline import commands
-    from pipeline.terminal import Bars, show_steps
+    from pipeline.terminal import Bars, show_notes, show_steps
 
     scope = _scope(store, run, round, variant)
+    commands.known_stage(stage)
     commands.settle_config(scope, config, set or [], stage)
-    commands.limit(None, None, workers)
+    if retry_unscored and not commands.settle_retry(scope, stage):
+        typer.echo("no reward is missing, so none is graded again")
+    commands.employ(scope, workers)
     console = _console()
+    show_notes(console, scope.config)
     show_steps(console, commands.run_stage(scope, stage, Bars(console)))
 
 
@@ -156,6 +189,7 @@ def run_evaluation(
 
     scope = _scope(store, run, round, variant)
     commands.settle_config(scope, config, set or [])
+    commands.employ(scope, None)
     console = _console()
     show_evaluation(console, commands.run_evaluation(scope, Bars(console)))
 
@@ -171,12 +205,14 @@ def plan(
 ) -> None:
     """What a round will cost, and which of its steps are there. Runs and records nothing."""
     from pipeline import planning
-    from pipeline.terminal import show_cost, show_plan_steps
+    from pipeline.terminal import show_cost, show_notes, show_overlap, show_plan_steps
 
     scope = _scope(store, run, round, variant)
     wanted = planning.wanted_config(scope, config, set or [])
     console = _console()
     show_cost(console, planning.round_cost(wanted, round))
+    show_notes(console, wanted)
+    show_overlap(console, planning.heldout_overlap(wanted))
     show_plan_steps(console, planning.plan_steps(scope, wanted))
 
 
@@ -200,6 +236,87 @@ def sql(
     from pipeline.answers import write_answer
 
     write_answer(_store(store), query, format.value, output, _console())
+
+
+@app.command()
+def compare(
+    round: Round,
+    run: Run = "default",
+    variant: VariantName = "main",
+    json: AsJson = False,
+    store: Store = None,
+) -> None:
+    """Every estimator on a round's stored samples, side by side. Generates nothing."""
+    from pipeline import comparing
+
+    scope = _scope(store, run, round, variant)
+    found = comparing.compare(scope)
+    if json:
+        _print_json(comparing.as_json(scope, found))
+    else:
+        comparing.show_comparison(_console(), scope, found)
+
+
+@app.command()
+def why(
+    id: Annotated[str | None, typer.Argument(help="A decision, state or problem, by its id.")] = None,
+    role: Annotated[str | None, typer.Option(help="Only this role's messages.")] = None,
+    worst: Annotated[int | None, typer.Option(min=1, help="The so many lowest advantages.")] = None,
+    best: Annotated[int | None, typer.Option(min=1, help="The so many highest advantages.")] = None,
+    tied: Annotated[int | None, typer.Option(min=1, help="So many groups whose returns all tie.")] = None,
+    round: Annotated[
+        int | None, typer.Option("--round", min=1, help="Round; the latest credited one by default.")
+    ] = None,
+    run: Run = "default",
+    variant: VariantName = "main",
+    json: AsJson = False,
+    store: Store = None,
+) -> None:
+    """Why a message got its advantage: what it saw, its alternatives, the arithmetic, and how each replay ended."""
+    from pipeline.samples import latest_round
+    from pipeline.why import question_of
+    from pipeline.why import why as answer
+    from pipeline.why_text import page_lines
+
+    question, parameters = question_of(id, role, worst, best, tied)
+    scope = _scope(store, run, round or 1, variant)
+    page = answer(scope if round else latest_round(scope, "advantages"), question, parameters)
+    if json:
+        _print_json(page)
+    else:
+        typer.echo("\n".join(page_lines(page)))
+
+
+@export_app.command("pairs")
+def export_pairs(
+    round: Round,
+    role: Annotated[str | None, typer.Option(help="Only this role's states.")] = None,
+    output: Output = None,
+    run: Run = "default",
+    variant: VariantName = "main",
+    store: Store = None,
+) -> None:
+    """Best against worst alternative of every state: a preference data set for TRL's DPO trainer."""
+    from pipeline.exporting import preference_pairs, write_lines
+
+    count = write_lines(preference_pairs(_scope(store, run, round, variant), role), output)
+    typer.echo(f"{count} pairs", err=True)
+
+
+@export_app.command("episodes")
+def export_episodes(
+    round: Round,
+    source: Annotated[Source | None, typer.Option(help="Only these.")] = None,
+    output: Output = None,
+    run: Run = "default",
+    variant: VariantName = "main",
+    store: Store = None,
+) -> None:
+    """Every terminal evaluation with its messages and its reward, as `c3 import` reads them."""
+    from pipeline.exporting import episodes, write_lines
+
+    count = write_lines(episodes(_scope(store, run, round, variant), source and source.value), output)
+    typer.echo(f"{count} episodes", err=True)
 
 
 @app.command("import")
@@ -301,6 +418,12 @@ def _seeds(text: str | None) -> list[int | None]:
         raise ConfigError(f"--seeds {text}: wants whole numbers with commas between them, as in 0,1,2") from None
 
 
+def _print_json(value: object) -> None:
+    from pipeline.answers import write_json
+
+    write_json(value)
+
+
 def _console() -> Console:
     from rich.console import Console
 
@@ -322,6 +445,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         leave(INTERRUPTED)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # what Typer makes of Ctrl-C
+            leave(INTERRUPTED)
+        raise
 
 
 if __name__ == "__main__":

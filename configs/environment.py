@@ -46,3 +46,23 @@ def temporary_server_environment() -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
+
+
+def server_key() -> str | None:
+    """The key that vLLM servers ask for, if any: VLLM_API_KEY, as on the servers' side."""
+    return os.environ.get("VLLM_API_KEY") or None
+
+
+def prepare_vllm(cpu_cache_gib: int, threads: int) -> None:
+    """vLLM's settings, to be made before it is imported; what the user set stays as it is."""
+    wanted = {
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # this process has threads, which a fork would cut off half-way
+        "VLLM_CPU_KVCACHE_SPACE": str(cpu_cache_gib),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "OMP_NUM_THREADS": str(threads),
+    }
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)

@@ -118,7 +118,8 @@ def _with_prompt_files(raw: dict[str, Any], path: Path) -> dict[str, Any]:
 def _first_problem(error: ValidationError) -> str:
     """pydantic's first finding as one line: dotted key, what is wrong, how to cure it."""
     first = error.errors()[0]
-    tags = {"transformers", "scripted", "arithmetic", "jsonl", "tree", "replay", "episodes", "exact", "number", "math"}
+    engines = {"transformers", "vllm", "vllm_server", "scripted"}
+    tags = engines | {"arithmetic", "jsonl", "tree", "replay", "episodes", "exact", "number", "math"}
     location = [str(part) for part in first["loc"]]
     key = ".".join(
         part for index, part in enumerate(location) if index == 0 or part not in tags or index == len(location) - 1

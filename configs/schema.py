@@ -15,10 +15,9 @@ from configs.role_graph import check_graph
 from configs.section import Section
 
 
-class TransformersEngineConfig(Section):
-    """The embedded engine: any causal model that transformers can load, on CPU or one GPU."""
+class ModelSection(Section):
+    """What every engine of a model says of it. The trainer loads the same model in the same way."""
 
-    kind: Literal["transformers"] = "transformers"
     model: str = "embedded"
     """"embedded" (SmolLM2-135M-Instruct from its package), a local directory, or a hub name."""
     revision: str | None = None
@@ -28,8 +27,55 @@ class TransformersEngineConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(2, ge=1)
     """Fixed, because a sum's order is part of its result."""
+
+
+class TransformersEngineConfig(ModelSection):
+    """The embedded engine: any causal model that transformers can load, on CPU or one GPU."""
+
+    kind: Literal["transformers"] = "transformers"
     max_batch_tokens: int = Field(16384, ge=256)
     """Prompt and new tokens held at once while sampling."""
+
+
+class VllmEngineConfig(ModelSection):
+    """vLLM in this process: for GPUs (and CPUs, with its CPU build). Needs the `vllm` extra."""
+
+    kind: Literal["vllm"] = "vllm"
+    max_model_len: int | None = Field(None, ge=16)
+    """Tokens of a prompt and its message together, at most; None: the model's own window."""
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 512] = 16
+    """Adapters of a higher rank are refused; memory is set aside for this."""
+    gpu_memory_share: float = Field(0.85, gt=0, le=1)
+    """Share of a GPU's memory that weights and cache may take."""
+    cpu_cache_gib: int = Field(2, ge=1)
+    """GiB of key-value cache where there is no GPU."""
+    enforce_eager: bool = False
+    """Skip compilation and CUDA graphs: starts sooner, samples more slowly."""
+    before_update: Literal["shutdown", "sleep", "stay"] = "shutdown"
+    """What frees the memory for the trainer: end vLLM (it starts again when next needed), let it sleep (a GPU only;
+    quicker to wake, needs host memory for the weights), or nothing, where there is room for both."""
+
+
+class VllmServerEngineConfig(ModelSection):
+    """One or many vLLM servers, OpenAI's protocol. `model`, `dtype` and `device` are what codec and trainer load here.
+
+    Servers need --enable-lora --logprobs-mode processed_logprobs, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in their
+    environment, and the store under the path it has here.
+    """
+
+    kind: Literal["vllm_server"] = "vllm_server"
+    urls: tuple[str, ...] = Field(min_length=1)
+    """Of each server, as in "http://gpu-1:8000". Messages are spread over them."""
+    served_model: str | None = None
+    """The name under which the servers offer the model; None: what `model` says (for a local one its directory)."""
+    concurrency: int = Field(64, ge=1)
+    """Messages in flight per server."""
+    timeout_seconds: float = Field(300.0, gt=0)
+    """A message that takes longer is asked for again."""
+    attempts: int = Field(5, ge=1)
+    """How often one message is asked for at most, with growing pauses, on another server where there is one."""
+    first_pause_seconds: float = Field(1.0, ge=0)
+    """The pause before the second attempt; it doubles from one to the next."""
 
 
 class ScriptedEngineConfig(Section):
@@ -44,7 +90,10 @@ class ScriptedEngineConfig(Section):
     """Standard deviation of those logits. 0: every word equally likely."""
 
 
-EngineConfig = Annotated[TransformersEngineConfig | ScriptedEngineConfig, Field(discriminator="kind")]
+ModelEngineConfig = TransformersEngineConfig | VllmEngineConfig | VllmServerEngineConfig
+"""Engines of a language model: what they sample from can be trained."""
+
+EngineConfig = Annotated[ModelEngineConfig | ScriptedEngineConfig, Field(discriminator="kind")]
 
 
 class ArithmeticProblems(Section):
@@ -186,36 +235,103 @@ class AdvantagesConfig(Section):
 
     estimator: str = "c3"
     group_by: Literal["state", "context"] = "state"
-    """"state": siblings of one replay state. "context": all alternatives of a problem shown the same token ids."""
+    """"state": siblings of one replay state. "context": all alternatives of a problem shown the same token ids.
+    no_replay, magrpo and rloo compare over a whole problem and do not ask."""
+    normalisation: Literal["none", "group_std", "batch_std"] = "none"
+    """Which .sql file in store/sql/normalisations: "group_std" is the z-score inside the group, "batch_std" a division by the
+    batch's standard deviation."""
+
+
+class ScheduleConfig(Section):
+    """How the learning rate goes over the whole run. Stays as it is where no rounds are given."""
+
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    """After the warm-up: stays, or falls to `final_share` at the end of the run."""
+    rounds: int | None = Field(None, ge=1)
+    """Length of the run that the schedule spans; linear, cosine and a warm-up need it."""
+    warmup_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the run over which the rate rises from zero."""
+    final_share: float = Field(0.0, ge=0, le=1)
+    """Share of the rate that is left at the end."""
+    every: Literal["step", "round"] = "step"
+    """Whether the rate changes with every optimiser step, or stays within a round."""
+
+    @model_validator(mode="after")
+    def _spans_a_run(self) -> ScheduleConfig:
+        if self.rounds is None and (self.kind != "constant" or self.warmup_share):
+            raise ValueError("update.schedule.rounds: missing; a schedule spans a run, say how many rounds it has")
+        return self
+
+
+class KlConfig(Section):
+    """Staying near the reference: the model before any training, without adapters. Measured whatever is set here."""
+
+    coefficient: float = Field(0.0, ge=0)
+    """Weight of the KL in the loss; 0: only measured."""
+    estimator: Literal["k1", "k2", "k3"] = "k3"
+    """See stages/losses/kl_to_reference.py; k1 in the loss has no gradient on average."""
 
 
 class UpdateConfig(Section):
     """The policy update."""
 
     learning_rate: float = Field(3e-4, gt=0)
-    anneal_rounds: int = Field(0, ge=0)
-    """The learning rate falls linearly, round by round, to zero after so many rounds; 0: it stays."""
+    schedule: ScheduleConfig = ScheduleConfig()
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     max_gradient_norm: float = Field(1.0, gt=0)
     epochs: int = Field(1, ge=1)
     minibatches: int = Field(4, ge=1)
     """Optimiser steps per epoch; problems are dealt to them by the seed."""
+    loss: Literal["clipped_policy_gradient", "reinforce"] = "clipped_policy_gradient"
     clip: float = Field(0.2, gt=0)
+    dual_clip: float | None = Field(None, gt=1)
+    """Bounds the loss of bad messages that have become likelier; None: unbounded, as in PPO."""
     ratio: Literal["token", "sequence"] = "token"
     """Per token, or one ratio per message (the paper's formula)."""
-    reduction: Literal["role_token_mean", "token_mean", "sequence_mean"] = "role_token_mean"
-    """"role_token_mean": mean over the trained tokens of a role, summed over roles."""
+    reduction: Literal["role_token_mean", "token_mean", "sequence_mean", "constant"] = "role_token_mean"
+    """"role_token_mean": mean over the trained tokens of a role, summed over roles. "constant": mean over messages of
+    their sum, divided by `constant_tokens`."""
+    constant_tokens: int | None = Field(None, ge=1)
+    kl: KlConfig = KlConfig()
+    entropy_bonus: float = Field(0.0, ge=0)
+    """Weight of the entropy in the loss; it is measured whatever is set here."""
+    truncated_importance: float | None = Field(None, gt=0)
+    """Cap of the weights that correct for the engine's arithmetic; None: no weights. Rows without the engine's log-probs
+    are then left out."""
+    frozen_roles: tuple[str, ...] = ()
+    """Roles that are not learned from, though their policy may be trained by others."""
     train_truncated: bool = True
     """Whether messages cut at max_new_tokens are learned from."""
     undefined_advantage: Literal["skip", "zero"] = "skip"
     """What becomes of a row whose advantage is NULL: left out (and counted), or trained as 0."""
+    max_version_lag: int = Field(0, ge=0)
+    """How many updates ago a row's policy may have sampled it. 0: only the policy that this update starts from."""
+    max_mean_gap: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """The update stops when a role's log-probs as recomputed and as sampled differ by more than this per token, on
+    average. "auto": 0.2 in bfloat16, 0.002 in float32."""
     checkpoint_steps: int = Field(4, ge=1)
     """Optimiser steps per part of the update: a killed update loses at most these."""
     layout: Literal["packed", "padded", "single"] = "packed"
     """How rows share a forward pass; all three give the same gradient."""
     max_tokens: int = Field(1024, ge=64)
     """Tokens in one micro-batch: bounds memory, changes nothing else but rounding."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the base while training (adapters are float32). "auto": the engine's."""
+    gradient_checkpointing: bool = False
+    """Compute activations again when going back: less memory, a third more time."""
+    keep_model: bool | Literal["auto"] = "auto"
+    """Keep the trainer's model from round to round: no loading, but its memory stays taken while sampling. "auto": on a
+    CPU, not on a GPU."""
+
+    @model_validator(mode="after")
+    def _reduces(self) -> UpdateConfig:
+        if (self.reduction == "constant") != (self.constant_tokens is not None):
+            raise ValueError(
+                'update.constant_tokens: goes with update.reduction = "constant", and that needs it: the number of tokens '
+                "that a message's summed loss is divided by"
+            )
+        return self
 
 
 class EvaluateConfig(Section):
@@ -234,6 +350,17 @@ class PartsConfig(Section):
     """Problems per part of the stages that generate. Batches never cross a part, so this is in their keys."""
     answers: int = Field(64, ge=1)
     """Problems per part of the answer stage."""
+
+
+class WorkersConfig(Section):
+    """Who makes the parts of a stage side by side. In no key: the bytes are the same."""
+
+    runner: Literal["threads", "dask", "ray"] = "threads"
+    """Threads of the command's process, or workers of Dask or Ray (extras of those names), which share the store."""
+    count: int = Field(1, ge=1)
+    """How many at once, on this machine; `--workers` overrides it. A cluster at `address` decides for itself."""
+    address: str | None = None
+    """Of a Dask scheduler or a Ray cluster that runs; None: workers on this machine, for this command."""
 
 
 class RoundConfig(Section):
@@ -259,6 +386,7 @@ class Config(Section):
     update: UpdateConfig = UpdateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     parts: PartsConfig = PartsConfig()
+    workers: WorkersConfig = WorkersConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
@@ -274,8 +402,21 @@ class Config(Section):
         unused = set(self.policies) - {role.policy for role in self.roles}
         if unused:
             raise ValueError(f"policies.{min(unused)}: no role uses it; remove it or give it to a role")
+        strangers = set(self.update.frozen_roles) - {role.name for role in self.roles}
+        if strangers:
+            raise ValueError(f"update.frozen_roles: no role named '{min(strangers)}'; there is {', '.join(order)}")
         self.plan.check(order)
+        self._check_ranks()
         return self
+
+    def _check_ranks(self) -> None:
+        if isinstance(self.engine, VllmEngineConfig):
+            for name, policy in self.policies.items():
+                if policy.lora_rank > self.engine.max_lora_rank:
+                    raise ValueError(
+                        f"policies.{name}.lora_rank: {policy.lora_rank}, but engine.max_lora_rank is "
+                        f"{self.engine.max_lora_rank}; raise that, or lower the rank"
+                    )
 
     def max_new_tokens(self, role: Role) -> int:
         """Tokens at most in one message of this role."""

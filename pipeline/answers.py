@@ -46,6 +46,12 @@ def write_answer(store: Path, text: str, form: str, output: Path | None, console
                 file.write("\n")
 
 
+def write_json(value: Any) -> None:
+    """Plain data on standard output, NaN as null."""
+    json.dump(_plain(value), sys.stdout, ensure_ascii=False, allow_nan=False, indent=1)
+    sys.stdout.write("\n")
+
+
 def _plain(value: Any) -> Any:
     """As JSON knows it: decimals are numbers, NaN and infinity are null, what it has no word for is text."""
     if isinstance(value, dict):

@@ -13,8 +13,9 @@ from pipeline.planning import first_changed, wanted_config
 from pipeline.runner import Limits, StepReport, reused
 from pipeline.scope import Scope, Walk
 from pipeline.server import server_url, use_server
-from pipeline.steps import EVALUATION, ROUND, Step, names
+from pipeline.steps import EVALUATION, ROUND, Step, names, step_named, steps_with
 from pipeline.workbench import Progress, workbench
+from stages.grade import GRADE
 from store import catalog
 from store.artifacts import Artifact, Row
 from store.layout import MAIN
@@ -67,10 +68,39 @@ def settle_redraw(scope: Scope, redraw: int | None) -> None:
         catalog.record_redraw(scope.layout, scope.run, scope.round, scope.variant, redraw)
 
 
-def limit(max_seconds: float | None, max_evaluations: int | None, workers: int) -> None:
-    """Caps for this command, and how many parts it makes side by side."""
+def settle_retry(scope: Scope, step: str = "grade") -> bool:
+    """Ask for the missing rewards of a step to be graded again. False when there are rewards and none is missing.
+
+    Where the step has not been made yet, or a retry of it was stopped half-way, there is nothing to ask: it goes on.
+    """
+    if step_named(step).stage is not GRADE:
+        raise ConfigError(
+            f"--retry-unscored: {step} gives no rewards; it goes with grade (or verdict, of an evaluation)"
+        )
+    if scope.line(step) != scope.variant:
+        raise ConfigError(
+            f"--retry-unscored: variant '{scope.variant}' takes its {step} of round {scope.round} from "
+            f"'{scope.line(step)}'; retry it there: c3 run stage {step} --run {scope.run} --round {scope.round} "
+            f"--variant {scope.line(step)} --retry-unscored"
+        )
+    look = next((look for look in _walk(scope, steps_with(step)).looks if look.step.name == step), None)
+    if look is None or look.artifact is None:
+        return True
+    if all(row["error"] is None for row in look.artifact.rows("rewards", ["error"])):
+        return False
+    scope.record_retry(look)
+    return True
+
+
+def limit(max_seconds: float | None, max_evaluations: int | None) -> None:
+    """Caps for this command."""
     workbench().limits = Limits(max_seconds, max_evaluations)
-    workbench().workers = workers
+
+
+def employ(scope: Scope, count: int | None) -> None:
+    """Who makes parts side by side: as configured, or so many as the command asks for."""
+    configured = scope.config.workers
+    workbench().workers = configured if count is None else configured.model_copy(update={"count": count})
 
 
 def _settle_variant(scope: Scope, source: str | None, overrides: Sequence[str], stage: str | None) -> None:
@@ -83,13 +113,20 @@ def _settle_variant(scope: Scope, source: str | None, overrides: Sequence[str], 
     parent = Scope(scope.store, scope.run, scope.round)
     config = build_config(parent.config.model_dump(mode="json"), overrides, where=f"variant '{scope.variant}'")
     changed = first_changed(parent, config)
-    if stage is not None and changed is not None and names().index(changed) < names().index(stage):
+    order = [*names(), *names(EVALUATION)]
+    if stage is not None and changed is not None and order.index(changed) < order.index(stage):
         raise ConfigError(
             f"--variant {scope.variant}: {' '.join(overrides)} already changes {changed}, which comes before {stage}; "
             f"branch there: c3 run stage {changed} --round {scope.round} --variant {scope.variant} ..."
         )
     branch = Variant(MAIN, scope.round, stage or changed or names()[-1], tuple(overrides))
     record_variant(scope.layout, scope.run, scope.variant, branch)
+
+
+def has_work(scope: Scope, until: str = "update") -> bool:
+    """Whether something of the round, up to this step, is still to be made."""
+    _known_step(until, "--until")
+    return not _walk(scope, ROUND[: names().index(until) + 1]).complete
 
 
 def run_iteration(
@@ -102,11 +139,18 @@ def run_iteration(
         scope,
         steps,
         progress,
-        lambda flows: flows.iteration(**_parameters(scope), until=until, again_from=again_from),
+        lambda flows: flows.started(flows.iteration, **_parameters(scope), until=until, again_from=again_from),
         again_from,
     )
     figures, signal = _summary(artifacts)
     return RoundResult(scope.run, scope.round, reports, figures, signal)
+
+
+def known_stage(stage: str) -> None:
+    """ConfigError naming the stages there are, when this is none of them."""
+    known = [*names(), *names(EVALUATION)]
+    if stage not in known:
+        raise ConfigError(f"c3 run stage {stage}: no such stage; there is {', '.join(known)}")
 
 
 def _known_step(name: str, option: str) -> None:
@@ -116,7 +160,9 @@ def _known_step(name: str, option: str) -> None:
 
 def run_evaluation(scope: Scope, progress: Progress) -> EvaluationResult:
     """Greedy answers of the policy that the round ended with."""
-    reports, artifacts = _run(scope, EVALUATION, progress, lambda flows: flows.evaluation(**_parameters(scope)))
+    reports, artifacts = _run(
+        scope, EVALUATION, progress, lambda flows: flows.started(flows.evaluation, **_parameters(scope))
+    )
     rows = artifacts["evaluate"].rows("evaluations", ["reward", "truncated"])
     scored = [row["reward"] for row in rows if row["reward"] is not None]
     return EvaluationResult(
@@ -141,12 +187,11 @@ def evaluates(scope: Scope, last: int) -> bool:
 
 def run_stage(scope: Scope, stage: str, progress: Progress) -> Sequence[StepReport]:
     """One step; the steps before it must have run."""
-    steps = ROUND if stage in names() else EVALUATION
-    if stage not in names(steps):
-        raise ConfigError(f"c3 run stage {stage}: no such stage; there is {', '.join([*names(), *names(EVALUATION)])}")
+    known_stage(stage)
+    steps = steps_with(stage)
     scope.artifacts_before(stage, steps, scope.policy_after if steps is EVALUATION else None)
     with _serving(scope, progress) as flows:
-        reports: Sequence[StepReport] = flows.single_stage(**_parameters(scope), stage=stage)
+        reports: Sequence[StepReport] = flows.started(flows.single_stage, **_parameters(scope), stage=stage)
     return reports
 
 

@@ -10,15 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import Flow, flow, task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
+from prefect.futures import wait
 
-from configs.errors import C3Error, Stopped
+from configs.errors import C3Error, Stopped, StoreError
+from pipeline.far_parts import fill, order
 from pipeline.interruption import arm
 from pipeline.runner import StepReport, make_part, make_step, reused
 from pipeline.scope import Look, Scope
-from pipeline.steps import EVALUATION, ROUND, Step, names, step_named
+from pipeline.steps import EVALUATION, ROUND, Step, names, step_named, steps_with
+from pipeline.task_runners import task_runner
 from pipeline.workbench import workbench
 from stages.stage import Part
 from store.artifacts import Artifact, ArtifactWriter, open_writer, remove
@@ -42,6 +45,12 @@ class StageKey(CachePolicy):
 def part_run(key: str, step: str, part: str, work: Any) -> Reference:
     """One part of a step. `key` is the stage key and the part's name."""
     return {"part": str(work.value()["name"]), "key": key}
+
+
+@task(task_run_name="{part} of {step}", cache_policy=StageKey(), persist_result=True, result_serializer="json")
+def far_part_run(key: str, step: str, part: str, work: Any) -> Reference:
+    """The same in a worker's process: the work is an order, and the part's record is read back from the store."""
+    return {"part": str(fill(work.value)["name"]), "key": key}
 
 
 @task(task_run_name="{step}", cache_policy=StageKey(), persist_result=True, result_serializer="json")
@@ -87,6 +96,8 @@ class RoundRun:
         self.artifacts[step.name] = artifact
         self.scope.record(step, artifact)
         self.scope.record_failure(step, None)
+        if look.awaited:
+            return self.run(step, policy)  # what a retry goes out from is there again: now the retry
         return artifact
 
     def _made(self, step: Step, look: Look, label: str) -> tuple[Artifact, StepReport]:
@@ -124,7 +135,9 @@ class RoundRun:
             bench.progress.finish()
 
     def _parts(self, writer: ArtifactWriter, look: Look, parts: Sequence[Part], label: str) -> list[dict[str, Any]]:
-        """Each missing part as a task run of its own; side by side where the stage and the engine allow it."""
+        """Each missing part as a task run of its own; side by side where the stage allows it."""
+        if workbench().far and not look.step.stage.sequential:
+            return self._far_parts(writer, look, parts, label)
         made: dict[int, dict[str, Any]] = {}
 
         def work(part: Part) -> dict[str, Any]:
@@ -138,11 +151,43 @@ class RoundRun:
             arguments = (f"{look.key}-{name}", label, name, Deferred(lambda: work(part)))
             return labelled(*arguments) if alone else labelled.submit(*arguments)
 
-        alone = look.step.stage.sequential or workbench().workers == 1
-        for future in [run(part) for part in parts]:
-            if not alone:
+        alone = look.step.stage.sequential or workbench().workers.count == 1
+        futures = [run(part) for part in parts]
+        if not alone:
+            wait(futures)  # all of them, also when one failed: the lock must not go while another still writes
+            for future in futures:
                 future.result()
         return [made[part.index] for part in parts]
+
+    def _far_parts(self, writer: ArtifactWriter, look: Look, parts: Sequence[Part], label: str) -> list[dict[str, Any]]:
+        """Every missing part sent out. A worker that dies is replaced by its runner, and its part asked for again."""
+        bench = workbench()
+        bench.limits.check()
+        asked = far_part_run.with_options(name=f"{look.step.name} part", refresh_cache=True)
+        futures = []
+        for part in parts:
+            name, work = part_name(part.index), Deferred(order(look, self.scope.layout, part, bench.limits))
+            futures.append(asked.submit(f"{look.key}-{name}", label, name, work))
+        for future in futures:
+            future.wait()  # all of them, also when one failed: the lock must not go while another still writes
+        records = []
+        for part, future in zip(parts, futures, strict=True):
+            future.result()
+            record = writer.part(part.index)
+            if record is None:
+                raise StoreError(
+                    f"{look.step.name}: a worker made {part_name(part.index)}, but it is not in {writer.path}; workers "
+                    f"need the same store, under the same path"
+                )
+            bench.limits.add(look.step.stage.name, record["ledger"])
+            bench.progress.advance(record["ledger"].get("messages", 0))
+            records.append(record)
+        return records
+
+
+def started(asked: Flow[..., Any], **parameters: Any) -> Any:
+    """Run a flow with the part workers that the command employs."""
+    return asked.with_options(task_runner=task_runner(workbench().workers))(**parameters)
 
 
 @flow(name="iteration", flow_run_name="{run} · round {round}", persist_result=False)
@@ -165,7 +210,7 @@ def iteration(
 def single_stage(run: str, round: int, stage: str, store: str = "c3-store", variant: str = MAIN) -> Any:
     """One step of a round; the steps before it must have run."""
     scope = Scope(Path(store), run, round, variant)
-    steps = ROUND if stage in names() else EVALUATION
+    steps = steps_with(stage)
     progress = RoundRun(scope)
     policy = scope.policy_after if steps is EVALUATION else None
     progress.artifacts = dict(scope.artifacts_before(stage, steps, policy))

@@ -1,7 +1,9 @@
 """Ctrl-C and SIGTERM: one line on how to go on, and gone within two seconds.
 
-Prefect is given a moment to mark the run as crashed. Nothing else has to be put in order: parts are in place whole or
-not at all, and locks go with the process.
+Python hears of a signal between two of its own instructions, and a matrix product or a backward pass can be one
+instruction for longer than that. So a thread of its own hears of it too, through the descriptor that the system's
+handler writes to. Prefect is given a moment to mark the run as crashed; then the process ends, wherever it is. Nothing
+else has to be put in order: parts are in place whole or not at all, and locks go with the process.
 """
 
 from __future__ import annotations
@@ -10,17 +12,31 @@ import os
 import signal
 import sys
 import threading
+import time
+from contextlib import suppress
 from typing import NoReturn
 
-_GRACE_SECONDS = 1.2
+_GRACE_SECONDS = 1.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED = 130
 
 
 def arm() -> None:
     """Take over both signals. Again inside a flow, because Prefect takes SIGTERM for itself when one starts."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)
-        signal.signal(signal.SIGINT, _stop)
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in _SIGNALS:
+        signal.signal(number, _stop)
+    if not _listening:
+        listen, tell = os.pipe()
+        os.set_blocking(tell, False)
+        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+        _listening.append(threading.Thread(target=_watch, args=(listen,), daemon=True))
+        _listening[0].start()
+
+
+_listening: list[threading.Thread] = []
+"""The thread that hears of signals: there is at most one per process."""
 
 
 def leave(code: int) -> NoReturn:
@@ -28,16 +44,24 @@ def leave(code: int) -> NoReturn:
     server = sys.modules.get("pipeline.server")  # not imported here: `c3 --help` must not pay for it
     if server is not None:
         server.stop_temporary()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 
+def _watch(listen: int) -> NoReturn:
+    """Wait for the first of the signals, say so, and end the process when the main thread has not done it."""
+    while not any(number in _SIGNALS for number in os.read(listen, 64)):
+        pass
+    message = "\nc3: stopped; run the same command again to go on where it was\n"
+    with suppress(OSError, ValueError):  # nobody reads it any more
+        os.write(sys.stderr.fileno(), message.encode())  # not print: the main thread may hold the stream's lock
+    time.sleep(_GRACE_SECONDS)
+    leave(INTERRUPTED)
+
+
 def _stop(number: int, frame: object) -> NoReturn:
-    print("\nc3: stopped; run the same command again to go on where it was", file=sys.stderr, flush=True)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    watch = threading.Timer(_GRACE_SECONDS, leave, (INTERRUPTED,))
-    watch.daemon = True
-    watch.start()
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt

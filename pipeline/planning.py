@@ -12,12 +12,14 @@ from configs.schema import Config
 from pipeline.costs import round_cost
 from pipeline.scope import Look, Scope
 from pipeline.steps import ROUND
+from stages.problem_sources.load import load_problems
+from stages.problem_sources.overlap import overlap
 from store import catalog
 from store.artifacts import described
 from store.layout import MAIN
-from store.variants import steps_of
+from store.variants import find_variant, steps_of
 
-__all__ = ["plan_steps", "round_cost", "wanted_config"]
+__all__ = ["heldout_overlap", "plan_steps", "round_cost", "wanted_config"]
 
 Planned = tuple[str, str, str]
 """Step, what will become of it, why."""
@@ -39,18 +41,39 @@ def wanted_config(scope: Scope, source: str | None, overrides: Sequence[str]) ->
     )
 
 
+def heldout_overlap(config: Config) -> tuple[int, int] | None:
+    """Held-out problems that are trained on too (equal by normalised text), and all of them; None without held-out ones."""
+    if config.evaluate.problems is None:
+        return None
+    heldout = load_problems(config.evaluate.problems)
+    shared = {heldout_id for _, heldout_id in overlap(load_problems(config.problems), heldout)}
+    return len(shared), len(heldout)
+
+
 def plan_steps(scope: Scope, config: Config) -> list[Planned]:
     """Per step of the round: reused, made, or depending on what comes before."""
+    if (
+        find_variant(scope.layout, scope.run, scope.variant) is None
+    ):  # a variant that is only thought of is the main line
+        scope = Scope(scope.store, scope.run, scope.round)
     scope = scope.under(config)
     if scope.round > 1 and not scope.has_predecessor():
         return [(step.name, "made", f"once round {scope.round - 1} has run") for step in ROUND]
-    recorded = steps_of(scope.layout, scope.run, scope.variant, scope.round)
+    recorded = _recorded(scope)
     walk = scope.walk()
     rows: list[Planned] = []
     for look in walk.looks:
         rows.append(_planned(scope, look, recorded.get(look.step.name)))
     rows += [(step.name, "made", "follows what is made above") for step in walk.unknown]
     return rows
+
+
+def _recorded(scope: Scope) -> dict[str, dict[str, Any]]:
+    """What the round's steps were when they last ran; of a variant that has not got so far, its parent's."""
+    place = (scope.layout, scope.run)
+    variant = find_variant(*place, scope.variant)
+    before = steps_of(*place, variant.parent, scope.round) if variant is not None else {}
+    return {**before, **steps_of(*place, scope.variant, scope.round)}
 
 
 def first_changed(scope: Scope, config: Config) -> str | None:

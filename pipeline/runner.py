@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 
 from configs.errors import Stopped
 from pipeline.scope import Look
-from stages.stage import Part
+from stages.stage import RETRIED, Part
 from stages.tools import Tools
 from store.artifacts import Artifact, ArtifactWriter, provisional
 from store.query import run_checks
@@ -35,6 +36,8 @@ class StepReport:
     saved_seconds: float = 0.0
     rows_equal: bool | None = None
     """Whether what was made again is what was there; None when nothing was."""
+    damage: Sequence[str] = ()
+    """What was found damaged and made again, a line each."""
 
 
 PartsMaker = Callable[[Sequence[Part]], Sequence[dict[str, Any]]]
@@ -49,6 +52,12 @@ class Limits:
         self._evaluations = evaluations
         self._started = time.monotonic()
         self._spent = 0
+        self._counting = threading.Lock()  # parts may be made side by side
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the cap on time is reached; None when there is none."""
+        return None if self._seconds is None else self._seconds - (time.monotonic() - self._started)
 
     def check(self) -> None:
         """Stopped when a cap is reached."""
@@ -63,7 +72,8 @@ class Limits:
     def add(self, stage: str, ledger: Mapping[str, int]) -> None:
         """Count what a part spent: an evaluation is spent where the evaluator runs."""
         if stage == "grade":
-            self._spent += ledger.get("evaluations", 0)
+            with self._counting:
+                self._spent += ledger.get("evaluations", 0)
 
 
 GO_ON = "what is finished is kept, and the same command goes on from there"
@@ -91,6 +101,7 @@ def make_step(writer: ArtifactWriter, look: Look, make: PartsMaker) -> tuple[Art
     report.parts_reused = sum(record is not None for record in there.values())
     report.parts_made = len(parts) - report.parts_reused
     report.ledger = _total([record for part, record in zip(parts, records, strict=True) if not there[part.index]])
+    report.damage = tuple(writer.damage)
     report.saved = _total([record for record in there.values() if record])
     report.saved_seconds = sum(record["seconds"] for record in there.values() if record)
     check(look, provisional(look.step.stage.name, look.key, writer.path, records))
@@ -113,7 +124,8 @@ def reused(look: Look, artifact: Artifact) -> StepReport:
 
 def check(look: Look, artifact: Artifact) -> None:
     """The stage's SQL checks over its inputs and its own rows. CheckError when the plan was not spent exactly."""
-    run_checks(look.step.name, [*look.job.inputs.values(), artifact], look.job.tree.spending())
+    inputs = [given for name, given in look.job.inputs.items() if name != RETRIED]
+    run_checks(look.step.name, [*inputs, artifact], look.job.tree.spending())
 
 
 def _total(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -133,6 +145,7 @@ def _description(look: Look) -> dict[str, Any]:
             for name, artifact in look.job.inputs.items()
         },
         "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
+        "made_for": dict(look.asked_by),
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -5,7 +5,7 @@ Everything here works without torch and without Prefect, so that a finished roun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +14,17 @@ from typing import Any
 from configs.errors import ConfigError, StoreError
 from configs.load import build_config
 from configs.schema import Config
-from pipeline.steps import ROUND, Step, step_named
+from pipeline.steps import EVALUATION, ROUND, Step, names, step_named
 from stages.engines.make import base_digest, engine_identity
 from stages.learners.identity import learner_identity
-from stages.stage import Job, stage_key
+from stages.stage import RETRIED, Job, stage_key
 from store import catalog
-from store.artifacts import Artifact, find
+from store.artifacts import Artifact, described, find
 from store.layout import COPY, IMPORTED, MAIN, Layout
 from store.policies import PolicyVersion, initial_policy, policy_of
-from store.variants import overrides_of, steps_of
+from store.variants import line_of_step, overrides_of, redraw_of, steps_of
+
+_ORDER = (*names(), *names(EVALUATION))
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,10 @@ class Look:
     made_from: dict[str, Any]
     artifact: Artifact | None
     """The finished result, or None when it is still to be made."""
+    asked_by: Mapping[str, Any] = field(default_factory=dict)
+    """run, round and variant that ask for it: its manifest says whom it was made for."""
+    awaited: bool = False
+    """Whether it is still to be made and a retry of it was asked for: the step is not done with it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,11 @@ class Scope:
     run: str
     round: int
     variant: str = MAIN
+
+    @property
+    def name(self) -> dict[str, Any]:
+        """Which round this is."""
+        return {"run": self.run, "round": self.round, "variant": self.variant}
 
     @property
     def layout(self) -> Layout:
@@ -76,14 +87,15 @@ class Scope:
     @cached_property
     def policy(self) -> PolicyVersion:
         """The frozen policy this round starts from: the update of the round before, or the untrained model."""
-        return self._policy_of(self.round - 1)
+        return self._policy_of(self.round - 1, self.config.update.max_version_lag)
 
     @cached_property
     def policy_after(self) -> PolicyVersion:
         """The policy this round ended with; of round 0 the untrained model."""
         return self._policy_of(self.round)
 
-    def _policy_of(self, round: int) -> PolicyVersion:
+    def _policy_of(self, round: int, lag: int = 0) -> PolicyVersion:
+        """The policy after a round; with it the versions of so many rounds before, as far as there are any."""
         names = list(self.config.policies)
         base = base_digest(self.config.engine)
         if round == 0:
@@ -101,48 +113,92 @@ class Scope:
                 f"run '{self.run}': the policy of round {round} (update {entry['key'][:12]}) is missing or damaged; run "
                 f"`{command}` to make it again"
             )
-        return policy_of(artifact, base, names)
+        policy = policy_of(artifact, base, names)
+        if not lag:
+            return policy
+        before = self._policy_of(round - 1, lag - 1)
+        return replace(policy, earlier=(before.version, *before.earlier))
 
     def look(self, step: Step, inputs: Mapping[str, Artifact], policy: PolicyVersion | None = None) -> Look:
-        """A step's key, from the digests of its inputs, and its result if that is there."""
+        """A step's key, from the digests of its inputs, and its result if that is there. A retry that was asked for counts."""
+        look = self._first_look(step, inputs, policy)
+        for attempt, retried in enumerate(self._retries.get(step.name, ()), start=1):
+            if look.key != retried:
+                break  # asked for when the step had another key
+            if look.artifact is None:
+                return replace(look, awaited=True)
+            look = self._retry(look, look.artifact, attempt)
+        return look
+
+    def _first_look(self, step: Step, inputs: Mapping[str, Artifact], policy: PolicyVersion | None) -> Look:
         weights = policy or (self.policy if step.stage.weights else None)
         given = {name: inputs[name] for name in step.inputs}
         job = Job(self.config, self.round, given, weights, redraw=0 if policy else self.redraw)
         key, made_from = stage_key(step.stage, job, self._weights_identity(step))
         key = self._recorded_copy(step, key) if step is step_named(step.name) else key
         job = replace(job, output=self.layout.artifact(step.stage.name, key))
-        return Look(step, job, key, made_from, find(self.layout, step.stage.name, key))
+        return Look(step, job, key, made_from, find(self.layout, step.stage.name, key), self.name)
+
+    def _retry(self, look: Look, rewards: Artifact, attempt: int) -> Look:
+        """The same step, grading again what is missing in its rewards, as an artifact of its own."""
+        job = replace(look.job, inputs={**look.job.inputs, RETRIED: rewards}, retry=attempt)
+        key, made_from = stage_key(look.step.stage, job, None)
+        key = self._recorded_copy(look.step, key)
+        job = replace(job, output=self.layout.artifact(look.step.stage.name, key))
+        return replace(
+            look, job=job, key=key, made_from=made_from, artifact=find(self.layout, look.step.stage.name, key)
+        )
 
     def beside(self, look: Look) -> Look:
         """The same step, to be made again beside what is there."""
         base = look.key.partition(COPY)[0]
         number = 2
-        while self.layout.artifact(look.step.stage.name, f"{base}{COPY}{number}").exists():
-            number += 1
-        key = f"{base}{COPY}{number}"
+        while described(self.layout, look.step.stage.name, key := f"{base}{COPY}{number}"):
+            number += 1  # one that was never finished is gone on with
         job = replace(look.job, output=self.layout.artifact(look.step.stage.name, key))
-        return Look(look.step, job, key, look.made_from, None)
+        return replace(look, job=job, key=key, artifact=None)
 
     def _recorded_copy(self, step: Step, key: str) -> str:
         """The key, or that of the copy beside it which this round was told to use (`--from`, `c3 import`)."""
-        entry = self._recorded.get(step.name)
-        if entry is None or not (entry["key"].startswith(f"{key}{COPY}") or entry["key"].startswith(IMPORTED)):
-            return key
-        return entry["key"] if find(self.layout, entry["stage"], entry["key"]) else key
+        named: list[str] = [self._recorded[step.name]["key"]] if step.name in self._recorded else []
+        for used in named + self._retries.get(step.name, []):
+            if used.startswith((f"{key}{COPY}", IMPORTED)) and find(self.layout, step.stage.name, used):
+                return used
+        return key
+
+    def line(self, step: str) -> str:
+        """Whose record holds for a step: a variant's own from the stage it branches at, its parent's before."""
+        return line_of_step(self.layout, self.run, self.variant, self.round, step, _ORDER)
+
+    def _of_line(self, read: Callable[[Layout, str, int, str], dict[str, Any]]) -> dict[str, Any]:
+        """What is recorded per step of this round, each step from its own line."""
+        found: dict[str, dict[str, Any]] = {}
+        chosen = {}
+        for step in _ORDER:
+            line = self.line(step)
+            if line not in found:
+                found[line] = read(self.layout, self.run, self.round, line)
+            if step in found[line]:
+                chosen[step] = found[line][step]
+        return chosen
 
     @cached_property
     def _recorded(self) -> dict[str, dict[str, Any]]:
-        return steps_of(self.layout, self.run, self.variant, self.round)
+        return self._of_line(catalog.round_steps)
+
+    @cached_property
+    def _retries(self) -> dict[str, list[str]]:
+        return self._of_line(catalog.recorded_retries)
 
     @cached_property
     def redraw(self) -> int:
         """Which set of draws this round uses; 0 the first."""
-        return catalog.recorded_redraw(self.layout, self.run, self.round, self.variant)
+        return redraw_of(self.layout, self.run, self.variant, self.round)
 
     def _weights_identity(self, step: Step) -> dict[str, Any] | None:
         if step.stage.weights == "samples":
             return engine_identity(self.config.engine)
-        return learner_identity(self.config.engine) if step.stage.weights == "trains" else None
+        return learner_identity(self.config) if step.stage.weights == "trains" else None
 
     def walk(self, steps: tuple[Step, ...] = ROUND, policy: PolicyVersion | None = None) -> Walk:
         """Follow the steps as far as their results are there."""
@@ -177,6 +233,14 @@ class Scope:
         self.__dict__.pop("_recorded", None)
         entry = {"stage": artifact.stage, "key": artifact.key, "digest": artifact.digest}
         catalog.record_step(self.layout, self.run, self.round, self.variant, step.name, entry)
+
+    def record_retry(self, look: Look) -> None:
+        """Ask for what is missing in a step's rewards to be graded again, from now on."""
+        chain = self._retries.get(look.step.name, [])
+        earlier = chain[: look.job.retry]  # what was asked for when the step had another key is forgotten
+        self.__dict__.pop("_retries", None)
+        line = self.line(look.step.name)
+        catalog.record_retry(self.layout, self.run, self.round, line, look.step.name, [*earlier, look.key])
 
     def record_failure(self, step: Step, reason: str | None) -> None:
         """Remember why a step could not be made (for `c3 status`); None: it could."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import json
 import os
 import signal
 import socket
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.environment import prefect_api_url, prepare_prefect, temporary_server_environment
-from configs.errors import C3Error
-from store.files import write_json, writing
+from configs.errors import C3Error, StoreError
+from store.files import writing
 from store.layout import Layout
+from store.records import read_record, write_record
 
 _ANSWER_SECONDS = 2.0
 _START_SECONDS = 90
@@ -110,7 +110,7 @@ def start_lasting(layout: Layout, port: int) -> str:
         )
     _await(url, process, layout.prefect / "server.log")
     with writing(layout.prefect):
-        write_json(layout.server_record, {"url": url, "process": process.pid})
+        write_record(layout.server_record, {"url": url, "process": process.pid})
     return url
 
 
@@ -149,6 +149,6 @@ def _healthy(url: str) -> bool:
 
 def _record(layout: Layout) -> dict[str, Any] | None:
     try:
-        return dict(json.loads(layout.server_record.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
+        return read_record(layout.server_record)
+    except StoreError as error:
+        raise StoreError(f"{error}; delete it, and start a server again with `c3 ui`") from error

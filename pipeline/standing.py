@@ -1,6 +1,7 @@
 """`c3 status`: rounds by steps, and what each is.
 
 made      there, and what the recorded configuration asks for
+reused    the same, made for another run, round or variant
 stale     there, but made by an earlier configuration or from something since made again
 partial   some parts are there; the next run goes on from them
 running   a live process is making it
@@ -68,7 +69,7 @@ def _walk(scope: Scope, steps: tuple[Step, ...]) -> Walk:
 def _state(scope: Scope, step: Step, walk: Walk, entry: dict[str, str] | None, failures: dict[str, str]) -> str:
     look = next((look for look in walk.looks if look.step is step), None)
     if look is not None and look.artifact is not None:
-        return "made"
+        return "made" if look.artifact.manifest["made_for"] == scope.name else "reused"
     if look is not None and _running(scope, step, walk):
         return "running"
     if step.name in failures:

@@ -62,6 +62,11 @@ def step_named(name: str) -> Step:
     return next(step for step in (*ROUND, *EVALUATION) if step.name == name)
 
 
+def steps_with(name: str) -> tuple[Step, ...]:
+    """The list that the step of that name is in."""
+    return ROUND if name in names() else EVALUATION
+
+
 def names(steps: tuple[Step, ...] = ROUND) -> list[str]:
     """The steps' names, in order."""
     return [step.name for step in steps]

@@ -20,6 +20,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from configs.notes import config_notes
+from configs.schema import Config
 from pipeline.commands import EvaluationResult, RoundResult
 from pipeline.costs import RoundCost
 from pipeline.runner import StepReport
@@ -42,6 +44,7 @@ _STEP_HEADINGS = {
 }
 _MARKS = {
     "made": "ok",
+    "reused": "reuse",
     "stale": "stale",
     "partial": "part",
     "running": "runs",
@@ -127,9 +130,25 @@ def show_steps(console: Console, reports: Sequence[StepReport]) -> None:
             _outcome(report),
         )
     console.print(table)
+    for line in (line for report in reports for line in report.damage):
+        console.print(f"made again: {line}", soft_wrap=True)
+    for line in (retrying(report) for report in reports):
+        if line:
+            console.print(line)
     saved = saving(reports)
     if saved:
         console.print(saved)
+
+
+def retrying(report: StepReport) -> str:
+    """What a retry of missing rewards came to, in one line; empty when there was none."""
+    retried, now_scored = (report.ledger.get(name, 0) + report.saved.get(name, 0) for name in ("retried", "now_scored"))
+    if report.reused or not retried:
+        return ""
+    return (
+        f"{report.name}: {retried} missing rewards graded again; {now_scored} of them are there now, "
+        f"{retried - now_scored} are still missing"
+    )
 
 
 def _headline(result: RoundResult) -> str:
@@ -139,7 +158,7 @@ def _headline(result: RoundResult) -> str:
     figures = result.figures
     text += f"  reward {figures['mean_reward']:.3f} (spread {figures['reward_spread']:.3f})"
     if figures["unscored"]:
-        text += f", {figures['unscored']} unscored"
+        text += f", {figures['unscored']} unscored (--retry-unscored grades them again)"
     tied = [f"{row['role']} {row['groups_without_signal']}/{row['groups']}" for row in result.signal if row["groups"]]
     if tied:
         text += f"\ngroups without signal: {', '.join(tied)}"
@@ -224,6 +243,23 @@ def show_cost(console: Console, cost: RoundCost) -> None:
         console.print(f"no credit this round (one draw per state): {', '.join(cost.uncredited)}")
 
 
+def show_overlap(console: Console, found: tuple[int, int] | None) -> None:
+    """How many held-out problems are trained on: an accuracy on those says nothing."""
+    if found is None:
+        return
+    shared, heldout = found
+    if shared:
+        console.print(f"[bold]{shared} of {heldout} held-out problems are also trained on[/bold] (equal text)")
+    else:
+        console.print(f"none of the {heldout} held-out problems is trained on")
+
+
+def show_notes(console: Console, config: Config) -> None:
+    """What the configuration means that its reader may not expect."""
+    for note in config_notes(config):
+        console.print(f"note: {note}", style="yellow")
+
+
 def show_plan_steps(console: Console, rows: Sequence[tuple[str, str, str]]) -> None:
     """Per step: what will happen to it and why."""
     table = Table(box=None, pad_edge=False)
@@ -250,16 +286,12 @@ def show_status(console: Console, standings: Sequence[Standing]) -> None:
         console.print(note, soft_wrap=True)
 
 
-def show_findings(console: Console, results: Sequence[tuple[Reference, Finding | None]]) -> bool:
+def show_findings(console: Console, results: Sequence[tuple[Reference | None, Finding | None]]) -> bool:
     """What verification found; True when all is well."""
     findings = list(dict.fromkeys(finding for _, finding in results if finding is not None))
     for finding in findings:
-        place = finding.reference
-        console.print(
-            f"[bold]{place.run} round {place.round} {place.variant} {place.step}[/bold]: {finding.problem}\n  {finding.cure}",
-            soft_wrap=True,
-        )
-    artifacts = len({(reference.stage, reference.key) for reference, _ in results})
+        console.print(f"[bold]{finding.place}[/bold]: {finding.problem}\n  {finding.cure}", soft_wrap=True)
+    artifacts = len({(reference.stage, reference.key) for reference, _ in results if reference is not None})
     console.print(f"{artifacts} artifacts checked, {len(findings)} with something wrong")
     return not findings
 

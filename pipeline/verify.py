@@ -6,40 +6,85 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.errors import C3Error, CheckError
+from configs.errors import C3Error, CheckError, StoreError
 from pipeline.runner import check
 from pipeline.scope import Look, Scope
 from pipeline.steps import step_named
 from stages.stage import Job
 from store import catalog
-from store.artifacts import Artifact, content_damage, damage, described
+from store.artifacts import MANIFEST, Artifact, content_damage, damage, described
 from store.catalog import Reference
 from store.layout import Layout
 from store.policies import PolicyVersion
 from store.query import run_lineage
+from store.variants import find_variant
 
 
 @dataclass(frozen=True)
 class Finding:
     """Something that is not as it should be."""
 
-    reference: Reference
+    place: str
+    """Which run, and where in it."""
     problem: str
     cure: str
 
 
-def verify(store: Path, run: str | None = None) -> Iterator[tuple[Reference, Finding | None]]:
-    """Look at everything that the runs refer to; each reference with what is wrong with it, or None."""
+def verify(store: Path, run: str | None = None) -> Iterator[tuple[Reference | None, Finding | None]]:
+    """Look at every record of the runs and everything they refer to.
+
+    Yields each reference with what is wrong with it, or None; what is wrong with a record has no reference.
+    """
     layout = Layout(store)
     seen: dict[tuple[str, str], str | None] = {}
-    for reference in catalog.references(layout):
-        if run is not None and reference.run != run:
-            continue
-        name = (reference.stage, reference.key)
-        if name not in seen:
-            seen[name] = _problem(layout, reference)
-        problem = seen[name]
-        yield reference, None if problem is None else Finding(reference, problem, _cure(reference))
+    for name in catalog.run_folders(layout) if run is None else [run]:
+        for found in look_through(layout, name):
+            if isinstance(found, Finding):
+                yield None, found
+                continue
+            artifact = (found.stage, found.key)
+            if artifact not in seen:
+                seen[artifact] = problem_of(layout, found)
+            problem = seen[artifact]
+            yield found, None if problem is None else Finding(_place(found), problem, _cure(found))
+
+
+def look_through(layout: Layout, run: str) -> Iterator[Reference | Finding]:
+    """What a run's records refer to, and those of them that are damaged or gone."""
+    try:
+        if catalog.recorded_config(layout, run, 1) is None:
+            problem = f"{layout.run(run) / catalog.RUN_RECORD}: is missing"
+            yield Finding(f"run {run}", problem, f"put back a copy, or c3 run iteration --run {run} --config ...")
+    except StoreError as error:
+        yield Finding(f"run {run}", *_halves(error))
+    for variant in catalog.variants(layout, run):
+        first = 1
+        try:
+            branch = find_variant(layout, run, variant)
+            first = branch.round if branch else 1
+        except StoreError as error:
+            yield Finding(f"run {run} {variant}", *_halves(error))
+        begun = catalog.rounds(layout, run, variant)
+        for round in sorted({*begun, *range(first, max(begun, default=0) + 1)}):
+            place = f"run {run} round {round} {variant}"
+            if round not in begun:
+                cure = f"c3 run iteration --run {run} --round {round} finds what it referred to"
+                yield Finding(place, f"{layout.round(run, variant, round)}: is missing", cure)
+                continue
+            try:
+                yield from catalog.references_of(layout, run, round, variant)
+            except StoreError as error:
+                yield Finding(place, *_halves(error))
+
+
+def _halves(error: StoreError) -> tuple[str, str]:
+    """An error's line as what is wrong and the cure."""
+    problem, _, cure = str(error).partition("; ")
+    return problem, cure
+
+
+def _place(reference: Reference) -> str:
+    return f"run {reference.run} round {reference.round} {reference.variant} {reference.step}"
 
 
 def _cure(reference: Reference) -> str:
@@ -48,11 +93,11 @@ def _cure(reference: Reference) -> str:
     return f"c3 run {command} --run {reference.run} --round {reference.round}{variant} makes it again"
 
 
-def _problem(layout: Layout, reference: Reference) -> str | None:
+def problem_of(layout: Layout, reference: Reference) -> str | None:
     """What is wrong with one artifact, as one line."""
     artifact = described(layout, reference.stage, reference.key)
     if artifact is None:
-        return "its manifest is missing or damaged"
+        return f"{reference.stage} {reference.key[:12]}: {MANIFEST} is missing or not what was written"
     found = damage(artifact) or content_damage(artifact)
     if found:
         return found
@@ -64,6 +109,9 @@ def _problem(layout: Layout, reference: Reference) -> str | None:
         if given.digest != entry["digest"]:
             return f"its input {name} now has other rows than it was made from"
         inputs[name] = given
+    for given in _upstream(layout, [artifact]):
+        if damage(given):
+            return f"cannot be checked against {given.stage} {given.key[:12]}, which is damaged"
     return _broken_rule(layout, reference, artifact, inputs)
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from configs.errors import C3Error
-from configs.schema import Config
+from configs.schema import Config, WorkersConfig
 from pipeline.runner import Limits
 from stages.tools import Tools
 
@@ -46,14 +46,24 @@ class Workbench:
 
     def __init__(self) -> None:
         self.progress: Progress = Silence()
-        self.tools = Tools(lambda count: self.progress.advance(count))
+        self.tools = Tools(self._advance)
+        self._advancing = threading.Lock()  # parts may be made side by side, a terminal has one bar
         self.limits = Limits()
-        self.workers = 1
+        self.workers = WorkersConfig()
         self._loading: threading.Thread | None = None
+
+    def _advance(self, count: int) -> None:
+        with self._advancing:
+            self.progress.advance(count)
+
+    @property
+    def far(self) -> bool:
+        """Whether parts are made in other processes, which have workbenches of their own."""
+        return self.workers.runner != "threads"
 
     def load_ahead(self, config: Config) -> None:
         """Load the engine's model in the background, while a server starts."""
-        if self._loading is None:
+        if self._loading is None and not self.far:
             self._loading = threading.Thread(target=self._load, args=(config,), daemon=True)
             self._loading.start()
 
@@ -65,8 +75,9 @@ class Workbench:
 
     def ready(self) -> Tools:
         """The tools, once any loading ahead is over."""
-        if self._loading is not None:
-            self._loading.join()
+        loading = self._loading  # parts made side by side all come here
+        if loading is not None:
+            loading.join()
             self._loading = None
         return self.tools
 

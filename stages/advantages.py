@@ -12,8 +12,8 @@ from typing import Any
 from stages.stage import Job, Part, Stage, one_part
 from stages.tools import Tools
 from store.artifacts import Product
+from store.credit import estimator_file, write_advantages
 from store.identity import file_digest
-from store.query import estimator_file, write_advantages
 
 
 def _slice(job: Job) -> dict[str, Any]:
@@ -22,12 +22,13 @@ def _slice(job: Job) -> dict[str, Any]:
 
 
 def _make(part: Part, job: Job, tools: Tools) -> Product:
+    return Product(write_files=partial(_write, job))
+
+
+def _write(job: Job, folder: Path) -> None:
     config = job.config.advantages
-    return Product(write_files=partial(_write, job, config.estimator, config.group_by))
+    target = folder / "advantages.parquet"
+    write_advantages(list(job.inputs.values()), config.estimator, config.normalisation, config.group_by, target)
 
 
-def _write(job: Job, estimator: str, group_by: str, folder: Path) -> None:
-    write_advantages(list(job.inputs.values()), estimator, group_by, folder / "advantages.parquet")
-
-
-ADVANTAGES = Stage("advantages", 1, _slice, one_part, _make)
+ADVANTAGES = Stage("advantages", 2, _slice, one_part, _make)

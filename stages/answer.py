@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.stage import Job, Part, Stage, cut_problems, prompts_slice
+from stages.stage import Job, Part, Stage, answers_slice, cut_problems, prompts_slice
 from stages.team import State, Team, episode_row, in_order, play, spent
 from stages.tools import Tools
 from store.artifacts import Product
@@ -16,7 +16,11 @@ from store.identity import Draws
 
 def _slice(job: Job) -> dict[str, Any]:
     # no seed and no round: a greedy answer is a function of the weights and the prompt
-    return {"problems_per_part": job.config.parts.answers, "roles": prompts_slice(job)}
+    return {
+        "problems_per_part": job.config.parts.answers,
+        "prompts": prompts_slice(job),
+        "answers": answers_slice(job),
+    }
 
 
 def _cut(job: Job) -> list[Part]:

@@ -19,7 +19,7 @@ from store.artifacts import Product, Row
 def _slice(job: Job) -> dict[str, Any]:
     return {
         "problems_per_part": job.config.parts.problems,
-        "roles": prompts_slice(job),
+        "prompts": prompts_slice(job),
         "codec": codec_identity(job.config.engine),
     }
 

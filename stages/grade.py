@@ -1,7 +1,8 @@
 """Grade: the evaluator's verdict on every finished episode. Its own stage, so another evaluator regenerates nothing.
 
 Reads problems, transcripts and replays; writes rewards (a finished episode). A broken evaluator is not a zero: the
-reward is NULL with the error, and the stage stops when too many are.
+reward is NULL with the error, and the stage stops when too many are. A retry grades again what the evaluator failed on, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -25,8 +26,12 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
     config = job.config.grade
     evaluator = tools.evaluator(config.evaluator)
     episodes = [*job.rows_of("transcripts", part), *job.rows_of("replays", part)]
+    # only a retry has rewards before it: what was graded then is kept as it is, what the evaluator failed on is not
+    kept = {row["episode_id"]: row for row in job.rows_of("rewards", part) if row["error"] is None}
     rewards = [
-        _reward(evaluator, config.evaluator.kind, episode, job.problems[episode["problem_id"]]) for episode in episodes
+        kept.get(episode["episode_id"])
+        or _reward(evaluator, config.evaluator.kind, episode, job.problems[episode["problem_id"]])
+        for episode in episodes
     ]
     failed = [row for row in rewards if row["error"] is not None]
     if len(failed) > config.max_unscored_share * len(rewards):
@@ -35,7 +40,11 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
             f"grade.max_unscored_share = {config.max_unscored_share:g} allows; first: {failed[0]['error']} "
             f"(episode {failed[0]['episode_id']})"
         )
-    return Product({"rewards": rewards}, ledger={"evaluations": len(rewards)})
+    graded = len(rewards) - len(kept)
+    ledger = {"evaluations": graded}
+    if job.retry:
+        ledger |= {"retried": graded, "now_scored": graded - len(failed)}
+    return Product({"rewards": rewards}, ledger=ledger)
 
 
 def _reward(evaluator: Evaluator, kind: str, episode: Row, problem: Problem) -> Row:

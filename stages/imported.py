@@ -22,7 +22,7 @@ from configs.schema import Role
 from stages.engines.make import codec_identity
 from stages.engines.protocol import Codec
 from stages.problem_sources.protocol import Problem
-from stages.stage import Job, Part, Stage, one_part, prompts_slice
+from stages.stage import Job, Part, Stage, answers_slice, one_part, prompts_slice
 from stages.team import State, episode_row, in_order, render
 from stages.tools import Tools
 from store.artifacts import Product, Row
@@ -33,7 +33,13 @@ def imported(path: Path) -> Stage:
     """The rollout stage that takes its messages from a file."""
 
     def config_slice(job: Job) -> dict[str, Any]:
-        return {"file": file_digest(path), "round": job.round, "roles": prompts_slice(job), "seed": job.config.seed}
+        return {
+            "file": file_digest(path),
+            "round": job.round,
+            "prompts": prompts_slice(job),
+            "answers": answers_slice(job),
+            "seed": job.config.seed,
+        }
 
     def make(part: Part, job: Job, tools: Tools) -> Product:
         reader = _Reader(path, job, tools.codec(job.config))

@@ -23,6 +23,8 @@ class Lesson:
     role: str
     problem_id: str
     advantage: float | None
+    policy_version: str
+    """Of the team that sampled it."""
     behaviour_logprobs: tuple[float, ...] | None
     """The engine's, per token, when it was sampled. None: imported without."""
     skipped: str | None
@@ -39,19 +41,9 @@ class StepPlan:
 
 
 def collect(job: Job) -> list[Lesson]:
-    """Every alternative of the advantages table as a lesson, in the table's order.
-
-    UpdateError when a row was sampled by another policy version than the one the update starts from.
-    """
+    """Every alternative of the advantages table as a lesson, in the table's order."""
     decisions = {row["decision_id"]: row for row in job.rows("decisions")}
     contexts = {row["state_id"]: row for row in job.rows("contexts")}
-    strangers = [row for row in job.rows("advantages") if row["policy_version"] != job.weights.version]
-    if strangers:
-        raise UpdateError(
-            f"update: {len(strangers)} rows were sampled by policy {strangers[0]['policy_version']}, but this update "
-            f"starts from {job.weights.version} (first: decision {strangers[0]['decision_id']}); run the round from "
-            f"rollout with the present policy"
-        )
     return [
         _lesson(job, row, decisions[row["decision_id"]], contexts.get(row["state_id"]))
         for row in job.rows("advantages")
@@ -70,6 +62,10 @@ def _lesson(job: Job, credit: Row, decision: Row, context: Row | None) -> Lesson
         skipped = "truncated"
     elif job.config.policies[decision["policy"]].frozen:
         skipped = "frozen policy"
+    elif decision["role"] in config.frozen_roles:
+        skipped = "frozen role"
+    elif config.truncated_importance is not None and decision["behaviour_logprobs"] is None:
+        skipped = "no behaviour log-probs"
     row = TrainRow(
         decision["decision_id"],
         decision["policy"],
@@ -84,6 +80,7 @@ def _lesson(job: Job, credit: Row, decision: Row, context: Row | None) -> Lesson
         decision["role"],
         decision["problem_id"],
         advantage,
+        credit["policy_version"],
         None if decision["behaviour_logprobs"] is None else tuple(decision["behaviour_logprobs"]),
         skipped,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stages.stage import Job, Part, Stage, cut_by_problem_of, prompts_slice
+from stages.stage import Job, Part, Stage, answers_slice, cut_by_problem_of, prompts_slice, sampling_slice
 from stages.team import State, Team, context_row, episode_row, frozen_state, in_order, spent
 from stages.tools import Tools
 from stages.tree import Continuation
@@ -25,8 +25,9 @@ def _slice(job: Job) -> dict[str, Any]:
         "transcripts": job.tree.transcripts,
         "siblings": list(job.tree.siblings),
         "replays": None if job.tree.replays is None else list(job.tree.replays),
-        "roles": prompts_slice(job),
-        "sampling": job.config.sampling.model_dump(mode="json"),
+        "prompts": prompts_slice(job),
+        "answers": answers_slice(job),
+        "sampling": sampling_slice(job),
     }
 
 

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.stage import Job, Part, Stage, cut_problems, prompts_slice, selected_problems
+from stages.stage import (
+    Job,
+    Part,
+    Stage,
+    answers_slice,
+    cut_problems,
+    prompts_slice,
+    sampling_slice,
+    selected_problems,
+)
 from stages.team import State, Team, episode_row, in_order, play, spent
 from stages.tools import Tools
 from store.artifacts import Product
@@ -20,8 +29,9 @@ def _slice(job: Job) -> dict[str, Any]:
         "problems_per_round": job.config.rounds.problems,
         "problems_per_part": job.config.parts.problems,
         "transcripts": job.tree.transcripts,
-        "roles": prompts_slice(job),
-        "sampling": job.config.sampling.model_dump(mode="json"),
+        "prompts": prompts_slice(job),
+        "answers": answers_slice(job),
+        "sampling": sampling_slice(job),
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.stage import Job, Part, Stage, cut_by_problem_of
+from stages.stage import Job, Part, Stage, answers_slice, cut_by_problem_of, sampling_slice
 from stages.team import Team, frozen_state, in_order, spent
 from stages.tools import Tools
 from store.artifacts import Product, Row
@@ -20,11 +20,8 @@ def _slice(job: Job) -> dict[str, Any]:
         "problems_per_part": job.config.parts.problems,
         "transcripts": job.tree.transcripts,
         "siblings": list(job.tree.siblings),
-        "roles": [
-            {"name": role.name, "policy": role.policy, "max_new_tokens": job.config.max_new_tokens(role)}
-            for role in job.roles
-        ],
-        "sampling": job.config.sampling.model_dump(mode="json"),
+        "answers": answers_slice(job),
+        "sampling": sampling_slice(job),
     }
 
 

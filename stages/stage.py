@@ -6,6 +6,7 @@ them, and what they share is in the tables.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,9 @@ from stages.tree import DrawTree, draw_tree
 from store.artifacts import Artifact, Product, Row
 from store.identity import Draws, digest, seed_from
 from store.policies import PolicyVersion
+
+RETRIED = "retried"
+"""The input that holds the rewards before a retry. It is no part of a step's wiring, so checks do not see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,10 @@ class Job:
     """The folder of the artifact in the making: a sequential stage's part finds the one before it there."""
     redraw: int = 0
     """0: the first draws; K: the K-th independent set of draws."""
-    _rows: dict[str, list[Row]] = field(default_factory=dict, compare=False)
+    retry: int = 0
+    """K: the K-th time that what the evaluator failed on is graded again; the rewards before it are the input RETRIED."""
+    _rows: dict[str, list[Row]] = field(default_factory=dict, compare=False, init=False)
+    _places: dict[str, dict[str, list[int]]] = field(default_factory=dict, compare=False, init=False)
 
     def rows(self, table: str) -> list[Row]:
         """The rows of a table over all inputs that hold it, in the inputs' order. Read once."""
@@ -55,9 +62,17 @@ class Job:
         return self._rows[table]
 
     def rows_of(self, table: str, part: Part) -> list[Row]:
-        """Those of them that belong to the part's problems."""
-        wanted = set(part.problem_ids)
-        return [row for row in self.rows(table) if row["problem_id"] in wanted]
+        """Those of them that belong to the part's problems, in the same order."""
+        rows = self.rows(table)
+        if table not in self._places:  # found once, because a stage of many parts would search all rows for each
+            places: defaultdict[str, list[int]] = defaultdict(list)
+            for place, row in enumerate(rows):
+                places[row["problem_id"]].append(place)
+            self._places[table] = dict(places)
+        found = self._places[table]
+        return [
+            rows[place] for place in sorted(p for problem_id in part.problem_ids for p in found.get(problem_id, ()))
+        ]
 
     @cached_property
     def problems(self) -> dict[str, Problem]:
@@ -118,6 +133,8 @@ def stage_key(stage: Stage, job: Job, weights_identity: Mapping[str, Any] | None
         made_from["weights"] = dict(weights_identity or {})
     if stage.weights == "samples" and job.redraw:
         made_from["redraw"] = job.redraw
+    if job.retry:
+        made_from["retry"] = job.retry
     return digest(made_from)[:32], made_from
 
 
@@ -160,5 +177,18 @@ def one_part(job: Job) -> list[Part]:
 
 
 def prompts_slice(job: Job) -> list[dict[str, Any]]:
-    """What the roles are and see: part of the key of every stage that renders or answers prompts."""
-    return [{**role.model_dump(mode="json"), "max_new_tokens": job.config.max_new_tokens(role)} for role in job.roles]
+    """What the roles are and see: part of the key of every stage that renders prompts."""
+    return [role.model_dump(mode="json", exclude={"policy", "max_new_tokens"}) for role in job.roles]
+
+
+def answers_slice(job: Job) -> list[dict[str, Any]]:
+    """Who answers for each role, and how long at most: part of the key of every stage that answers prompts."""
+    return [
+        {"name": role.name, "policy": role.policy, "max_new_tokens": job.config.max_new_tokens(role)}
+        for role in job.roles
+    ]
+
+
+def sampling_slice(job: Job) -> dict[str, Any]:
+    """How messages are drawn; how long they are at most is each role's own."""
+    return job.config.sampling.model_dump(mode="json", exclude={"max_new_tokens"})

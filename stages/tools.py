@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config, EngineConfig, EvaluatorConfig
 from stages.engines.make import make_codec, make_engine
@@ -26,6 +26,7 @@ class Tools:
         self._codec: tuple[EngineConfig, Codec] | None = None
         self._engine: tuple[EngineConfig, Engine] | None = None
         self._evaluator: tuple[EvaluatorConfig, Evaluator] | None = None
+        self._learner: tuple[Any, Learner] | None = None
 
     def codec(self, config: Config) -> Codec:
         """Turns chats into token ids; loads no weights."""
@@ -58,13 +59,26 @@ class Tools:
             return self._evaluator[1]
 
     def learner(self, config: Config) -> Learner:
-        """A fresh learner: trainable weights are not shared between updates."""
-        from stages.learners.make import make_learner
+        """The learner, to be loaded before it is used. The engine makes room for it first.
 
-        return make_learner(config)
+        Its base model is kept from update to update where update.keep_model says so; its weights are loaded anew each time.
+        """
+        from stages.learners.make import keeps_model, learner_settings, make_learner
+
+        if self._engine is not None:
+            self._engine[1].make_room()
+        settings = learner_settings(config)
+        if self._learner is None or self._learner[0] != settings:
+            self._learner = None  # its memory first
+            made = make_learner(config)
+            if not keeps_model(config):
+                return made
+            self._learner = (settings, made)
+        return self._learner[1]
 
     def close(self) -> None:
         """Give the memory back."""
         if self._engine is not None:
             self._engine[1].close()
             self._engine = None
+        self._learner = None

@@ -1,192 +1,150 @@
-"""One update's training: optimiser, gradient steps, and the figures of each step.
-
-Axes: A alternatives (rows) of a micro-batch, T tokens of all of them laid end to end.
-"""
+"""One update's training: what ratios and the KL are measured against, gradient steps, and the figures of each step."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from configs.errors import UpdateError
 from configs.schema import Config
-from stages.learners.protocol import Learner
+from stages.learners.protocol import Learner, TrainRow
 from stages.lessons import Lesson, StepPlan
-from stages.losses.clipped_policy_gradient import clipped_policy_gradient
+from stages.losses.objective import Against, Objective, objective
 from stages.losses.reductions import token_weights
+from stages.schedules import rate_share
+from stages.training_state import Optimizers
 from store.artifacts import Row
+
+_SUMMED = {"ratio_mean": "ratio_T", "clipped_share": "clipped_T", "kl": "kl_T", "entropy": "entropy_T"}
+"""Figure -> the tensor that it is the mean of, over the tokens of a role."""
 
 
 class Trainer:
-    """Holds the learner, one AdamW per policy, and the log-probs that ratios are measured against."""
+    """Holds the learner, its optimisers, and the log-probs that the losses are measured against."""
 
     def __init__(self, config: Config, round: int, learner: Learner, optimizer_state: Path | None) -> None:
         self.learner = learner
         self.old_logprobs: dict[str, list[float]] = {}
         """decision_id -> the trainer's own log-probs per token before the first step."""
-        self._update = config.update
-        self._policies = {name: policy for name, policy in config.policies.items() if not policy.frozen}
-        parameters = {name: [parameter for _, parameter in learner.named_parameters(name)] for name in self._policies}
-        self._optimizers = {
-            name: torch.optim.AdamW(
-                parameters[name],
-                lr=(policy.learning_rate or config.update.learning_rate)
-                * _annealed(config.update.anneal_rounds, round),
-                betas=config.update.betas,
-                weight_decay=config.update.weight_decay,
-            )
-            for name, policy in self._policies.items()
-            if parameters[name]  # a table has none before any of its contexts was trained
-        }
-        if optimizer_state is not None:
-            self._load_optimizer(optimizer_state)
+        self.reference_logprobs: dict[str, list[float]] = {}
+        """decision_id -> those under the model before any training; only of rows that move something."""
+        self._update, self._round = config.update, round
+        trained = {name: policy for name, policy in config.policies.items() if not policy.frozen}
+        self.optimizers = Optimizers(config.update, trained, learner, optimizer_state)
 
-    def measure(self, lessons: Sequence[Lesson]) -> None:
-        """Recompute the log-probs of these lessons under the weights as they are now, without a gradient.
+    def measure(self, steps: Sequence[StepPlan], lessons: Sequence[Lesson], untrained: Sequence[str] = ()) -> None:
+        """Recompute the log-probs of all trained lessons under the weights as they are now, without a gradient.
 
-        A row whose advantage is exactly 0 moves nothing, so nothing is computed for it; it stays in every denominator.
+        Rows are measured in the micro-batches of the step that first trains them, so that the first step's ratios are
+        exactly 1. `untrained`: policies whose weights still are the reference, which is then the same measurement.
         """
         with torch.no_grad():
-            for policy in self._optimizers:
-                rows = [lesson.row for lesson in lessons if lesson.row.policy == policy and lesson.advantage]
+            for step in steps:
+                for batch in self._batches(step.lessons):
+                    self._measure(batch, batch[0].policy in untrained)
+            rest = [lesson for lesson in lessons if lesson.row.decision_id not in self.old_logprobs]
+            for policy in self.optimizers.policies:
+                rows = [lesson.row for lesson in rest if lesson.row.policy == policy and lesson.skipped is None]
                 for batch in self.learner.batches(rows, self._update.max_tokens):
-                    for row, logprob_T in zip(batch, self.learner.logprobs(batch), strict=True):
-                        self.old_logprobs[row.decision_id] = logprob_T.tolist()
+                    for row, scored in zip(batch, self.learner.score(batch), strict=True):
+                        self.old_logprobs[row.decision_id] = scored.logprob_T.tolist()
 
     def recall(self, trained: Sequence[Row]) -> None:
         """Take over the log-probs that an earlier part measured."""
-        self.old_logprobs = {
-            row["decision_id"]: row["policy_logprobs"] for row in trained if row["policy_logprobs"] is not None
-        }
+        for row in trained:
+            if row["policy_logprobs"] is not None:
+                self.old_logprobs[row["decision_id"]] = row["policy_logprobs"]
+            if row["reference_logprobs"] is not None:
+                self.reference_logprobs[row["decision_id"]] = row["reference_logprobs"]
 
-    def step(self, plan: StepPlan) -> list[Row]:
-        """One optimiser step on the plan's lessons; a row of figures per role (schema: STEPS)."""
+    def step(self, plan: StepPlan, steps: int) -> list[Row]:
+        """One optimiser step, of `steps` in the round, on the plan's lessons; figures per role (schema: STEPS)."""
         weights = token_weights(
-            [(lesson.role, len(lesson.row.token_ids)) for lesson in plan.lessons], self._update.reduction
+            [(lesson.role, len(lesson.row.token_ids)) for lesson in plan.lessons],
+            self._update.reduction,
+            self._update.constant_tokens,
         )
-        weight_of = {lesson.row.decision_id: weight for lesson, weight in zip(plan.lessons, weights, strict=True)}
-        figures: dict[str, Row] = {}
-        for optimizer in self._optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        for role in dict.fromkeys(lesson.role for lesson in plan.lessons):
-            lessons = {lesson.row.decision_id: lesson for lesson in plan.lessons if lesson.role == role}
-            figures[role] = _empty_figures(plan, role, next(iter(lessons.values())).row.policy)
-            moving = [lesson.row for lesson in lessons.values() if lesson.advantage]
-            for batch in self.learner.batches(moving, self._update.max_tokens):
-                self._backward([lessons[row.decision_id] for row in batch], weight_of, figures[role])
-        norms = self._descend()
-        return [_closed_figures(row, norms[row["policy"]], self._rate(row["policy"])) for row in figures.values()]
+        lessons = {lesson.row.decision_id: lesson for lesson in plan.lessons}
+        weight_of = dict(zip(lessons, weights, strict=True))
+        figures = {lesson.role: _empty_figures(plan, lesson.role, lesson.row.policy) for lesson in plan.lessons}
+        self.optimizers.zero()
+        for batch in self._batches(plan.lessons):
+            self._backward([lessons[row.decision_id] for row in batch], weight_of, figures)
+        norms = self.optimizers.descend(rate_share(self._update.schedule, self._round, plan.number, steps))
+        return [_closed_figures(row, *norms[row["policy"]]) for row in figures.values()]
 
-    def _backward(self, lessons: Sequence[Lesson], weight_of: dict[str, float], figures: Row) -> None:
+    def _batches(self, lessons: Sequence[Lesson]) -> list[list[TrainRow]]:
+        """Micro-batches of what moves something, policy by policy; the roles of one policy share them.
+
+        A row whose advantage is exactly 0 moves nothing where the advantage is all of the loss: nothing is computed for
+        it, and it stays in every denominator.
+        """
+        everything = bool(self._update.kl.coefficient or self._update.entropy_bonus)
+        moving = [lesson.row for lesson in lessons if lesson.advantage or everything]
+        return [
+            batch
+            for policy in self.optimizers.policies
+            for batch in self.learner.batches([row for row in moving if row.policy == policy], self._update.max_tokens)
+        ]
+
+    def _measure(self, batch: Sequence[TrainRow], is_reference: bool) -> None:
+        old = [scored.logprob_T.tolist() for scored in self.learner.score(batch)]
+        reference = old if is_reference else [found.tolist() for found in self.learner.reference_logprobs(batch)]
+        for row, ours, before in zip(batch, old, reference, strict=True):
+            self.old_logprobs[row.decision_id], self.reference_logprobs[row.decision_id] = ours, before
+
+    def _backward(self, lessons: Sequence[Lesson], weight_of: dict[str, float], figures: dict[str, Row]) -> None:
         """Add a micro-batch's gradient. UpdateError naming the rows when the loss is not finite."""
-        logprobs = self.learner.logprobs([lesson.row for lesson in lessons])
         losses = []
-        for lesson, policy_logprob_T in zip(lessons, logprobs, strict=True):
-            # without an earlier measurement this is the first step: the weights are still the old ones
-            old = self.old_logprobs.setdefault(lesson.row.decision_id, policy_logprob_T.detach().tolist())
-            result = clipped_policy_gradient(
-                policy_logprob_T,
-                torch.tensor(old, dtype=policy_logprob_T.dtype, device=policy_logprob_T.device),
-                float(lesson.advantage or 0.0),
-                clip=self._update.clip,
-                ratio=self._update.ratio,
-            )
+        for lesson, scored in zip(lessons, self.learner.score([lesson.row for lesson in lessons]), strict=True):
+            against = self._against(lesson, scored.logprob_T)
+            advantage = float(lesson.advantage or 0.0)
+            result = objective(self._update, scored.logprob_T, scored.entropy_T, against, advantage)
             losses.append(weight_of[lesson.row.decision_id] * result.loss_T.sum())
-            figures["ratio_mean"] += float(result.ratio_T.detach().sum())
-            figures["clipped_share"] += float(result.clipped_T.sum())
-            figures["rows"] += 1
-            figures["tokens"] += len(lesson.row.token_ids)
-        loss = torch.stack(losses).sum()
-        if not bool(torch.isfinite(loss)):
-            bad = [
-                lesson.row.decision_id
-                for lesson, row_loss in zip(lessons, losses, strict=True)
-                if not isfinite(float(row_loss.detach()))
-            ]
+            _add(figures[lesson.role], result, float(losses[-1].detach()))
+        bad = [
+            lesson.row.decision_id
+            for lesson, loss in zip(lessons, losses, strict=True)
+            if not isfinite(float(loss.detach()))
+        ]
+        if bad:
             raise UpdateError(
                 f"update: the loss is not finite for {len(bad)} rows ({', '.join(bad[:5])}); no policy version was "
                 f"written. Look at them with `c3 sql \"select * from advantages where decision_id = '{bad[0]}'\"`; a lower "
                 f"update.learning_rate or float32 usually cures it"
             )
-        loss.backward()
-        figures["loss"] += float(loss.detach())
+        torch.stack(losses).sum().backward()
 
-    def _descend(self) -> dict[str, float]:
-        """Clip each policy's gradient and take the step; the norms before clipping."""
-        norms = {}
-        for name, optimizer in self._optimizers.items():
-            parameters = [parameter for _, parameter in self.learner.named_parameters(name)]
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._update.max_gradient_norm))
-            if not isfinite(norm):
-                raise UpdateError(
-                    f"update: the gradient of policy '{name}' is not finite ({norm}); no policy version was written. "
-                    f'Lower update.learning_rate, or set engine.dtype = "float32"'
-                )
-            norms[name] = norm
-            optimizer.step()
-        return norms
+    def _against(self, lesson: Lesson, like: torch.Tensor) -> Against:
+        def tensor(values: Sequence[float]) -> torch.Tensor:
+            return torch.tensor(values, dtype=like.dtype, device=like.device)
 
-    def _rate(self, policy: str) -> float:
-        return float(self._optimizers[policy].param_groups[0]["lr"])
-
-    def save_optimizer(self, folder: Path) -> None:
-        """AdamW's state per policy, as safetensors by parameter name."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, optimizer in self._optimizers.items():
-            tensors = {
-                f"{parameter_name}:{key}": value.contiguous()
-                for parameter_name, parameter in self.learner.named_parameters(name)
-                for key, value in optimizer.state.get(parameter, {}).items()
-            }
-            save_file(tensors, folder / f"{name}.safetensors")
-        (folder / "optimizer.json").write_text(json.dumps({"kind": "adamw"}) + "\n", encoding="utf-8")
-
-    def _load_optimizer(self, folder: Path) -> None:
-        for name, optimizer in self._optimizers.items():
-            path = folder / f"{name}.safetensors"
-            if not path.exists():
-                continue  # a policy that was frozen until now starts afresh
-            stored = load_file(path)
-            for parameter_name, parameter in self.learner.named_parameters(name):
-                state = {
-                    key.rpartition(":")[2]: value
-                    for key, value in stored.items()
-                    if key.rpartition(":")[0] == parameter_name
-                }
-                if state:
-                    optimizer.state[parameter] = state
+        of = lesson.row.decision_id
+        behaviour = lesson.behaviour_logprobs
+        return Against(
+            tensor(self.old_logprobs[of]),
+            tensor(self.reference_logprobs[of]),
+            None if behaviour is None else tensor(behaviour),
+        )
 
 
-def _annealed(rounds: int, round: int) -> float:
-    """The share of the learning rate that is left in a round."""
-    return max(0.0, 1.0 - (round - 1) / rounds) if rounds else 1.0
+def _add(figures: Row, result: Objective, loss: float) -> None:
+    figures["rows"] += 1
+    figures["tokens"] += len(result.loss_T)
+    figures["loss"] += loss
+    for name, of in _SUMMED.items():
+        figures[name] += float(getattr(result, of).sum())
 
 
 def _empty_figures(plan: StepPlan, role: str, policy: str) -> Row:
-    return {
-        "step": plan.number,
-        "epoch": plan.epoch,
-        "role": role,
-        "policy": policy,
-        "rows": 0,
-        "tokens": 0,
-        "loss": 0.0,
-        "ratio_mean": 0.0,
-        "clipped_share": 0.0,
-    }
+    row: Row = {"step": plan.number, "epoch": plan.epoch, "role": role, "policy": policy}
+    return {**row, "rows": 0, "tokens": 0, "loss": 0.0, **dict.fromkeys(_SUMMED, 0.0)}
 
 
 def _closed_figures(row: Row, norm: float, rate: float) -> Row:
-    """Sums over tokens become means."""
-    return {
-        **row,
-        "ratio_mean": row["ratio_mean"] / row["tokens"] if row["tokens"] else None,
-        "clipped_share": row["clipped_share"] / row["tokens"] if row["tokens"] else None,
-        "gradient_norm": norm,
-        "learning_rate": rate,
-    }
+    """Sums over tokens become means; NULL where nothing moved."""
+    means = {name: row[name] / row["tokens"] if row["tokens"] else None for name in _SUMMED}
+    return {**row, **means, "gradient_norm": norm, "learning_rate": rate}

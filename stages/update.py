@@ -1,18 +1,21 @@
 """Update: a clipped policy gradient on exactly the stored tokens; the next policy version.
 
-Reads advantages, contexts and decisions; writes per part the adapters and the optimiser's state after its steps, the
-figures of each step, and (in the first part) what was trained, with the log-probs the ratio is measured against.
+Reads advantages, contexts and decisions; writes per part the weights and the optimiser's state after its steps, the
+figures of each step, and (in the first part) what was trained, with the log-probs the ratio is measured against, and how
+far engine and trainer are apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.lessons import Lesson, collect, deal
+from stages.learners.identity import coarser_dtype
+from stages.lessons import Lesson, StepPlan, collect, deal
+from stages.provenance import check_gaps, gaps, refuse_strangers
 from stages.stage import Job, Part, Stage
 from stages.tools import Tools
 from store.artifacts import Product, Row, read_part
@@ -29,9 +32,9 @@ def _slice(job: Job) -> dict[str, Any]:
     return {
         "seed": config.seed,
         "round": job.round,
-        "update": config.update.model_dump(mode="json"),
+        "update": config.update.model_dump(mode="json", exclude={"keep_model", "dtype"}),
         "policies": {name: policy.model_dump(mode="json") for name, policy in sorted(config.policies.items())},
-        "temperature": config.sampling.temperature,
+        "sampling": config.sampling.model_dump(mode="json", include={"temperature", "top_p", "top_k"}),
     }
 
 
@@ -43,6 +46,7 @@ def _cut(job: Job) -> list[Part]:
 def _make(part: Part, job: Job, tools: Tools) -> Product:
     from stages.training import Trainer  # torch, only where weights are trained
 
+    refuse_strangers(job)
     lessons = collect(job)
     steps = deal(job, lessons)
     size = job.config.update.checkpoint_steps
@@ -50,16 +54,29 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
     learner.load(_start(part, job), seed_from("adapter", job.config.seed))
     learner.prepare([lesson.row for lesson in lessons if lesson.skipped is None])
     trainer = Trainer(job.config, job.round, learner, _optimizer_state(part, job))
+    tables: dict[str, Sequence[Row]] = {}
     if part.index == 0:
-        later = {lesson.row.decision_id for step in steps[1:] for lesson in step.lessons}
-        trainer.measure([lesson for lesson in lessons if lesson.row.decision_id in later])
+        tables = _measured(trainer, job, lessons, steps)
     else:
         trainer.recall(read_part(job.output / part_name(0), "trained"))
-    figures = [row for step in steps[part.index * size : (part.index + 1) * size] for row in trainer.step(step)]
-    tables: dict[str, Sequence[Row]] = {"steps": figures}
-    if part.index == 0:
-        tables["trained"] = [_trained_row(lesson, trainer.old_logprobs) for lesson in lessons]
-    return Product(tables, partial(_write_weights, trainer))
+    mine = steps[part.index * size : (part.index + 1) * size]
+    tables["steps"] = [row for step in mine for row in trainer.step(step, len(steps))]
+    tokens = sum(row["tokens"] for row in tables["steps"])
+    return Product(tables, partial(_write_weights, trainer), {"trained_tokens": tokens})
+
+
+def _measured(
+    trainer: Trainer, job: Job, lessons: Sequence[Lesson], steps: Sequence[StepPlan]
+) -> dict[str, Sequence[Row]]:
+    """What is known before the first step. UpdateError when the rows cannot be of the weights that are loaded."""
+    untrained = [name for name, adapter in job.weights.adapters.items() if adapter.directory is None]
+    trainer.measure(steps[: job.config.update.minibatches], lessons, untrained)
+    learned = [lesson for lesson in lessons if lesson.skipped is None]
+    check_gaps(job.config, job.weights.version, coarser_dtype(job.config), learned, trainer.old_logprobs)
+    return {
+        "trained": [_trained_row(lesson, trainer) for lesson in lessons],
+        "gaps": gaps(learned, trainer.old_logprobs),
+    }
 
 
 def _start(part: Part, job: Job) -> PolicyVersion:
@@ -75,14 +92,14 @@ def _optimizer_state(part: Part, job: Job) -> Path | None:
 
 def _write_weights(trainer: Trainer, folder: Path) -> None:
     trainer.learner.save(folder / WEIGHTS)
-    trainer.save_optimizer(folder / OPTIMIZER)
+    trainer.optimizers.save(folder / OPTIMIZER)
 
 
-def _trained_row(lesson: Lesson, old_logprobs: Mapping[str, Sequence[float]]) -> Row:
+def _trained_row(lesson: Lesson, trainer: Trainer) -> Row:
     """What became of one alternative, and how far engine and trainer are apart on it."""
-    policy, behaviour = old_logprobs.get(lesson.row.decision_id), lesson.behaviour_logprobs
+    policy, behaviour = trainer.old_logprobs.get(lesson.row.decision_id), lesson.behaviour_logprobs
     both = zip(policy, behaviour, strict=True) if policy is not None and behaviour is not None else ()
-    gaps = [abs(ours - theirs) for ours, theirs in both]
+    gap = [abs(ours - theirs) for ours, theirs in both]
     return {
         "decision_id": lesson.row.decision_id,
         "role": lesson.role,
@@ -90,9 +107,10 @@ def _trained_row(lesson: Lesson, old_logprobs: Mapping[str, Sequence[float]]) ->
         "skipped": lesson.skipped,
         "behaviour_logprob": None if behaviour is None else sum(behaviour),
         "policy_logprob": None if policy is None else sum(policy),
-        "largest_gap": max(gaps) if gaps else None,
-        "policy_logprobs": None if policy is None else list(policy),
+        "largest_gap": max(gap) if gap else None,
+        "policy_logprobs": policy,
+        "reference_logprobs": trainer.reference_logprobs.get(lesson.row.decision_id),
     }
 
 
-UPDATE = Stage("update", 1, _slice, _cut, _make, sequential=True, weights="trains")
+UPDATE = Stage("update", 2, _slice, _cut, _make, sequential=True, weights="trains")

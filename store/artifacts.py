@@ -6,12 +6,12 @@ name, synced to disk and renamed, so that a part is there whole or not at all.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 
 from configs.errors import StoreError
 from store.content import TableDigest
-from store.files import sync, sync_tree, write_json, writing
+from store.files import TEMPORARY, sync, sync_tree, writing
 from store.identity import digest, file_digest
 from store.layout import Layout, part_name
 from store.locks import holding
+from store.records import read_record, write_record
 from store.schemas import TABLES
 
 Row = dict[str, Any]
@@ -89,8 +90,10 @@ def described(layout: Layout, stage: str, key: str) -> Artifact | None:
     """The artifact as its manifest describes it, its files not looked at. None without a readable manifest."""
     path = layout.artifact(stage, key)
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = read_record(path / MANIFEST)
+    except StoreError:
+        return None
+    if manifest is None or (manifest["stage"], manifest["key"]) != (stage, key):
         return None
     return Artifact(stage, key, path, manifest)
 
@@ -98,7 +101,7 @@ def described(layout: Layout, stage: str, key: str) -> Artifact | None:
 def damage(artifact: Artifact) -> str | None:
     """What is wrong with an artifact's files, as one line; None when every byte is as the manifest says."""
     for part in artifact.manifest["parts"]:
-        found = _part_damage(artifact.path / part["name"], part["files"])
+        found = _part_damage(artifact.path / part["name"], part)
         if found:
             return f"{artifact.stage} {artifact.key[:12]}: {found}"
     return None
@@ -136,26 +139,37 @@ class ArtifactWriter:
         self._stage = stage
         self._key = key
         self.path = layout.artifact(stage, key)
+        self.damage: list[str] = self._damage_of_finished()
+        """What is not as it was written and is made again, a line each."""
+
+    def _damage_of_finished(self) -> list[str]:
+        """What is wrong with an artifact that was finished once; nothing when it never was."""
+        try:
+            manifest = read_record(self.path / MANIFEST)
+        except StoreError:
+            return [f"{self._stage} {self._key[:12]}: {MANIFEST} has changed since it was written"]
+        found = None if manifest is None else damage(Artifact(self._stage, self._key, self.path, manifest))
+        return [] if found is None else [found]
 
     def part(self, index: int) -> dict[str, Any] | None:
         """The record of a part that is there and whole; None otherwise. A damaged part is removed."""
         folder = self.path / part_name(index)
-        try:
-            record: dict[str, Any] = json.loads((folder / PART_RECORD).read_text(encoding="utf-8"))
-            if not _part_damage(folder, record["files"]):
-                return record
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
+        record, found = _part_record(folder)
+        found = found or (_file_damage(folder, record["files"]) if record else None)
+        if found is None:
+            return record
         if folder.exists():
-            shutil.rmtree(folder)
+            line = f"{self._stage} {self._key[:12]}: {found}"
+            if line not in self.damage:
+                self.damage.append(line)
+            with writing(folder):
+                shutil.rmtree(folder)
         return None
 
     def write(self, index: int, product: Product, seconds: float) -> dict[str, Any]:
         """Put one part in place, whole, and return its record."""
         name = part_name(index)
-        temporary = self.path / f".tmp-{name}-{os.getpid()}"
+        temporary = self.path / f"{TEMPORARY}{name}-{os.getpid()}"
         with writing(self.path):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
@@ -170,7 +184,7 @@ class ArtifactWriter:
                     "ledger": dict(product.ledger),
                     "seconds": round(seconds, 3),
                 }
-                write_json(temporary / PART_RECORD, record)
+                write_record(temporary / PART_RECORD, record)
                 sync_tree(temporary)
                 shutil.rmtree(self.path / name, ignore_errors=True)
                 temporary.rename(self.path / name)
@@ -198,7 +212,7 @@ class ArtifactWriter:
             **description,
         }
         with writing(self.path):
-            write_json(self.path / MANIFEST, manifest)
+            write_record(self.path / MANIFEST, manifest)
         return Artifact(self._stage, self._key, self.path, manifest)
 
     def _content(self, records: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -224,8 +238,11 @@ def open_writer(layout: Layout, stage: str, key: str) -> Iterator[ArtifactWriter
     with holding(layout, f"{stage}-{key}", f"{stage} {key[:12]}"):
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            for left_over in path.glob(".tmp-*"):
-                shutil.rmtree(left_over)
+            for left_over in path.glob(f"{TEMPORARY}*"):
+                if left_over.is_dir():
+                    shutil.rmtree(left_over)
+                else:
+                    left_over.unlink()
         yield ArtifactWriter(layout, stage, key)
 
 
@@ -249,13 +266,40 @@ def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     return table.cast(schema if columns is None else pa.schema([schema.field(name) for name in columns]))
 
 
-def _part_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+@lru_cache(maxsize=100_000)
+def _digest_once(path: Path, *status: int) -> str:
+    """sha256 of a file as it is now; read once per process, because a command looks at a round more than once."""
+    return file_digest(path)
+
+
+def _part_damage(folder: Path, record: Mapping[str, Any]) -> str | None:
+    """What is wrong with one part's files, its own record among them, by the record in the manifest."""
+    own, found = _part_record(folder)
+    if found is None and own != record:
+        found = f"{folder.name}/{PART_RECORD} is not the one that the manifest was made from"
+    return found or _file_damage(folder, record["files"])
+
+
+def _part_record(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """A part's own record, or what is wrong with it."""
+    try:
+        record = read_record(folder / PART_RECORD)
+    except StoreError:
+        return None, f"{folder.name}/{PART_RECORD} has changed since it was written"
+    return record, f"{folder.name}/{PART_RECORD} is missing" if record is None else None
+
+
+def _file_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
     for name, entry in files.items():
         path = folder / name
         try:
-            if path.stat().st_size != entry["bytes"]:
-                return f"{folder.name}/{name} has {path.stat().st_size} bytes, not {entry['bytes']}"
-            if file_digest(path) != entry["sha256"]:
+            status = path.stat()
+            if status.st_size != entry["bytes"]:
+                return f"{folder.name}/{name} has {status.st_size} bytes, not {entry['bytes']}"
+            if (
+                _digest_once(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                != entry["sha256"]
+            ):
                 return f"{folder.name}/{name} has changed since it was written (sha256)"
         except FileNotFoundError:
             return f"{folder.name}/{name} is missing"

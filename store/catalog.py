@@ -6,15 +6,17 @@ per round and variant says which key each step of it has. Artifacts know nothing
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.errors import StoreError
-from store.files import write_json, writing
+from store import records
+from store.files import writing
 from store.layout import MAIN, Layout
+from store.locks import turn
 
 RUN_RECORD = "run.json"
 
@@ -36,6 +38,13 @@ def runs(layout: Layout) -> list[str]:
     return sorted(path.parent.name for path in layout.runs.glob(f"*/{RUN_RECORD}"))
 
 
+def run_folders(layout: Layout) -> list[str]:
+    """Names of the runs, those that have lost their run.json among them."""
+    patterns = (f"*/{RUN_RECORD}", "*/*/round-*.json", "*/*/variant.json")
+    found = {path.relative_to(layout.runs).parts[0] for pattern in patterns for path in layout.runs.glob(pattern)}
+    return sorted(found)
+
+
 def recorded_config(layout: Layout, run: str, round: int) -> dict[str, Any] | None:
     """The configuration that holds for a round: the latest recorded at or before it. None: no such run."""
     record = read_record(layout.run(run) / RUN_RECORD)
@@ -51,14 +60,13 @@ def record_config(layout: Layout, run: str, round: int, config: Mapping[str, Any
     if recorded_config(layout, run, round) == config:
         return False
     path = layout.run(run) / RUN_RECORD
-    record = read_record(path) or {"run": run, "configs": []}
-    first = round if record["configs"] else 1
-    kept = [entry for entry in record["configs"] if entry["from_round"] != first]
-    entries = [*kept, {"from_round": first, "config": dict(config)}]
-    record["configs"] = sorted(entries, key=lambda entry: entry["from_round"])
-    with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
+    with _changing(layout, run, path):
+        record = read_record(path) or {"run": run, "configs": []}
+        first = round if record["configs"] else 1
+        kept = [entry for entry in record["configs"] if entry["from_round"] != first]
+        entries = [*kept, {"from_round": first, "config": dict(config)}]
+        record["configs"] = sorted(entries, key=lambda entry: entry["from_round"])
+        records.write_record(path, record)
     return True
 
 
@@ -68,16 +76,29 @@ def round_steps(layout: Layout, run: str, round: int, variant: str = MAIN) -> di
     return dict(record["steps"]) if record else {}
 
 
-def recorded_redraw(layout: Layout, run: str, round: int, variant: str) -> int:
-    """Which set of draws a round was last asked for; 0 where nothing was said."""
+def recorded_redraw(layout: Layout, run: str, round: int, variant: str) -> int | None:
+    """Which set of draws a round was last asked for; None where nothing was said."""
     record = read_record(layout.round(run, variant, round))
-    return int(record.get("redraw", 0)) if record else 0
+    return record.get("redraw") if record else None
 
 
 def record_redraw(layout: Layout, run: str, round: int, variant: str, redraw: int) -> None:
     """Ask a round for another set of draws from now on."""
     if recorded_redraw(layout, run, round, variant) != redraw:
-        _write_round(layout, run, round, variant, redraw=redraw)
+        with _changing_round(layout, run, round, variant) as record:
+            record["redraw"] = redraw
+
+
+def recorded_retries(layout: Layout, run: str, round: int, variant: str) -> dict[str, list[str]]:
+    """Step -> the keys of the rewards whose missing ones were asked to be graded again, the first first."""
+    record = read_record(layout.round(run, variant, round))
+    return dict(record.get("retries", {})) if record else {}
+
+
+def record_retry(layout: Layout, run: str, round: int, variant: str, step: str, keys: Sequence[str]) -> None:
+    """Ask for the missing rewards of a step to be graded again: those of each key in turn."""
+    with _changing_round(layout, run, round, variant) as record:
+        record["retries"] = {**record.get("retries", {}), step: list(keys)}
 
 
 def recorded_failures(layout: Layout, run: str, round: int, variant: str) -> dict[str, str]:
@@ -88,28 +109,36 @@ def recorded_failures(layout: Layout, run: str, round: int, variant: str) -> dic
 
 def record_failure(layout: Layout, run: str, round: int, variant: str, step: str, reason: str | None) -> None:
     """Remember why a step failed; None: it no longer does."""
-    failures = recorded_failures(layout, run, round, variant)
-    if failures.get(step) == reason:
+    if recorded_failures(layout, run, round, variant).get(step) == reason:
         return
-    failures.pop(step, None)
-    if reason is not None:
-        failures[step] = reason
-    _write_round(layout, run, round, variant, failures=failures)
+    with _changing_round(layout, run, round, variant) as record:
+        failures = {name: why for name, why in record.get("failures", {}).items() if name != step}
+        record["failures"] = failures if reason is None else {**failures, step: reason}
 
 
 def record_step(layout: Layout, run: str, round: int, variant: str, step: str, entry: Mapping[str, str]) -> None:
     """Point a round's step at an artifact."""
-    steps = round_steps(layout, run, round, variant)
-    if steps.get(step) != dict(entry):
-        _write_round(layout, run, round, variant, steps={**steps, step: dict(entry)})
+    if round_steps(layout, run, round, variant).get(step) != dict(entry):
+        with _changing_round(layout, run, round, variant) as record:
+            record["steps"] = {**record["steps"], step: dict(entry)}
 
 
-def _write_round(layout: Layout, run: str, round: int, variant: str, **changes: Any) -> None:
+@contextmanager
+def _changing_round(layout: Layout, run: str, round: int, variant: str) -> Iterator[dict[str, Any]]:
+    """A round's record as it is now, written back when the block ends well."""
     path = layout.round(run, variant, round)
-    record = read_record(path) or {"run": run, "round": round, "variant": variant, "steps": {}, "redraw": 0}
-    with writing(path.parent):
+    with _changing(layout, run, path):
+        record = read_record(path) or {"run": run, "round": round, "variant": variant, "steps": {}}
+        yield record
+        records.write_record(path, record)
+
+
+@contextmanager
+def _changing(layout: Layout, run: str, path: Path) -> Iterator[None]:
+    """One process at a time changes a run's records, so that none overwrites what another has just written."""
+    with turn(layout, f"records-{run}", f"run '{run}'"), writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**record, **changes})
+        yield
 
 
 def rounds(layout: Layout, run: str, variant: str = MAIN) -> list[int]:
@@ -129,23 +158,25 @@ def variants(layout: Layout, run: str) -> list[str]:
 
 
 def references(layout: Layout) -> Iterator[Reference]:
-    """Every step of every round of every variant of every run."""
-    for run in runs(layout):
+    """Every step of every round of every variant of every run, those that have lost their run.json among them."""
+    for run in run_folders(layout):
         for variant in variants(layout, run):
             for round in rounds(layout, run, variant):
-                for step, entry in sorted(round_steps(layout, run, round, variant).items()):
-                    yield Reference(run, round, variant, step, entry["stage"], entry["key"])
+                yield from references_of(layout, run, round, variant)
+
+
+def references_of(layout: Layout, run: str, round: int, variant: str) -> Iterator[Reference]:
+    """Every step of one round."""
+    for step, entry in sorted(round_steps(layout, run, round, variant).items()):
+        yield Reference(run, round, variant, step, entry["stage"], entry["key"])
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
     """A record written by the program, or None when there is none. StoreError when it is damaged."""
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
+        return records.read_record(path)
+    except StoreError as error:
         raise StoreError(
-            f"{path}: damaged ({error}); put back a copy, or delete it: the artifacts it named are kept "
-            f"and found again by the same configuration"
+            f"{error}; put back a copy, or delete it: the artifacts it named are kept and found again by the same "
+            f"configuration"
         ) from error
-    return record

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from configs.errors import StoreError
+
+TEMPORARY = ".tmp-"
+"""Before the name of what is still being written; its process's number follows."""
 
 
 @contextmanager
@@ -29,13 +30,12 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_json(path: Path, value: Any) -> None:
-    """A JSON file, in place whole or not at all."""
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+def replace_file(path: Path, text: str) -> None:
+    """A text file, in place whole or not at all."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)

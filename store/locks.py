@@ -14,7 +14,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from configs.errors import StoreError
+from store.files import writing
 from store.layout import Layout
+
+_TURN_SECONDS = 30.0
 
 
 @contextmanager
@@ -34,6 +37,25 @@ def holding(layout: Layout, name: str, what: str) -> Iterator[None]:
         raise StoreError(f"{error.filename or path}: {error.strerror}; choose another store with --store") from error
     try:
         _sign(path)
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def turn(layout: Layout, name: str, what: str) -> Iterator[None]:
+    """Wait for the lock `name`, which is only ever held for milliseconds: to read a record, change it, write it back."""
+    path = layout.lock(name)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=_TURN_SECONDS)
+        except Timeout:
+            raise StoreError(
+                f"{what}: another process has been writing it for {_TURN_SECONDS:.0f} s; try again"
+            ) from None
+    try:
         yield
     finally:
         lock.release()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from configs.errors import StoreError
 from store.artifacts import PART_RECORD, Artifact
 from store.identity import digest
+from store.records import read_record
 
 WEIGHTS = "weights"
 OPTIMIZER = "optimizer"
@@ -36,6 +36,8 @@ class PolicyVersion:
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     optimizer: Path | None = None
     """Directory of the optimiser's state after the update that made this version; None before the first."""
+    earlier: tuple[str, ...] = ()
+    """Versions before this one in its run, the latest first, as far back as an update may learn from."""
 
 
 def initial_policy(base: str, names: Iterable[str]) -> PolicyVersion:
@@ -50,7 +52,10 @@ def policy_of(update: Artifact, base: str, names: Iterable[str]) -> PolicyVersio
 
 def policy_in(part: Path, base: str, names: Iterable[str]) -> PolicyVersion:
     """The policy version in one part of an update. StoreError when it has no weights for a policy of the team."""
-    files = json.loads((part / PART_RECORD).read_text(encoding="utf-8"))["files"]
+    record = read_record(part / PART_RECORD)
+    if record is None:
+        raise StoreError(f"{part / PART_RECORD}: is missing; run the round again, its update will be made again")
+    files = record["files"]
     adapters = {}
     for name in names:
         prefix = f"{WEIGHTS}/{name}/"

@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from configs.errors import CheckError, ConfigError, StoreError
+from configs.errors import CheckError
 from store.artifacts import Artifact, Row
 from store.schemas import TABLES
 
@@ -27,35 +27,6 @@ def open_tables(artifacts: Sequence[Artifact], names: Sequence[str] = tuple(TABL
         else:
             connection.from_arrow(TABLES[name].empty_table()).create_view(name)
     return connection
-
-
-def estimators() -> list[str]:
-    """Names of the estimators that ship with C3: the .sql files."""
-    return sorted(path.stem for path in (SQL / "estimators").glob("*.sql"))
-
-
-def estimator_file(name: str) -> Path:
-    """The .sql file of an estimator. ConfigError listing those there are."""
-    path = SQL / "estimators" / f"{name}.sql"
-    if not path.exists():
-        raise ConfigError(f"advantages.estimator: no estimator named '{name}'; there is {', '.join(estimators())}")
-    return path
-
-
-def write_advantages(artifacts: Sequence[Artifact], estimator: str, group_by: str, target: Path) -> None:
-    """Run an estimator over stored samples and write the advantages table, without holding it in memory."""
-    connection = open_tables(artifacts, ("transcripts", "replays", "rewards", "decisions"))
-    try:
-        connection.execute("SET VARIABLE group_by = ?", [group_by])
-        connection.sql((SQL / "returns.sql").read_text()).create_view("returns")
-        credit = connection.sql(estimator_file(estimator).read_text())
-        credit.create_view("credit")
-        ordered = connection.sql((SQL / "advantages.sql").read_text(), params=[estimator])
-        ordered.write_parquet(str(target), compression="zstd")
-    except duckdb.Error as error:
-        raise StoreError(f"estimators/{estimator}.sql: {error}") from error
-    finally:
-        connection.close()
 
 
 def run_check(connection: duckdb.DuckDBPyConnection, path: Path) -> None:

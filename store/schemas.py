@@ -102,14 +102,15 @@ ADVANTAGES = pa.schema(
         ("draw", pa.int32()),
         ("is_logged", pa.bool_()),
         ("policy_version", pa.string()),
-        ("group_id", pa.string()),  # state_id or context_id, as advantages.group_by says
+        ("group_id", pa.string()),  # the state, the context or the problem and role, as the estimator compares
         ("group_size", pa.int32()),  # alternatives of the group with at least one scored replay
         ("replay_count", pa.int32()),  # scored terminal evaluations of this alternative
         ("unscored_count", pa.int32()),  # terminal evaluations whose reward is NULL
         ("mean_return", pa.float64()),  # NULL: nothing scored
         ("baseline", pa.float64()),  # NULL: no other alternative to compare with
-        ("advantage", pa.float64()),  # NULL: undefined, which is not 0
+        ("advantage", pa.float64()),  # what the update uses: mean_return - baseline, normalised; NULL: undefined, not 0
         ("estimator", pa.string()),
+        ("normalisation", pa.string()),
     ]
 )
 
@@ -124,6 +125,8 @@ STEPS = pa.schema(
         ("loss", pa.float64()),
         ("ratio_mean", pa.float64()),  # NULL: no such row
         ("clipped_share", pa.float64()),  # tokens whose gradient the clip removed; NULL: no such row
+        ("kl", pa.float64()),  # to the reference, nats a token, by update.kl.estimator; NULL: no such row
+        ("entropy", pa.float64()),  # of the policy where it drew, nats a token; NULL: no such row
         ("gradient_norm", pa.float64()),  # of the policy, before clipping
         ("learning_rate", pa.float64()),
     ]
@@ -136,9 +139,26 @@ TRAINED = pa.schema(
         ("advantage", pa.float64()),
         ("skipped", pa.string()),  # NULL: trained; else why not
         ("behaviour_logprob", pa.float64()),  # sum over tokens, the engine's, when sampled
-        ("policy_logprob", pa.float64()),  # sum over tokens, the trainer's, before the first step; NULL: not needed
+        ("policy_logprob", pa.float64()),  # sum over tokens, the trainer's, before the first step; NULL: skipped
         ("largest_gap", pa.float64()),  # largest difference of the two over one token
         ("policy_logprobs", _LOGPROBS),  # the trainer's, per token: the denominator of the ratio
+        ("reference_logprobs", _LOGPROBS),  # under the model before any training; NULL: the row moves nothing
+    ]
+)
+
+GAPS = pa.schema(
+    [
+        ("role", pa.string()),
+        ("policy", pa.string()),
+        ("policy_version", pa.string()),  # that sampled the rows
+        ("rows", pa.int32()),  # alternatives with log-probs of both engine and trainer
+        ("unmeasured", pa.int32()),  # the others
+        ("tokens", pa.int32()),
+        ("mean_gap", pa.float64()),  # mean |engine - trainer| a token, nats; NULL: no such row (so for all below)
+        ("signed_gap", pa.float64()),  # mean engine - trainer: above 0 where sampling was truncated
+        ("p99_gap", pa.float64()),
+        ("largest_gap", pa.float64()),
+        ("effective_sample_share", pa.float64()),  # of messages, weighted by trainer / engine; 1: no gap
     ]
 )
 
@@ -168,5 +188,6 @@ TABLES: dict[str, pa.Schema] = {
     "advantages": ADVANTAGES,
     "steps": STEPS,
     "trained": TRAINED,
+    "gaps": GAPS,
     "evaluations": EVALUATIONS,
 }

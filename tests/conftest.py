@@ -95,7 +95,12 @@ def drive(
 ) -> Round:
     """One round with the pipeline's own parts, but no Prefect: looks, makes what is missing, checks, records."""
     catalog.record_config(Layout(store), run, round, config.model_dump(mode="json"))
-    result = Round(Scope(store, run, round))
+    return drive_on(Scope(store, run, round), until, steps)
+
+
+def drive_on(scope: Scope, until: str | None = None, steps: tuple[Step, ...] = ROUND) -> Round:
+    """The same with what is recorded for the round already: its configuration, variant, redraw or retry."""
+    result = Round(scope)
     tools = Tools()
     policy = result.scope.policy_after if steps is EVALUATION else None
     for step in steps[: names(steps).index(until) + 1] if until else steps:
@@ -168,17 +173,22 @@ def c3(tmp_path: Path) -> Callable[..., Answer]:
     """Runs `c3 ARGUMENTS` as a process of its own, in an empty folder; `env` adds variables."""
 
     def run(*arguments: str, env: Mapping[str, str] | None = None, cwd: Path = tmp_path) -> Answer:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "cli.py"), *arguments],
-            cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(env or {})},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        return Answer(done.returncode, done.stdout, done.stderr)
+        return run_c3(cwd, *arguments, env=env)
 
     return run
+
+
+def run_c3(cwd: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Answer:
+    """`c3 ARGUMENTS` in a folder; `env` adds variables."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return Answer(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from configs.plan import ReplayPlan, RoleReplays
 from configs.schema import Config, JsonlProblems, PartsConfig, RoundConfig
 from stages.problem_sources.protocol import Problem
 from store.artifacts import Product, Row, open_writer, provisional
+from store.credit import write_advantages
 from store.layout import Layout
-from store.query import write_advantages
 from tests.conftest import PLAYED, Round, drive
 from tests.worlds import Truth, diamond, duo, trio
 
@@ -45,7 +45,7 @@ def _credit(tmp_path: Path, groups: Mapping[str, Rewards], backwards: bool = Fal
         record = writer.write(0, Product({name: rows[::turn] for name, rows in tables.items()}), 0.0)
         artifact = provisional("hand", "made", writer.path, [record])
     write_advantages(
-        [artifact], "c3", "context" if "context_id" in columns else "state", tmp_path / "advantages.parquet"
+        [artifact], "c3", "none", "context" if "context_id" in columns else "state", tmp_path / "advantages.parquet"
     )
     return pq.read_table(tmp_path / "advantages.parquet").to_pylist()
 

@@ -97,6 +97,21 @@ def test_a_round_is_seen_with_its_steps_and_their_parts_by_name(
     }
     assert round_steps(Layout(store), "seen", 1)["grade"] == entry
 
+    # nor is a rollout with a damaged part: that part is made again, and nothing else
+    entry = round_steps(Layout(store), "seen", 1)["rollout"]
+    harmed = Layout(store).part(entry["stage"], entry["key"], 1) / "decisions.parquet"
+    whole = harmed.read_bytes()
+    harmed.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    reporting(*iteration)
+    known.add(third["id"])
+    [fourth] = [run for run in _flow_runs(prefect_server, "seen · round 1") if run["id"] not in known]
+    states = _states(prefect_server, fourth)
+    assert {name: state for name, state in states.items() if state != "Cached"} == {
+        "rollout · round 1": "Completed",
+        "part-00001 of rollout · round 1": "Completed",
+    }
+    assert harmed.read_bytes() == whole
+
 
 def test_a_round_that_fails_inside_the_flow_says_why_in_one_line(
     c3: Command, prefect_server: str, store: Path, tmp_path: Path

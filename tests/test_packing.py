@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from tiny_models import FAMILIES, TARGETS, VOCABULARY, logprobs_alone, tiny_model
+from tiny_models import END, FAMILIES, TARGETS, VOCABULARY, WINDOW, logprobs_alone, tiny_model
 
 from configs.errors import StoreError, UpdateError
 from configs.schema import PolicyConfig
+from stages.learners import spoken, trie_attention
 from stages.learners.adapter_files import adapter_digest
 from stages.learners.lora import LoraLearner
 from stages.learners.packing import pack, packed_batches, padded_batches
@@ -31,6 +32,10 @@ AWKWARD = [
     ((1, 2, 3, 4, 5), (6, 7)),  # a context that is another row's context and message
     ((9,), (1, 2)),  # shares nothing, one token of context
     ((1, 2, *[20] * 40), (3, 3)),  # long context, short message
+    ((8,), (5,)),  # one token and one token
+    ((1, 2, 3), (4, 5, END)),  # ended
+    ((1, 2, 3), (END,)),  # ended at once
+    (tuple(range(1, 41)), tuple(range(1, WINDOW - 38))),  # the whole window: 40 + 57 tokens, the last is not fed
 ]
 
 
@@ -38,9 +43,9 @@ def _rows(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]], temperature: flo
     return [TrainRow(f"d{i}", "team", context, tokens, temperature) for i, (context, tokens) in enumerate(pairs)]
 
 
-def _learner(family: str, layout: str, dropout: float = 0.0) -> LoraLearner:
+def _learner(family: str, layout: str, dropout: float = 0.0, checkpointing: bool = False) -> LoraLearner:
     policy = PolicyConfig(lora_rank=4, lora_alpha=8, lora_dropout=dropout, target_modules=TARGETS[family])
-    learner = LoraLearner.of_model(tiny_model(family), {"team": policy}, layout)  # type: ignore[arg-type]
+    learner = LoraLearner.of_model(tiny_model(family), {"team": policy}, layout, checkpointing=checkpointing)  # type: ignore[arg-type]
     learner.load(UNTRAINED, seed=1)
     _disturb(learner)
     return learner
@@ -71,6 +76,97 @@ def test_every_layout_has_the_logprobs_and_gradients_of_one_sequence_at_a_time(f
     for name, gradient in wanted.items():
         assert gradient.norm() > 0, name
         assert (got[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+def _assert_same(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    for name, gradient in wanted.items():
+        assert (got[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_block_by_block_is_attention(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # blocks of 7 queries cut through contexts and messages; nothing may fall back on the attention over all pairs
+    wanted_N, wanted = _logprobs_and_gradients(_learner(family, "single"), _rows(AWKWARD))
+    learner = _learner(family, "packed")
+    monkeypatch.setattr(trie_attention, "_BLOCK", 7)
+    monkeypatch.setattr(trie_attention, "sdpa_attention_forward", None)
+    got_N, got = _logprobs_and_gradients(learner, _rows(AWKWARD))
+    torch.testing.assert_close(got_N, wanted_N, rtol=1e-5, atol=1e-5)
+    _assert_same(got, wanted)
+
+
+def test_a_block_meets_only_what_one_of_its_queries_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 1 2 | 3 4 (5) and 1 2 | 6 7 (8): nodes 1 2 3 4 6 7; in blocks of two the last sees 1 2 6 7 and neither 3 nor 4
+    monkeypatch.setattr(trie_attention, "_BLOCK", 2)
+    mask_TT = pack(_rows([((1, 2), (3, 4, 5)), ((1, 2), (6, 7, 8))])).mask_TT
+    first, second, third = trie_attention.blocks(mask_TT, torch.float32)
+    assert (first.key_K, second.key_K) == (slice(0, 2), slice(0, 4))
+    assert isinstance(third.key_K, torch.Tensor)
+    assert third.key_K.tolist() == [0, 1, 4, 5]
+    assert third.blind_QK.tolist() == [[0, 0, 0, -float("inf")], [0, 0, 0, 0]]
+
+
+def test_the_adapter_is_differentiated_as_peft_does_it(tmp_path: Path) -> None:
+    learner = _learner("llama", "single")
+    plain = PeftModel.from_pretrained(tiny_model(), learner.save(tmp_path)["team"], is_trainable=True)
+    rows = _rows(AWKWARD)
+    _, got = _logprobs_and_gradients(learner, rows)
+    weight_N = torch.randn(sum(len(row.token_ids) for row in rows), generator=torch.Generator().manual_seed(7))
+    logits = [plain(input_ids=torch.tensor([row.context_ids + row.token_ids])).logits[0] for row in rows]
+    logprob_N = torch.cat(
+        [
+            logits_TV.log_softmax(-1)[torch.arange(len(row.token_ids)) + len(row.context_ids) - 1, row.token_ids]
+            for row, logits_TV in zip(rows, logits, strict=True)
+        ]
+    )
+    (weight_N * logprob_N).sum().backward()
+    found = {name.replace(".default", ""): p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    assert found.keys() == got.keys()
+    _assert_same(got, found)
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_activations_computed_again_give_the_same_gradients(family: str, layout: str) -> None:
+    _, wanted = _logprobs_and_gradients(_learner(family, layout), _rows(AWKWARD))
+    learner = _learner(family, layout, checkpointing=True)
+    layers: list[int] = []
+    handle = next(m for m in learner._scorer._recomputing).register_forward_hook(lambda *_: layers.append(1))
+    _, got = _logprobs_and_gradients(learner, _rows(AWKWARD))
+    handle.remove()
+    assert len(layers) == 2  # forward, and again when going back
+    _assert_same(got, wanted)
+
+
+def test_the_reference_is_the_model_without_its_adapter() -> None:
+    learner, rows = _learner("llama", "packed"), _rows(AWKWARD)
+    before = [logprob_T.detach() for logprob_T in learner.logprobs(rows)]
+    for row, logprob_T in zip(rows, learner.reference_logprobs(rows), strict=True):
+        wanted_T = logprobs_alone(tiny_model(), row.context_ids, row.token_ids, 1.0)
+        torch.testing.assert_close(logprob_T, wanted_T, rtol=1e-5, atol=1e-5)
+    after = learner.logprobs(rows)  # and the adapter is back
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert after[1].requires_grad
+
+
+def test_log_probs_and_entropies_are_those_of_a_plain_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spoken, "_CHUNK", 3)  # so that chunks are cut, and one place predicts tokens of two chunks' worth
+    generator = torch.Generator().manual_seed(0)
+    logits_KV = (3 * torch.randn(8, 11, generator=generator)).requires_grad_()
+    where_N, token_N = torch.tensor([0, 0, 0, 2, 3, 5, 7, 7]), torch.tensor([1, 1, 4, 0, 10, 3, 2, 6])
+    temperature_K = torch.full((8,), 0.7)
+    got = spoken.SpokenTokens.apply(logits_KV, where_N, token_N, temperature_K)
+    log_pi_NV = (logits_KV / 0.7).log_softmax(-1)[where_N]
+    wanted = (log_pi_NV.gather(1, token_N[:, None])[:, 0], -(log_pi_NV.exp() * log_pi_NV).sum(-1))
+    weights = torch.randn(2, 8, generator=generator)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    for pair in ((0,), (1,), (0, 1)):  # each alone and together
+        slopes = [
+            torch.autograd.grad(sum((weights[i] * of[i]).sum() for i in pair), logits_KV, retain_graph=True)[0]
+            for of in (got, wanted)
+        ]
+        torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-6)
 
 
 def test_single_is_a_plain_forward_pass_of_the_model_with_its_adapter(tmp_path: Path) -> None:

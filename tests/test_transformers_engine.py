@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +193,20 @@ def test_each_policy_of_a_team_answers_with_its_own_adapter(tmp_path: Path) -> N
         engine.use(PolicyVersion("other", "base", {"team": adapters[name]}))
         assert engine.generate([_ask((5, 6, 7), range(4))])[0] == completions
     assert len({tuple(completions) for completions in mixed}) == 3
+
+
+def test_two_threads_that_ask_at_once_get_what_each_gets_alone(tmp_path: Path) -> None:
+    adapters = {name: _adapter(tmp_path / name, "llama", seed) for seed, name in enumerate(("one", "two"), 1)}
+    engine, version = _engine(), PolicyVersion("v", "base", adapters)
+
+    def ask(name: str) -> list[list[Completion]]:
+        engine.use(version)  # as every part does before it asks
+        return engine.generate([_ask((5, 6, 7), range(4), policy=name)])
+
+    alone = {name: ask(name) for name in adapters}
+    names = [*adapters] * 8
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(ask, names)) == [alone[name] for name in names]
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:

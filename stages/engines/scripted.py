@@ -167,6 +167,9 @@ class ScriptedEngine:
             on_message(len(request.seeds))
         return answers
 
+    def make_room(self) -> None:
+        """Nothing: tables are small."""
+
     def close(self) -> None:
         """Forget the tables."""
         self._policy = None

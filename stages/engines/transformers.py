@@ -9,6 +9,7 @@ Axes: U unique prompts, R tokens of the longest rest, B rows (messages in the ma
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from configs.errors import EngineError
+from stages.engines.adapters import adapter_of
 from stages.engines.batches import Batch, Prompt, Row, common_prefix, cut, groups
 from stages.engines.chat_codec import ChatCodec
 from stages.engines.drawing import draw, uniforms
 from stages.engines.hardware import resolved_device, resolved_dtype
 from stages.engines.key_value_cache import GROUPED_ATTENTION, with_room
-from stages.engines.merged_weights import MergedWeights, adapter_of
+from stages.engines.merged_weights import MergedWeights
 from stages.engines.protocol import Codec, Completion, Request, SamplingParameters
+from stages.engines.quiet import no_bars
 from store.policies import PolicyVersion
 
 _KEEP_SHARE = 0.75
@@ -70,20 +73,26 @@ class TransformersEngine:
         self._end = torch.tensor(sorted(end_token_ids), device=self._device)
         self._weights = MergedWeights(model)
         self._policy: PolicyVersion | None = None
+        self._turn = threading.RLock()  # parts may be made side by side, but there is one set of weights to show
 
     def use(self, policy: PolicyVersion) -> None:
         """Sample from these weights. EngineError when an adapter is unreadable or was trained on another model."""
-        for name in sorted(policy.adapters):
-            self._weights.show(policy.adapters[name])
-        self._policy = policy
+        with self._turn:
+            for name in sorted(policy.adapters):
+                self._weights.show(policy.adapters[name])
+            self._policy = policy
 
     def generate(
         self, requests: Sequence[Request], on_message: Callable[[int], None] = lambda count: None
     ) -> list[list[Completion]]:
-        """One list per request, one completion per seed; a function of the requests of this call.
+        """One list per request, one completion per seed; a function of the requests of this call. One call at a time.
 
         Raises EngineError for an empty prompt, or one that leaves no room for its new tokens in the window.
         """
+        with self._turn:
+            return self._generate(requests, on_message)
+
+    def _generate(self, requests: Sequence[Request], on_message: Callable[[int], None]) -> list[list[Completion]]:
         if self._policy is None:
             raise EngineError("transformers engine: no policy version in use; call use() first")
         for request in requests:
@@ -98,6 +107,9 @@ class TransformersEngine:
                 for row, completion in self._complete(batch, shared, prefix, sampling, on_message):
                     answers[row.request][row.place] = completion
         return [[found[place] for place in range(len(found))] for found in answers]
+
+    def make_room(self) -> None:
+        """Nothing: a model that fits with its trainer stays."""
 
     def close(self) -> None:
         """Give the memory back."""
@@ -250,7 +262,8 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: torch.device) -> Any
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EngineError('engine.device: a GPU is present but this torch cannot use it; set engine.device = "cpu"')
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="sdpa")
+        with no_bars():
+            model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="sdpa")
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise EngineError(f"engine.model: {model_dir} cannot be loaded as a causal model: {error}") from error
     if model._supports_attention_backend:

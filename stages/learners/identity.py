@@ -4,20 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.schema import EngineConfig, ScriptedEngineConfig
+from configs.schema import Config, ModelEngineConfig, ScriptedEngineConfig
+from stages.engines.hardware import Dtype, resolved_device, resolved_dtype
 from stages.engines.make import base_digest
 
 
-def learner_identity(config: EngineConfig) -> dict[str, Any]:
+def learner_identity(config: Config) -> dict[str, Any]:
     """Part of the update stage's key: the same for every engine that samples from the same model."""
-    if isinstance(config, ScriptedEngineConfig):
-        return {"kind": "tabular", "model": base_digest(config)}
-    from stages.engines.hardware import resolved_device, resolved_dtype
-
+    engine = config.engine
+    if isinstance(engine, ScriptedEngineConfig):
+        return {"kind": "tabular", "model": base_digest(engine)}
     return {
         "kind": "lora",
-        "model": base_digest(config),
-        "dtype": resolved_dtype(config.dtype, config.device),
-        "device": resolved_device(config.device),
-        "threads": config.threads,
+        "model": base_digest(engine),
+        "dtype": training_dtype(config, engine),
+        "device": resolved_device(engine.device),
+        "threads": engine.threads,
     }
+
+
+def training_dtype(config: Config, engine: ModelEngineConfig) -> Dtype:
+    """Of the base while training: update.dtype, or the engine's."""
+    asked = config.update.dtype
+    return resolved_dtype(engine.dtype if asked == "auto" else asked, engine.device)
+
+
+def coarser_dtype(config: Config) -> Dtype:
+    """The coarser arithmetic of engine and trainer: what their log-probs can be expected to agree to."""
+    engine = config.engine
+    if isinstance(engine, ScriptedEngineConfig):
+        return "float32"
+    both = {resolved_dtype(engine.dtype, engine.device), training_dtype(config, engine)}
+    return "bfloat16" if "bfloat16" in both else "float32"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from configs.schema import Config, ScriptedEngineConfig
 from stages.engines.make import resolved_model
 from stages.learners.protocol import Learner
@@ -14,13 +16,31 @@ def make_learner(config: Config) -> Learner:
         from stages.learners.tabular import TabularLearner
 
         return TabularLearner(engine)
+    from stages.learners.identity import training_dtype
     from stages.learners.lora import LoraLearner
 
     return LoraLearner(
         resolved_model(engine),
-        dtype=engine.dtype,
+        dtype=training_dtype(config, engine),
         threads=engine.threads,
         policies=config.policies,
         layout=config.update.layout,
         device=engine.device,
+        checkpointing=config.update.gradient_checkpointing,
     )
+
+
+def learner_settings(config: Config) -> Any:
+    """What a learner is made from: equal settings can share one."""
+    update = config.update
+    return config.engine, dict(config.policies), update.layout, update.dtype, update.gradient_checkpointing
+
+
+def keeps_model(config: Config) -> bool:
+    """Whether the learner stays loaded between updates. "auto": where its memory is the machine's, not a GPU's."""
+    from stages.engines.hardware import resolved_device
+
+    engine, asked = config.engine, config.update.keep_model
+    if asked == "auto":
+        return isinstance(engine, ScriptedEngineConfig) or resolved_device(engine.device) == "cpu"
+    return asked

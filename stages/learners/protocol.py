@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from store.policies import PolicyVersion
 
@@ -22,6 +22,15 @@ class TrainRow:
     context_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
     temperature: float
+
+
+class Scored(NamedTuple):
+    """What the weights say of one alternative's sampled tokens, at its temperature; differentiable."""
+
+    logprob_T: torch.Tensor
+    """Natural log-probs of the tokens."""
+    entropy_T: torch.Tensor
+    """Entropy in nats of the distribution that each token was drawn from."""
 
 
 class Learner(Protocol):
@@ -47,8 +56,12 @@ class Learner(Protocol):
         """Cut rows (of one policy) into micro-batches of at most `max_tokens` tokens, shared context kept together."""
         ...
 
-    def logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
-        """Per row a tensor [T] of natural log-probs of its sampled tokens at its temperature, differentiable."""
+    def score(self, rows: Sequence[TrainRow]) -> list[Scored]:
+        """Per row the log-probs and entropies [T] of its sampled tokens under the weights as they are now."""
+        ...
+
+    def reference_logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
+        """Per row [T] log-probs under the reference: the model before any training. No gradient."""
         ...
 
     def save(self, directory: Path) -> dict[str, Path]:

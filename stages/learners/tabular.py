@@ -25,7 +25,7 @@ from stages.engines.scripted import (
     save_table,
     world_logits,
 )
-from stages.learners.protocol import TrainRow
+from stages.learners.protocol import Scored, TrainRow
 from store.policies import PolicyVersion
 
 
@@ -80,13 +80,21 @@ class TabularLearner:
                 room, shared = room - cost, True
         return batches
 
-    def logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
-        """Per row [T]: the word's log-prob, then 0 for the end token if there is one.
+    def score(self, rows: Sequence[TrainRow]) -> list[Scored]:
+        """Per row [T]: of the word, then 0 (log-prob and entropy) for the end token if there is one.
 
         Raises UpdateError for tokens that are no message of this world, and, where gradients are wanted, for
         a context that was not prepared: its gradient would be lost without a word.
         """
-        return [self._row_logprobs(row) for row in rows]
+        return [self._scored(row, self._delta(row)) for row in rows]
+
+    def logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
+        """The log-probs alone."""
+        return [scored.logprob_T for scored in self.score(rows)]
+
+    def reference_logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
+        """Per row [T] under the world's own logits; no gradient."""
+        return [self._scored(row, None).logprob_T for row in rows]
 
     def save(self, directory: Path) -> dict[str, Path]:
         """Write each policy's table below `directory`; returns policy -> folder."""
@@ -96,7 +104,13 @@ class TabularLearner:
             save_table(folders[name], {key: delta.detach().numpy() for key, delta in table.items()})
         return folders
 
-    def _row_logprobs(self, row: TrainRow) -> torch.Tensor:
+    def _delta(self, row: TrainRow) -> torch.Tensor | None:
+        delta = self._tables.get(row.policy, {}).get(context_key(row.context_ids))
+        if delta is None and torch.is_grad_enabled():
+            raise UpdateError(f"decision {row.decision_id}: its context was not prepared; call prepare(rows) first")
+        return delta
+
+    def _scored(self, row: TrainRow, delta: torch.Tensor | None) -> Scored:
         word = row.token_ids[0] - self._first_word if row.token_ids else -1
         if not 0 <= word < len(self._config.words) or row.token_ids[1:] not in ((), (END,)):
             last_word = self._first_word + len(self._config.words) - 1
@@ -104,15 +118,13 @@ class TabularLearner:
                 f"decision {row.decision_id}: tokens {list(row.token_ids)[:8]} are no message of this world: "
                 f"one word (ids {self._first_word} to {last_word}) and the end ({END})"
             )
-        key = context_key(row.context_ids)
-        logits = torch.from_numpy(world_logits(self._config, key))
-        delta = self._tables.get(row.policy, {}).get(key)
+        logits_W = torch.from_numpy(world_logits(self._config, context_key(row.context_ids)))
         if delta is not None:
-            logits = logits + delta
-        elif torch.is_grad_enabled():
-            raise UpdateError(f"decision {row.decision_id}: its context was not prepared; call prepare(rows) first")
-        spoken = torch.log_softmax(logits / row.temperature, dim=-1)[word : word + 1]
-        return torch.cat([spoken, spoken.new_zeros(len(row.token_ids) - 1)])
+            logits_W = logits_W + delta
+        log_pi_W = torch.log_softmax(logits_W / row.temperature, dim=-1)
+        certain = log_pi_W.new_zeros(len(row.token_ids) - 1)
+        entropy = -(log_pi_W.exp() * log_pi_W).sum(-1, keepdim=True)
+        return Scored(torch.cat([log_pi_W[word : word + 1], certain]), torch.cat([entropy, certain]))
 
 
 def _parameter(delta: Vector) -> torch.nn.Parameter:

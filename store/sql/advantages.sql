@@ -16,6 +16,7 @@ select
     mean_return,
     baseline,
     advantage,
-    ? as estimator
-from credit
+    ? as estimator,
+    ? as normalisation
+from normalised
 order by problem_id, depth, path

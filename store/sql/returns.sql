@@ -1,23 +1,20 @@
 -- grain: one alternative (a decision that terminal evaluations count towards)
--- reads: transcripts, replays, rewards, decisions; variable group_by ('state' or 'context')
+-- reads: episodes, decisions; variable group_by ('state' or 'context')
 with
-evaluated as (
-    select episode_id, credited from transcripts
-    union all
-    select episode_id, credited from replays
-),
-
 credits as (
-    select unnest(evaluated.credited) as decision_id, rewards.episode_id, rewards.reward
-    from evaluated
-    inner join rewards on rewards.episode_id = evaluated.episode_id
+    select unnest(credited) as decision_id, reward
+    from episodes
 ),
 
 -- sums are ordered by what is summed, so that equal rewards in another order give the same last bit: a tie stays a tie
 returns as (
     select
         decision_id,
-        sum(reward order by reward) / count(reward) as mean_return,
+        -- three times .1 divided by 3 is not .1: equal rewards are their own mean
+        case
+            when min(reward) = max(reward) then min(reward)
+            else sum(reward order by reward) / count(reward)
+        end as mean_return,
         count(reward) as replay_count,
         count(*) - count(reward) as unscored_count
     from credits

@@ -75,6 +75,11 @@ create view trained as
 select l.run, l.round, l.variant, t.* exclude (filename)
 from trained_files as t inner join labels as l on l.filename = t.filename;
 
+-- per role and update, how far the engine's log-probs are from the trainer's
+create view gaps as
+select l.run, l.round, l.variant, t.* exclude (filename)
+from gaps_files as t inner join labels as l on l.filename = t.filename;
+
 create view evaluations as
 select l.run, l.round, l.variant, t.* exclude (filename)
 from evaluations_files as t inner join labels as l on l.filename = t.filename;

@@ -1,0 +1,224 @@
+"""What the pipeline itself costs: a finished round, its share of a running one, and a part.
+
+    python bench/overhead.py [--preset arithmetic-duo] [--rounds 2] [--parts 64]
+
+1. `c3 run iteration` on a finished round, in all: from a warm and from a cold file cache, beside a process that only
+   imports the libraries it cannot do without. It must need no torch, no Prefect and no server.
+2. The round's wall time, less what its engine, evaluator and update calls took, of the last of some rounds in one process:
+   what is left is the pipeline's own. Starting up (imports, Prefect's server) is reported beside.
+3. A part's cost: a scripted round of many parts as task runs of Prefect, beside the same parts called one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+FINISHED = """
+import sys, cli
+try:
+    cli.main()
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = sorted({"torch", "transformers", "prefect"} & set(sys.modules))
+server = sys.modules.get("pipeline.server")
+print("heavy", heavy, "servers", len(server._temporary) if server else 0)
+"""
+LIBRARIES = "import typer, rich, pydantic, filelock, pyarrow.parquet, duckdb, numpy"
+CALLS = ("engine", "evaluator", "update")
+
+
+def main() -> None:
+    """Run all three and print their tables."""
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--preset", default="arithmetic-duo")
+    arguments.add_argument("--rounds", type=int, default=2)
+    arguments.add_argument("--parts", type=int, default=64)
+    arguments.add_argument("--times", type=int, default=5, help="the least of so many is taken")
+    arguments.add_argument("--measure", help=argparse.SUPPRESS)
+    chosen = arguments.parse_args()
+    if chosen.measure:
+        measure(json.loads(chosen.measure))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        share(Path(folder) / "store", chosen.preset, chosen.rounds)
+        finished_round(Path(folder) / "store", chosen.times)
+        part(Path(folder), chosen.parts)
+
+
+# ---- a finished round
+
+
+def finished_round(store: Path, times: int) -> None:
+    """Wall seconds of `c3 run iteration` where all is there."""
+    arguments = ["run", "iteration", "--run", "bench", "--round", "1", "--store", str(store)]
+    words = _output([sys.executable, "-c", FINISHED, *arguments]).splitlines()[-1]
+    assert words == "heavy [] servers 0", words
+    print("\nfinished round: neither torch nor Prefect imported, no server started")
+    command = [sys.executable, str(ROOT / "cli.py"), *arguments]
+    libraries = [sys.executable, "-c", LIBRARIES]
+    rows = [("warm", None)]
+    if _drop_caches():
+        rows.append(("cold", _drop_caches))
+    else:
+        print("cold: /proc/sys/vm/drop_caches cannot be written here, so it was not measured")
+    for name, before in rows:
+        ours, theirs = (_least(times, line, before) for line in (command, libraries))
+        print(f"{name:<6}{ours:8.2f} s   {ours / theirs:5.2f} x its libraries' imports ({theirs:.2f} s)")
+
+
+def _least(times: int, command: list[str], before: Callable[[], Any] | None) -> float:
+    found = []
+    for _ in range(times):
+        if before is not None:
+            before()
+        started = time.perf_counter()
+        _output(command)
+        found.append(time.perf_counter() - started)
+    return min(found)
+
+
+def _drop_caches() -> bool:
+    """Empty the system's file cache. False where that is not allowed."""
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3\n")
+    except OSError:
+        return False
+    return True
+
+
+# ---- a round's own share
+
+
+def share(store: Path, preset: str, rounds: int) -> None:
+    """What a round's wall time consists of."""
+    command = {"store": str(store), "preset": preset, "overrides": [], "rounds": rounds}
+    told = json.loads(_output([sys.executable, __file__, "--measure", json.dumps(command)]).splitlines()[-1])
+    print(f"start-up beside: {told['start']:.1f} s, of which Prefect's server {told['server']:.1f} s")
+    print(f"{'round':<8}{'in all':>9}" + "".join(f"{name:>11}" for name in CALLS) + f"{'pipeline':>11}{'share':>8}")
+    for number, found in enumerate(told["rounds"], start=1):
+        own = found["all"] - sum(found[name] for name in CALLS)
+        calls = "".join(f"{found[name]:9.2f} s" for name in CALLS)
+        print(f"{number:<8}{found['all']:7.2f} s{calls}{own:9.2f} s{own / found['all']:8.1%}")
+
+
+def measure(command: dict[str, Any]) -> None:
+    """In a process of its own: rounds as `c3 run training` runs them, every outside call timed. Prints JSON."""
+    begun = time.perf_counter()
+    from configs.load import load_config
+    from pipeline import commands
+    from pipeline.scope import Scope
+    from pipeline.workbench import Silence, workbench
+
+    store = Path(command["store"])
+    spent: dict[str, float] = defaultdict(float)
+    scope = Scope(store, "bench", 1)
+    commands.settle_config(scope, command["preset"], command["overrides"])
+    with _watching(spent):
+        workbench().load_ahead(load_config(command["preset"], command["overrides"]))
+        with commands._serving(scope, Silence()):  # Prefect's import and server, and the model, before the first round
+            workbench().ready()
+        start, server = time.perf_counter() - begun, spent["server"]
+        rounds = []
+        for number in range(1, command["rounds"] + 1):
+            spent.clear()
+            started = time.perf_counter()
+            commands.run_iteration(Scope(store, "bench", number), Silence())
+            rounds.append({"all": time.perf_counter() - started, **{name: spent[name] for name in CALLS}})
+    print(json.dumps({"start": start, "server": server, "rounds": rounds}))
+
+
+@contextmanager
+def _watching(spent: dict[str, float]) -> Iterator[None]:
+    """Time what a round waits for: the engine, the evaluator, the update's training, and the server's start."""
+    from pipeline import commands
+    from stages.tools import Tools
+    from stages.update import UPDATE
+
+    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return call(*arguments, **options)
+            finally:
+                spent[name] += time.perf_counter() - started
+
+        return run
+
+    class Timed:
+        """A tool whose one call is timed."""
+
+        def __init__(self, tool: Any, name: str, call: str) -> None:
+            self._tool = tool
+            setattr(self, call, timed(name, getattr(tool, call)))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._tool, name)
+
+    engine, evaluator, use_server, make = Tools.engine, Tools.evaluator, commands.use_server, UPDATE.make
+    Tools.engine = lambda *given: Timed(timed("engine", engine)(*given), "engine", "generate")  # type: ignore[method-assign]
+    Tools.evaluator = lambda *given: Timed(evaluator(*given), "evaluator", "grade")  # type: ignore[method-assign]
+    commands.use_server = lambda layout: timed("server", timed("server", use_server)(layout))
+    object.__setattr__(UPDATE, "make", timed("update", make))
+    try:
+        yield
+    finally:
+        Tools.engine, Tools.evaluator, commands.use_server = engine, evaluator, use_server  # type: ignore[method-assign]
+        object.__setattr__(UPDATE, "make", make)
+
+
+# ---- a part
+
+
+def part(folder: Path, parts: int) -> None:
+    """Seconds of a scripted round of many parts, with Prefect and without."""
+    overrides = [f"problems.count={parts}", f"rounds.problems={parts}", "parts.problems=1"]
+    command = {"store": str(folder / "flow"), "preset": "scripted-duo", "overrides": overrides, "rounds": 1}
+    told = json.loads(_output([sys.executable, __file__, "--measure", json.dumps(command)]).splitlines()[-1])
+    flow = told["rounds"][0]["all"]
+    plain, made = _plain(folder / "plain", overrides)
+    print(f"\na scripted round of {made} parts: {flow:.2f} s as task runs, {plain:.2f} s called one by one")
+    print(f"a part's own cost: {1e3 * flow / made:.1f} ms, of which Prefect {1e3 * (flow - plain) / made:.1f} ms")
+    print(f"flow / plain calls {flow / plain:6.1f} x")
+
+
+def _plain(store: Path, overrides: list[str]) -> tuple[float, int]:
+    from bench.iteration import iteration
+    from configs.load import load_config
+    from pipeline.scope import Scope
+    from stages.tools import Tools
+    from store import catalog
+    from store.layout import Layout
+
+    config = load_config("scripted-duo", overrides)
+    catalog.record_config(Layout(store), "bench", 1, config.model_dump(mode="json"))
+    started = time.perf_counter()
+    reports, _ = iteration(Scope(store, "bench", 1), Tools())
+    return time.perf_counter() - started, sum(report.parts_made for report in reports)
+
+
+def _output(command: list[str]) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

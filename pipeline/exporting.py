@@ -1,0 +1,54 @@
+"""`c3 export`: a round's rows as JSONL for other programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+from pipeline.samples import SAMPLES, stored_samples
+from pipeline.scope import Scope
+from stages.engines.make import make_codec
+from store.artifacts import Row
+from store.exporting import exported
+from store.files import writing
+
+
+def preference_pairs(scope: Scope, role: str | None) -> Iterator[Row]:
+    """Best against worst alternative of every state whose returns differ, as TRL's DPO trainer loads it.
+
+    `prompt` is the exact text of the stored context, chat template and all, so it is to be tokenised without a template and
+    without special tokens added; `chosen` and `rejected` are the messages without their end token, which TRL adds.
+    """
+    codec = make_codec(scope.config.engine)
+    artifacts = stored_samples(scope, ("problems", "freeze", *SAMPLES, "advantages"))
+    for row in exported(artifacts, "pairs", {"role": role}):
+        yield {
+            "prompt": codec.decode(row.pop("context_ids")),
+            "chosen": row.pop("chosen"),
+            "rejected": row.pop("rejected"),
+        } | row
+
+
+def episodes(scope: Scope, source: str | None) -> Iterator[Row]:
+    """Every terminal evaluation with its messages by role: the form that `c3 import` reads."""
+    for row in exported(stored_samples(scope, ("problems", *SAMPLES)), "episodes", {"source": source}):
+        messages = row.pop("messages")
+        row["messages"] = {
+            message["role"]: {name: value for name, value in message.items() if name != "role" and value is not None}
+            for message in messages
+        }
+        yield row
+
+
+def write_lines(rows: Iterable[Row], output: Path | None) -> int:
+    """One JSON object a line, in a file or on standard output; how many."""
+    count = 0
+    with writing(output or Path("standard output")):
+        opened = output.open("w", encoding="utf-8") if output else nullcontext(sys.stdout)
+        with opened as file:
+            for count, row in enumerate(rows, start=1):
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    return count

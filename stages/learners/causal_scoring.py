@@ -1,0 +1,159 @@
+"""Scoring stored tokens with a causal model: their log-probs and entropies, whatever trains the model.
+
+    log pi(a_t | h, a_<t) = log_softmax(logits(h, a_<t) / temperature)[a_t]
+
+Three layouts of the same computation: "packed" (one trie of tokens, packing.py), "padded" (a plain batch) and "single" (one
+sequence at a time, which the others are tested against). Logits are made at the places that predict a trained token only.
+
+Axes: A rows, T nodes of a trie, L places of a padded row, N sampled tokens, K places that predict, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from configs.errors import UpdateError
+from stages.learners.packing import pack, packed_batches, padded_batches
+from stages.learners.protocol import Scored, TrainRow
+from stages.learners.spoken import SpokenTokens
+from stages.learners.trie_attention import TRIE_ATTENTION, blocks
+
+Layout = Literal["packed", "padded", "single"]
+
+
+class CausalScorer:
+    """One model under one layout. `model` is called as transformers' causal models are; it may be wrapped by PEFT.
+
+    UpdateError when the model cannot be packed, or cannot recompute its activations.
+    """
+
+    def __init__(self, model: Any, base: Any, layout: Layout, checkpointing: bool = False) -> None:
+        self._model, self._layout = model, layout
+        weight = next(base.parameters())
+        self._device, self._dtype = weight.device, weight.dtype
+        self._window = _attention_window(base.config.get_text_config())
+        self._recomputing = _recomputing_layers(base) if checkpointing else []
+        self._plans = layout == "packed" and self._device.type == "cpu" and base._supports_attention_backend
+        if self._plans:
+            base.set_attn_implementation(TRIE_ATTENTION)
+
+    def batches(self, rows: Sequence[TrainRow], max_tokens: int) -> list[list[TrainRow]]:
+        """Micro-batches of at most `max_tokens` tokens as this layout counts them; rows of one context together."""
+        if self._layout == "single":
+            return [[row] for row in rows]
+        return (packed_batches if self._layout == "packed" else padded_batches)(rows, max_tokens)
+
+    def score(self, rows: Sequence[TrainRow]) -> list[Scored]:
+        """Per row the log-probs and entropies of its sampled tokens at its temperature, float32, differentiable.
+
+        UpdateError when a row is longer than a packed model can see.
+        """
+        for layer in self._recomputing:  # transformers recomputes only in layers that train; their dropouts do not
+            layer.training = torch.is_grad_enabled()
+        if self._layout == "packed":
+            return self._packed(rows)
+        if self._layout == "padded":
+            return self._padded(rows)
+        return [scored for row in rows for scored in self._padded([row])]
+
+    @torch.no_grad()
+    def check_packing(self, policy: str) -> None:
+        """Refuse a model that looks at the order in memory (ALiBi, recurrences) instead of positions and mask."""
+        rows = [TrainRow("probe", policy, context, tokens, 1.0) for context, tokens in _PROBE]
+        packed = torch.cat([scored.logprob_T for scored in self._packed(rows)])
+        alone = torch.cat([scored.logprob_T for row in rows for scored in self._padded([row])])
+        half = self._dtype != torch.float32
+        if not torch.allclose(packed, alone, atol=0.3 if half else 1e-3, rtol=0.02):
+            raise UpdateError(
+                "learner: this model's log-probs change when rows are packed, so it does not read position ids and "
+                'masks alone; set update.layout = "padded"'
+            )
+
+    def _packed(self, rows: Sequence[TrainRow]) -> list[Scored]:
+        packed = pack(rows)
+        depth = int(packed.position_T.max()) + 1
+        if self._window is not None and depth > self._window:
+            raise UpdateError(
+                f"learner: a row of {depth} tokens is past this model's attention window of {self._window}, which a "
+                f'packed batch cannot show; set update.layout = "padded"'
+            )
+        place_N = np.concatenate(packed.predicting)
+        # alternatives share the node that predicts their first token: its logits are made once
+        needed_K, where_N = np.unique(place_N, return_inverse=True)
+        mask: Any = self._tensor(packed.mask_TT)[None, None]
+        if self._plans:
+            mask.plan = blocks(packed.mask_TT, self._dtype)  # rides on the mask through the model to the attention
+        logits_KV = self._model(
+            input_ids=self._tensor(packed.token_T)[None],
+            position_ids=self._tensor(packed.position_T)[None],
+            attention_mask=mask,
+            logits_to_keep=self._tensor(needed_K),
+            use_cache=False,
+        ).logits[0]
+        return _spoken(logits_KV, self._tensor(where_N), rows)
+
+    def _padded(self, rows: Sequence[TrainRow]) -> list[Scored]:
+        seen = [row.context_ids + row.token_ids[:-1] for row in rows]
+        longest = max(map(len, seen))
+        token_AL = np.zeros((len(rows), longest), dtype=np.int64)
+        real_AL = np.zeros((len(rows), longest), dtype=np.int64)
+        for index, tokens in enumerate(seen):
+            token_AL[index, : len(tokens)], real_AL[index, : len(tokens)] = tokens, 1
+        kept = longest - min(len(row.context_ids) for row in rows) + 1
+        logits_AKV = self._model(
+            input_ids=self._tensor(token_AL),
+            attention_mask=self._tensor(real_AL) if len(rows) > 1 else None,
+            logits_to_keep=kept,
+            use_cache=False,
+        ).logits
+        first = longest - kept  # the place that the first kept logits stand at
+        where_N = np.concatenate(
+            [
+                index * kept + len(row.context_ids) - 1 - first + np.arange(len(row.token_ids))
+                for index, row in enumerate(rows)
+            ]
+        )
+        return _spoken(logits_AKV.flatten(0, 1), self._tensor(where_N), rows)
+
+    def _tensor(self, array: Any) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+
+_PROBE = (((1, 2, 3, 4), (5, 6, 7, 8)), ((1, 2, 3, 4), (6, 5, 8)), ((1, 9, 4), (7, 7, 3, 2)))
+
+
+def _spoken(logits_KV: torch.Tensor, where_N: torch.Tensor, rows: Sequence[TrainRow]) -> list[Scored]:
+    """All rows' tokens scored; `where_N` is the row of logits that predicts each, rows end to end."""
+    token_N = torch.tensor([token for row in rows for token in row.token_ids], device=logits_KV.device)
+    temperature_N = torch.tensor([row.temperature for row in rows for _ in row.token_ids], device=logits_KV.device)
+    if len({row.temperature for row in rows}) == 1:  # the usual case: one normaliser per place
+        temperature_K = temperature_N[:1].expand(len(logits_KV))
+    else:
+        logits_KV, temperature_K = logits_KV[where_N], temperature_N
+        where_N = torch.arange(len(where_N), device=where_N.device)
+    logprob_N, entropy_N = SpokenTokens.apply(logits_KV, where_N, token_N, temperature_K)
+    lengths = [len(row.token_ids) for row in rows]
+    return [Scored(*pair) for pair in zip(logprob_N.split(lengths), entropy_N.split(lengths), strict=True)]
+
+
+def _recomputing_layers(base: Any) -> list[torch.nn.Module]:
+    """The layers that can forget their activations and compute them again when going back."""
+    if not base.supports_gradient_checkpointing:
+        raise UpdateError(
+            f"update.gradient_checkpointing: {type(base).__name__} cannot recompute its activations; set it to false and "
+            f"lower update.max_tokens"
+        )
+    base.gradient_checkpointing_enable({"use_reentrant": False})
+    return [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def _attention_window(config: Any) -> int | None:
+    """Tokens that a layer with a sliding window sees; None where every layer sees all."""
+    kinds = getattr(config, "layer_types", None)
+    sliding = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
+    return getattr(config, "sliding_window", None) if sliding else None

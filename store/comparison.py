@@ -1,0 +1,68 @@
+"""All estimators on the same stored samples, side by side. Nothing is generated and nothing is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from store.artifacts import Artifact, Row
+from store.credit import advantages, estimators, open_returns
+from store.query import SQL
+
+_COLUMNS = ["estimator", "role", "depth", "state_id", "decision_id", "advantage"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Figures of one round's samples."""
+
+    by_estimator: Sequence[Row]
+    """Mean, variance, undefined and zero per role (schema: compare/by_estimator.sql)."""
+    by_pair: Sequence[Row]
+    """Sign agreement and correlation (schema: compare/by_pair.sql)."""
+    fidelity: Sequence[Row]
+    """Against an independent half of the replays (schema: compare/fidelity.sql); empty where no role has two halves."""
+
+
+def compare_estimators(artifacts: Sequence[Artifact], group_by: str) -> Comparison:
+    """Every estimator, unnormalised, over one round's transcripts, replays, rewards and decisions."""
+    connection = open_returns(artifacts, group_by)
+    try:
+        compared = _all_estimators(connection)
+        connection.from_arrow(compared).create_view("compared")
+        by_estimator, by_pair = _rows(connection, "by_estimator"), _rows(connection, "by_pair")
+        connection.from_arrow(_halves(connection, compared)).create_view("halved")
+        return Comparison(by_estimator, by_pair, _rows(connection, "fidelity"))
+    finally:
+        connection.close()
+
+
+def _all_estimators(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    return pa.concat_tables(
+        advantages(connection, name, "none").to_arrow_table().select(_COLUMNS) for name in estimators()
+    )
+
+
+def _halves(connection: duckdb.DuckDBPyConnection, compared: pa.Table) -> pa.Table:
+    """The estimators on each half of the replays below a role's messages, role by role; the last role has no halves."""
+    connection.sql((SQL / "episodes.sql").read_text()).create_view("all_episodes")
+    connection.execute("SET VARIABLE split_depth = 1")
+    connection.execute("SET VARIABLE split_half = 0")
+    found = [compared.append_column("half", pa.nulls(len(compared), pa.int32())).slice(0, 0)]
+    for depth in sorted(pc.unique(compared["depth"]).to_pylist()):
+        connection.execute("SET VARIABLE split_depth = ?", [depth])
+        for half in (0, 1):
+            connection.execute("SET VARIABLE split_half = ?", [half])
+            connection.sql((SQL / "compare" / "half.sql").read_text()).create_view("episodes")
+            rows = _all_estimators(connection).filter(pc.field("depth") == depth)
+            found.append(rows.append_column("half", pa.array([half] * len(rows), pa.int32())))
+    return pa.concat_tables(found)
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, name: str) -> list[Row]:
+    rows: list[Row] = connection.sql((SQL / "compare" / f"{name}.sql").read_text()).to_arrow_table().to_pylist()
+    return rows

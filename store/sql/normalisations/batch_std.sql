@@ -1,0 +1,46 @@
+-- grain: one alternative
+-- Divided by the standard deviation (ddof 0) of all advantages of the batch; nothing is subtracted, so a sign stays a sign.
+-- A batch whose advantages differ by rounding alone is left as it is: there is nothing to divide by.
+with
+alternatives as materialized (
+    select * from credit
+),
+
+-- squares of the smallest and largest numbers are none: everything is measured in units of the batch's largest advantage
+sizes as (
+    select greatest(max(abs(advantage)), 0) as size, max(abs(mean_return)) as return_size
+    from alternatives
+),
+
+shares as (
+    select alternatives.decision_id, case when sizes.size > 0 then alternatives.advantage / sizes.size end as share
+    from alternatives
+    cross join sizes
+),
+
+means as (
+    select sum(share order by decision_id) / count(share) as mean_share
+    from shares
+),
+
+spreads as (
+    select sqrt(sum((share - mean_share) * (share - mean_share) order by decision_id) / count(share)) as spread
+    from shares
+    cross join means
+),
+
+final as (
+    select
+        alternatives.* replace (
+            case
+                when coalesce(spreads.spread, 0) * sizes.size <= 1e-12 * sizes.return_size then alternatives.advantage
+                else shares.share / spreads.spread
+            end as advantage
+        )
+    from alternatives
+    inner join shares on shares.decision_id = alternatives.decision_id
+    cross join sizes
+    cross join spreads
+)
+
+select * from final

@@ -1,0 +1,3 @@
+-- grain: one alternative
+-- The advantage as the estimator gave it.
+select * from credit
