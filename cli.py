@@ -217,6 +217,26 @@ def plan(
 
 
 @app.command()
+def doctor(
+    round: Annotated[int, typer.Option("--round", min=0, help="Probe with the policy this round ended with.")] = 0,
+    run: Run = "default",
+    config: ConfigSource = None,
+    set: Overrides = None,
+    store: Store = None,
+) -> None:
+    """Check the engine, or each server: reachable, right model, adapters, same log-probs as the trainer."""
+    from pipeline.doctor import examine
+    from pipeline.planning import wanted_config
+    from pipeline.terminal import show_checks
+
+    scope = _scope(store, run, max(round, 1))
+    wanted = wanted_config(scope, config, set or [])
+    policy = scope.under(wanted).policy_after if round else None
+    if not show_checks(_console(), examine(wanted, policy)):
+        raise typer.Exit(4)
+
+
+@app.command()
 def status(run: Annotated[str | None, typer.Option(help="Only this run.")] = None, store: Store = None) -> None:
     """Rounds by stages: what is made, missing or damaged."""
     from pipeline.standing import standings
@@ -392,6 +412,21 @@ def ui(
         return
     url = start_lasting(layout, port)
     typer.echo(f"Prefect page: {url.removesuffix('/api')}  (stop it with `c3 ui --stop`)")
+
+
+@app.command()
+def serve(
+    limit: Annotated[int, typer.Option(min=1, help="Rounds at once.")] = 1,
+    store: Store = None,
+) -> None:
+    """Run rounds that are started from the Prefect page, until stopped."""
+    from pipeline.server import use_lasting
+    from store.layout import Layout
+
+    use_lasting(Layout(_store(store)))
+    from pipeline.deployments import wait_for_rounds
+
+    wait_for_rounds(_store(store), limit)
 
 
 def _store(store: Path | None) -> Path:

@@ -37,11 +37,12 @@ Made by `bench/estimators.py` ({copies} copies of each world, four problems each
 | gradient bias | length of the mean gradient's error relative to the true gradient, its noise taken out |
 | gradient variance | trace of the covariance of one problem's gradient |
 
-How to read them. `c3` is unbiased for the advantage and for the gradient. `full_mean` is c3 times (n-1)/n at equal counts. `no_replay`
-and `rloo` (on a tree they are the same leave-one-out over a problem's messages) and `global_mean` carry the worth of the
-context into the advantage: biased for Q - V, unbiased for the gradient (the batch mean up to one part in the batch).
-`magrpo` has that bias and, being part of its own mean, a shrunk gradient; on a tree a message takes the mean over its leaves, so a fair
-run of it uses the `episodes` plan. A smaller variance beside a slope below 1 is no gain: divide by the slope's square first.
+How to read them. `c3` is unbiased for the advantage and for the gradient. `full_mean` is c3 times (n-1)/n at equal counts.
+`no_replay` and `rloo` (on a tree they are the same leave-one-out over a problem's messages) and `global_mean` carry the worth
+of the context into the advantage: biased for Q - V, unbiased for the gradient (the batch mean up to one part in the
+batch). `magrpo` has that bias and, being part of its own mean, a shrunk gradient; on a tree a message takes the mean over
+its leaves, so a fair run of it uses the `episodes` plan. A smaller variance beside a slope below 1 is no gain: divide it
+by the slope's square first. Where a role makes no difference (`irrelevant`), c3 gives it exactly 0 and the others do not.
 """
 
 

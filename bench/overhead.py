@@ -216,7 +216,7 @@ def _output(command: list[str]) -> str:
     environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
+        raise SystemExit(done.stdout[-2000:] + done.stderr[:4000])
     return done.stdout
 
 

@@ -30,6 +30,7 @@ def prepare_prefect(api_url: str, results: Path) -> None:
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
     }
     wanted["PREFECT_API_URL"] = api_url
     for name, value in wanted.items():

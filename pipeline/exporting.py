@@ -49,6 +49,7 @@ def write_lines(rows: Iterable[Row], output: Path | None) -> int:
     with writing(output or Path("standard output")):
         opened = output.open("w", encoding="utf-8") if output else nullcontext(sys.stdout)
         with opened as file:
-            for count, row in enumerate(rows, start=1):
+            for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                count += 1
     return count

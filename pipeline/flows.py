@@ -170,6 +170,7 @@ class RoundRun:
             futures.append(asked.submit(f"{look.key}-{name}", label, name, work))
         for future in futures:
             future.wait()  # all of them, also when one failed: the lock must not go while another still writes
+        writer.clear_left_over()  # of workers that died
         records = []
         for part, future in zip(parts, futures, strict=True):
             future.result()

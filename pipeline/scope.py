@@ -19,7 +19,7 @@ from stages.engines.make import base_digest, engine_identity
 from stages.learners.identity import learner_identity
 from stages.stage import RETRIED, Job, stage_key
 from store import catalog
-from store.artifacts import Artifact, described, find
+from store.artifacts import Artifact, damage_at, described, find
 from store.layout import COPY, IMPORTED, MAIN, Layout
 from store.policies import PolicyVersion, initial_policy, policy_of
 from store.variants import line_of_step, overrides_of, redraw_of, steps_of
@@ -110,8 +110,8 @@ class Scope:
         artifact = find(self.layout, entry["stage"], entry["key"])
         if artifact is None:
             raise StoreError(
-                f"run '{self.run}': the policy of round {round} (update {entry['key'][:12]}) is missing or damaged; run "
-                f"`{command}` to make it again"
+                f"run '{self.run}': the policy of round {round} is missing or damaged "
+                f"({damage_at(self.layout, entry['stage'], entry['key'])}); run `{command}` to make it again"
             )
         policy = policy_of(artifact, base, names)
         if not lag:
@@ -159,11 +159,21 @@ class Scope:
         return replace(look, job=job, key=key, artifact=None)
 
     def _recorded_copy(self, step: Step, key: str) -> str:
-        """The key, or that of the copy beside it which this round was told to use (`--from`, `c3 import`)."""
-        named: list[str] = [self._recorded[step.name]["key"]] if step.name in self._recorded else []
-        for used in named + self._retries.get(step.name, []):
-            if used.startswith((f"{key}{COPY}", IMPORTED)) and find(self.layout, step.stage.name, used):
-                return used
+        """The key, or that of the copy beside it which this round was told to use (`--from`, `c3 import`).
+
+        StoreError when it was told to use imported transcripts and they are damaged: no stage can make those again.
+        """
+        recorded = str(self._recorded[step.name]["key"]) if step.name in self._recorded else key
+        if recorded.startswith(IMPORTED) and not find(self.layout, step.stage.name, recorded):
+            raise StoreError(
+                f"{step.name} {recorded}: these imported transcripts are missing or damaged (`c3 verify` says where); take "
+                f"the same file again: c3 import FILE --run {self.run} --round {self.round}"
+            )
+        if recorded.startswith((f"{key}{COPY}", IMPORTED)):
+            return recorded
+        for used in self._retries.get(step.name, []):
+            if used.startswith(f"{key}{COPY}") and find(self.layout, step.stage.name, used):
+                return str(used)
         return key
 
     def line(self, step: str) -> str:

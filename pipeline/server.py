@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.environment import prefect_api_url, prepare_prefect, temporary_server_environment
-from configs.errors import C3Error, StoreError
+from configs.errors import C3Error, ConfigError, StoreError
 from store.files import writing
 from store.layout import Layout
 from store.records import read_record, write_record
@@ -50,6 +50,13 @@ def use_server(layout: Layout) -> Callable[[], None]:
     prepare_prefect(url, (layout.prefect / "results").resolve())
     log = layout.prefect / TEMPORARY_LOG
     return (lambda: None) if process is None else (lambda: _await(url, process, log))
+
+
+def use_lasting(layout: Layout) -> None:
+    """Point Prefect at a server that outlives this command. ConfigError when there is none."""
+    if server_url(layout) is None:
+        raise ConfigError("c3 serve: no Prefect server; start one with `c3 ui`, or set PREFECT_API_URL")
+    use_server(layout)
 
 
 def _start_temporary(layout: Layout) -> tuple[str, subprocess.Popen[bytes]]:

@@ -42,7 +42,7 @@ def _ray(workers: WorkersConfig) -> Any:
         raise _missing("ray", error) from error
     if workers.address is not None:
         return RayTaskRunner(address=workers.address)
-    options = {"num_cpus": workers.count, "include_dashboard": False, "log_to_driver": False}
+    options = {"num_cpus": workers.count, "include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     return RayTaskRunner(init_kwargs=options)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -30,6 +31,9 @@ from pipeline.verify import Finding
 from store.catalog import Reference
 from store.collect import Garbage
 from store.tables import accuracy_change
+
+if TYPE_CHECKING:
+    from pipeline.doctor import Checked
 
 _SHOW_AFTER_SECONDS = 2.0
 _STEP_HEADINGS = {
@@ -273,7 +277,7 @@ def show_plan_steps(console: Console, rows: Sequence[tuple[str, str, str]]) -> N
 def show_status(console: Console, standings: Sequence[Standing]) -> None:
     """Rounds by steps."""
     if not standings:
-        console.print("no runs yet; `c3 run training --config arithmetic-duo --run demo --rounds 8` makes one")
+        console.print("no runs yet; `c3 run training --config arithmetic-duo --run demo --rounds 10` makes one")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("run", "variant", "round", *_STEP_HEADINGS.values()):
@@ -294,6 +298,16 @@ def show_findings(console: Console, results: Sequence[tuple[Reference | None, Fi
     artifacts = len({(reference.stage, reference.key) for reference, _ in results if reference is not None})
     console.print(f"{artifacts} artifacts checked, {len(findings)} with something wrong")
     return not findings
+
+
+def show_checks(console: Console, found: Iterable[Checked]) -> bool:
+    """A line per thing looked at, as it is found. Whether all is good."""
+    good = True
+    for checked in found:
+        mark = "[green]ok [/]" if checked.good else "[red]bad[/]"
+        console.print(f"{mark}  {escape(checked.what)}: {escape(checked.said)}", soft_wrap=True)
+        good = good and checked.good
+    return good
 
 
 def show_garbage(console: Console, found: Sequence[Garbage], removed: Sequence[bool] | None) -> None:

@@ -12,9 +12,9 @@ from pipeline.scope import Look, Scope
 from pipeline.steps import step_named
 from stages.stage import Job
 from store import catalog
-from store.artifacts import MANIFEST, Artifact, content_damage, damage, described
+from store.artifacts import Artifact, content_damage, damage, damage_at, described
 from store.catalog import Reference
-from store.layout import Layout
+from store.layout import IMPORTED, Layout
 from store.policies import PolicyVersion
 from store.query import run_lineage
 from store.variants import find_variant
@@ -88,6 +88,8 @@ def _place(reference: Reference) -> str:
 
 
 def _cure(reference: Reference) -> str:
+    if reference.key.startswith(IMPORTED):
+        return f"c3 import FILE --run {reference.run} --round {reference.round} takes the same transcripts again"
     variant = "" if reference.variant == "main" else f" --variant {reference.variant}"
     command = "evaluation" if reference.step in ("heldout", "answer", "verdict", "evaluate") else "iteration"
     return f"c3 run {command} --run {reference.run} --round {reference.round}{variant} makes it again"
@@ -97,7 +99,7 @@ def problem_of(layout: Layout, reference: Reference) -> str | None:
     """What is wrong with one artifact, as one line."""
     artifact = described(layout, reference.stage, reference.key)
     if artifact is None:
-        return f"{reference.stage} {reference.key[:12]}: {MANIFEST} is missing or not what was written"
+        return damage_at(layout, reference.stage, reference.key)
     found = damage(artifact) or content_damage(artifact)
     if found:
         return found

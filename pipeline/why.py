@@ -13,7 +13,10 @@ from store.artifacts import Row
 from store.why import Behind, behind
 
 Page = dict[str, Any]
-"""run, round, variant, estimator, normalisation, and groups: each a state, its alternatives and their replays."""
+"""run, round, variant, estimator, normalisation, and groups: each a state, its alternatives and their replays.
+
+A group's context, its number of tokens and its upstream messages are None where nothing branched and so nothing was frozen.
+"""
 
 NEEDED = ("problems", "rollout", "freeze", "sample", "replay", "grade", "advantages")
 
@@ -82,8 +85,8 @@ def _groups(scope: Scope, found: Behind) -> list[Page]:
                 "question": state["question"],
                 "answer": state["answer"],
                 "role": chosen["role"],
-                "context": codec.decode(state["token_ids"]),
-                "context_tokens": len(state["token_ids"]),
+                "context": None if state["token_ids"] is None else codec.decode(state["token_ids"]),
+                "context_tokens": None if state["token_ids"] is None else len(state["token_ids"]),
                 "upstream": state["upstream"],
                 "alternatives": [_alternative(row, rows, found, row["decision_id"] in decisions) for row in rows],
             }

@@ -26,8 +26,11 @@ def _group_lines(group: Page) -> Iterator[str]:
     yield from _wrapped(f"question: {group['question']}")
     yield from _wrapped(f"answer:   {group['answer']}")
     yield ""
-    yield f"what it saw ({group['context_tokens']} tokens)"
-    yield from _wrapped(group["context"], "  | ")
+    if group["context"] is None:
+        yield "what it saw was not frozen: it has no siblings"
+    else:
+        yield f"what it saw ({group['context_tokens']} tokens)"
+        yield from _wrapped(group["context"], "  | ")
     yield ""
     yield f"{'':2}{'decision':<14}{'Q':>9}{'replays':>9}{'b':>9}{'A':>10}  message"
     for row in group["alternatives"]:
@@ -83,7 +86,7 @@ def _replay_lines(index: int, replay: Page) -> Iterator[str]:
 
 
 def _one_line(text: str | None) -> str:
-    return " ".join((text or "").split())
+    return _printable(" ".join((text or "").split()))
 
 
 def _wrapped(text: Any, indent: str = "", later: str | None = None) -> Iterator[str]:

@@ -73,6 +73,12 @@ def _figures(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Row:
     }
 
 
+def gap_bound(config: Config, dtype: str) -> float:
+    """Nats per token that engine and trainer may be apart on average. `dtype`: the coarser of the two."""
+    asked = config.update.max_mean_gap
+    return _BOUND[dtype] if asked == "auto" else asked
+
+
 def check_gaps(
     config: Config, version: str, dtype: str, lessons: Sequence[Lesson], trainer: Mapping[str, Sequence[float]]
 ) -> None:
@@ -81,8 +87,7 @@ def check_gaps(
     `version`: of the policy that the update starts from; rows of earlier ones differ by right. `dtype`: the coarser of the
     engine's and the trainer's.
     """
-    asked = config.update.max_mean_gap
-    bound = _BOUND[dtype] if asked == "auto" else asked
+    bound = gap_bound(config, dtype)
     explained = inf if config.sampling.top_k else -log(config.sampling.top_p)
     per_role: dict[str, list[float]] = {}
     for lesson in lessons:

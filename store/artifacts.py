@@ -107,6 +107,14 @@ def damage(artifact: Artifact) -> str | None:
     return None
 
 
+def damage_at(layout: Layout, stage: str, key: str) -> str | None:
+    """What is wrong with the artifact of that key, as one line, whether anything of it is there or not; None: nothing."""
+    artifact = described(layout, stage, key)
+    if artifact is None:
+        return f"{stage} {key[:12]}: {MANIFEST} is missing or not what was written"
+    return damage(artifact)
+
+
 def is_whole(artifact: Artifact) -> bool:
     """Whether every byte is as the manifest says."""
     return damage(artifact) is None
@@ -165,6 +173,15 @@ class ArtifactWriter:
             with writing(folder):
                 shutil.rmtree(folder)
         return None
+
+    def clear_left_over(self) -> None:
+        """Remove what a process that died left half written."""
+        with writing(self.path):
+            for left_over in self.path.glob(f"{TEMPORARY}*"):
+                if left_over.is_dir():
+                    shutil.rmtree(left_over)
+                else:
+                    left_over.unlink()
 
     def write(self, index: int, product: Product, seconds: float) -> dict[str, Any]:
         """Put one part in place, whole, and return its record."""
@@ -238,12 +255,9 @@ def open_writer(layout: Layout, stage: str, key: str) -> Iterator[ArtifactWriter
     with holding(layout, f"{stage}-{key}", f"{stage} {key[:12]}"):
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            for left_over in path.glob(f"{TEMPORARY}*"):
-                if left_over.is_dir():
-                    shutil.rmtree(left_over)
-                else:
-                    left_over.unlink()
-        yield ArtifactWriter(layout, stage, key)
+        writer = ArtifactWriter(layout, stage, key)
+        writer.clear_left_over()
+        yield writer
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -32,6 +32,8 @@ def compare_estimators(artifacts: Sequence[Artifact], group_by: str) -> Comparis
     """Every estimator, unnormalised, over one round's transcripts, replays, rewards and decisions."""
     connection = open_returns(artifacts, group_by)
     try:
+        _keep(connection, "episodes")
+        _keep(connection, "returns")
         compared = _all_estimators(connection)
         connection.from_arrow(compared).create_view("compared")
         by_estimator, by_pair = _rows(connection, "by_estimator"), _rows(connection, "by_pair")
@@ -49,18 +51,23 @@ def _all_estimators(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 def _halves(connection: duckdb.DuckDBPyConnection, compared: pa.Table) -> pa.Table:
     """The estimators on each half of the replays below a role's messages, role by role; the last role has no halves."""
-    connection.sql((SQL / "episodes.sql").read_text()).create_view("all_episodes")
-    connection.execute("SET VARIABLE split_depth = 1")
-    connection.execute("SET VARIABLE split_half = 0")
+    connection.from_arrow(connection.table("episodes").to_arrow_table()).create_view("all_episodes")
     found = [compared.append_column("half", pa.nulls(len(compared), pa.int32())).slice(0, 0)]
-    for depth in sorted(pc.unique(compared["depth"]).to_pylist()):
+    for depth in sorted(pc.unique(compared["depth"]).to_pylist())[:-1]:
         connection.execute("SET VARIABLE split_depth = ?", [depth])
         for half in (0, 1):
             connection.execute("SET VARIABLE split_half = ?", [half])
-            connection.sql((SQL / "compare" / "half.sql").read_text()).create_view("episodes")
+            for name, file in (("episodes", "compare/half.sql"), ("returns", "returns.sql")):
+                connection.sql((SQL / file).read_text()).create_view(name)
+                _keep(connection, name)
             rows = _all_estimators(connection).filter(pc.field("depth") == depth)
             found.append(rows.append_column("half", pa.array([half] * len(rows), pa.int32())))
     return pa.concat_tables(found)
+
+
+def _keep(connection: duckdb.DuckDBPyConnection, view: str) -> None:
+    """Compute a view once instead of whenever an estimator reads it."""
+    connection.from_arrow(connection.table(view).to_arrow_table()).create_view(view)
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, name: str) -> list[Row]:

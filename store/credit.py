@@ -7,7 +7,11 @@ Each arrow is one .sql file; adding an estimator is adding its file.
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from collections.abc import Sequence
+from errno import EIO
 from pathlib import Path
 
 import duckdb
@@ -15,6 +19,9 @@ import duckdb
 from configs.errors import ConfigError, StoreError
 from store.artifacts import Artifact
 from store.query import SQL, open_tables
+
+SPILL = ".spill"
+"""Folder of what DuckDB cannot hold in memory, while it runs."""
 
 
 def estimators() -> list[str]:
@@ -51,11 +58,19 @@ def advantages(connection: duckdb.DuckDBPyConnection, estimator: str, normalisat
 def write_advantages(
     artifacts: Sequence[Artifact], estimator: str, normalisation: str, group_by: str, target: Path
 ) -> None:
-    """Run an estimator over stored samples and write the advantages table, without holding it in memory."""
+    """Run an estimator over stored samples and write the advantages table, without holding it in memory.
+
+    OSError when the disk refuses, as from any other writer.
+    """
     connection = open_returns(artifacts, group_by)
     try:
         advantages(connection, estimator, normalisation).write_parquet(str(target), compression="zstd")
+    except duckdb.IOException as error:
+        number = re.search(r'"errno":"(\d+)"', str(error))  # DuckDB says it in JSON, after its own words
+        code = int(number[1]) if number else EIO
+        raise OSError(code, os.strerror(code), str(target)) from error
     except duckdb.Error as error:
         raise StoreError(f"estimators/{estimator}.sql: {error}") from error
     finally:
         connection.close()
+        shutil.rmtree(target.parent / SPILL, ignore_errors=True)

@@ -24,17 +24,16 @@ _TURN_SECONDS = 30.0
 def holding(layout: Layout, name: str, what: str) -> Iterator[None]:
     """Hold the lock `name` while the block runs. StoreError saying who holds `what` since when, if another does."""
     path = layout.lock(name)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StoreError(
-            f"{what} is being made by {_holder(path)}; wait for it and run the same command again, "
-            f"its result will be reused"
-        ) from None
-    except OSError as error:
-        raise StoreError(f"{error.filename or path}: {error.strerror}; choose another store with --store") from error
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreError(
+                f"{what} is being made by {_holder(path)}; wait for it and run the same command again, "
+                f"its result will be reused"
+            ) from None
     try:
         _sign(path)
         yield
@@ -87,10 +86,8 @@ def _sign(path: Path) -> None:
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": " ".join(["c3", *sys.argv[1:]]),
     }
-    try:
+    with writing(path):
         _record(path).write_text(json.dumps(record), encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; make room or choose another store with --store") from error
 
 
 def _holder(path: Path) -> str:

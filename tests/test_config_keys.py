@@ -67,6 +67,30 @@ TABLE: Mapping[str, Change] = {
     "engine[transformers].device": Change(WEIGHTS, "engine.device=cuda", "model"),
     "engine[transformers].threads": Change(WEIGHTS, "engine.threads=1", "model"),
     "engine[transformers].max_batch_tokens": Change((*GENERATION, "answer"), "engine.max_batch_tokens=512", "model"),
+    # vLLM promises no bytes across batches or threads: what it samples with is its model; the trainer has its own threads
+    "engine[vllm].model": Change(("rollout", "freeze", *WEIGHTS[1:]), "engine.model='{other}'", "vllm"),
+    "engine[vllm].revision": Change(NOTHING, "engine.revision='main'", "vllm"),
+    "engine[vllm].dtype": Change(WEIGHTS, "engine.dtype=bfloat16", "vllm"),
+    "engine[vllm].device": Change(WEIGHTS, "engine.device=cuda", "vllm"),
+    "engine[vllm].threads": Change(("update",), "engine.threads=1", "vllm"),
+    "engine[vllm].max_model_len": Change(NOTHING, "engine.max_model_len=512", "vllm"),
+    "engine[vllm].max_lora_rank": Change(NOTHING, "engine.max_lora_rank=32", "vllm"),
+    "engine[vllm].gpu_memory_share": Change(NOTHING, "engine.gpu_memory_share=0.5", "vllm"),
+    "engine[vllm].cpu_cache_gib": Change(NOTHING, "engine.cpu_cache_gib=1", "vllm"),
+    "engine[vllm].enforce_eager": Change(NOTHING, "engine.enforce_eager=true", "vllm"),
+    "engine[vllm].before_update": Change(NOTHING, "engine.before_update=stay", "vllm"),
+    # of servers: any that serve the model; the device is the trainer's
+    "engine[vllm_server].model": Change(("rollout", "freeze", *WEIGHTS[1:]), "engine.model='{other}'", "vllm_server"),
+    "engine[vllm_server].revision": Change(NOTHING, "engine.revision='main'", "vllm_server"),
+    "engine[vllm_server].dtype": Change(WEIGHTS, "engine.dtype=bfloat16", "vllm_server"),
+    "engine[vllm_server].device": Change(("update",), "engine.device=cuda", "vllm_server"),
+    "engine[vllm_server].threads": Change(("update",), "engine.threads=1", "vllm_server"),
+    "engine[vllm_server].urls": Change(NOTHING, "engine.urls=['http://b','http://c']", "vllm_server"),
+    "engine[vllm_server].served_model": Change(NOTHING, "engine.served_model=other", "vllm_server"),
+    "engine[vllm_server].concurrency": Change(NOTHING, "engine.concurrency=1", "vllm_server"),
+    "engine[vllm_server].timeout_seconds": Change(NOTHING, "engine.timeout_seconds=1.0", "vllm_server"),
+    "engine[vllm_server].attempts": Change(NOTHING, "engine.attempts=1", "vllm_server"),
+    "engine[vllm_server].first_pause_seconds": Change(NOTHING, "engine.first_pause_seconds=0.5", "vllm_server"),
     "problems.source": Change(("problems",), "problems={source='arithmetic',count=9}", says="source: scripted -> "),
     "problems[scripted].count": Change(("problems",), "problems.count=5"),
     "problems[scripted].seed": Change(("problems",), "problems.seed=1"),
@@ -179,7 +203,12 @@ TABLE: Mapping[str, Change] = {
         ("rollout", "freeze", "sample", "replay", *GRADES), "parts.problems=1", says="problems_per_part: 2 -> 1"
     ),
     "parts.answers": Change(("answer",), "parts.answers=1"),
+    "workers.runner": Change(NOTHING, "workers.runner=dask"),
+    "workers.count": Change(NOTHING, "workers.count=2"),
+    "workers.address": Change(NOTHING, "workers.address='tcp://somewhere:1'"),
 }
+MODELS = {"model": "transformers", "vllm": "vllm", "vllm_server": "vllm_server"}
+"""Bases with a language model, and their engine. Keys are made without its weights, so no such round is run."""
 STATED = {"plan[tree].budget", "plan[replay].budget"}
 """What a plan states about itself: nothing reads them, and alone they cannot be changed."""
 
@@ -188,11 +217,11 @@ def leaves(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every key of a section, dotted. Of several kinds of a section each has its own, and which it is is a key as well."""
     for name, field in kind.model_fields.items():
         path = f"{prefix}{name}"
-        if get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1:
-            continue  # the tag of a kind
+        if _is_tag(field.annotation):
+            continue
         below = [] if path == "evaluate.problems" else list(_sections(field.annotation))
         if len(below) > 1:
-            tag = next(n for n, f in below[0].model_fields.items() if get_origin(f.annotation) is Literal)
+            tag = next(n for n, f in below[0].model_fields.items() if _is_tag(f.annotation))
             yield f"{path}.{tag}"
             for section in below:
                 yield from leaves(section, f"{path}[{section.model_fields[tag].default}].")
@@ -200,6 +229,11 @@ def leaves(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from leaves(below[0], f"{path}.")
         else:
             yield path
+
+
+def _is_tag(annotation: Any) -> bool:
+    """Whether a key only says which kind of a section this is."""
+    return get_origin(annotation) is Literal and len(get_args(annotation)) == 1
 
 
 def _sections(annotation: Any) -> Iterator[type[Section]]:
@@ -269,7 +303,7 @@ def base(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> An
         config = _config(name, places)
         store = tmp_path_factory.mktemp(f"base-{name}") / "store"
         # weights are never loaded for a key, so the model's base goes on from the rows of a scripted round
-        ran = drive(store, _config("tree", places) if name == "model" else config)
+        ran = drive(store, _config("tree", places) if name in MODELS else config)
         held = drive(store, ran.scope.config, steps=EVALUATION) if config.evaluate.problems else ran
         return Base(config, ran.scope, {**ran.artifacts, **held.artifacts})
 
@@ -293,8 +327,10 @@ def _config(name: str, places: Mapping[str, str]) -> Config:
     more = {
         "arithmetic": ["problems={source='arithmetic',count=8}", number, "evaluate={}"],
         "jsonl": [f"problems={{source='jsonl',path='{places['problems']}'}}", number, "evaluate={}"],
-        "model": [f"engine={{kind='transformers',model='{places['model']}',device='cpu',dtype='float32'}}"],
     }
+    if name in MODELS:
+        where = ",urls=['http://a']" if name == "vllm_server" else ""
+        more[name] = [f"engine={{kind='{MODELS[name]}',model='{places['model']}',device='cpu',dtype='float32'{where}}}"]
     return build_config(world.model_dump(mode="json"), [*two, *more.get(name, [])])
 
 
@@ -316,7 +352,7 @@ def test_a_key_is_read_by_these_stages_and_no_others(key: str, base: Any, places
     assert tuple(step for step in before if after[step] != before[step]) == expected
 
 
-@pytest.mark.parametrize("key", [key for key, change in TABLE.items() if change.base != "model"])
+@pytest.mark.parametrize("key", [key for key, change in TABLE.items() if change.base not in MODELS])
 def test_the_plan_says_what_is_made_again_and_why(key: str, base: Any, places: dict[str, str]) -> None:
     change, of = TABLE[key], base(TABLE[key].base)
     rows = {step: (fate, why) for step, fate, why in plan_steps(of.scope, _changed(of, change, places))}

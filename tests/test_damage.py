@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from shutil import copytree, rmtree
 
 import pytest
 
 from configs.errors import ConfigError, StoreError
+from configs.load import load_config
 from configs.schema import Config, EvaluateConfig, ScriptedProblems, UpdateConfig
+from pipeline.importing import import_transcripts
 from pipeline.scope import Scope
 from pipeline.steps import EVALUATION, ROUND
 from pipeline.verify import Finding, look_through, problem_of, verify
@@ -17,6 +21,7 @@ from store import catalog
 from store.catalog import Reference
 from store.collect import garbage
 from store.layout import Layout
+from store.records import read_record, write_record
 from store.variants import Variant, find_variant, record_variant
 from tests import worlds
 from tests.conftest import Answer, Round, drive
@@ -303,3 +308,73 @@ def test_a_variant_without_a_whole_record_is_not_taken_for_the_main_line(damaged
     with pytest.raises(StoreError, match=r"variant\.json: (damaged|is missing)"):
         _ = Scope(damaged, "test", 2, "other").config
     assert any("variant.json: " in finding.problem for finding in _findings(damaged))
+
+
+def test_damaged_imported_transcripts_are_never_replaced_by_sampled_ones(
+    damaged: Path, store: Path, tmp_path: Path
+) -> None:
+    rollout = drive(damaged, _config(), 1)
+    role_and_text = {row["decision_id"]: (row["role"], row["text"]) for row in rollout.rows("decisions", "rollout")}
+    file = tmp_path / "theirs.jsonl"
+    with file.open("w") as lines:
+        for row in rollout.rows("transcripts", "rollout"):
+            messages = dict(role_and_text[decision] for decision in row["decision_ids"])
+            lines.write(json.dumps({"problem_id": row["problem_id"], "messages": messages}) + "\n")
+    catalog.record_config(Layout(store), "taken", 1, _config().model_dump(mode="json"))
+    scope = Scope(store, "taken", 1)
+    key = import_transcripts(scope, file).key
+    flip_a_bit(Layout(store).artifact("rollout", key) / "part-00000/decisions.parquet")
+    with pytest.raises(StoreError, match=r"imported transcripts .* damaged .*: c3 import FILE --run taken --round 1$"):
+        drive(store, _config(), 1, run="taken")
+    assert import_transcripts(Scope(store, "taken", 1), file).key == key
+    assert "rollout" not in drive(store, _config(), 1, run="taken").made
+
+
+def test_a_damaged_copy_that_a_round_chose_is_made_again_in_its_place(damaged: Path) -> None:
+    layout = Layout(damaged)
+    grade = _folder(damaged, "grade", 2)
+    copy = f"{grade.name}~2"
+    copytree(grade, layout.artifact("grade", copy))
+    manifest = read_record(grade / "manifest.json")
+    assert manifest is not None
+    write_record(layout.artifact("grade", copy) / "manifest.json", {**manifest, "key": copy})
+    entry = catalog.round_steps(layout, "test", 2)["grade"]
+    catalog.record_step(layout, "test", 2, "main", "grade", {**entry, "key": copy})
+    flip_a_bit(layout.artifact("grade", copy) / "part-00001/rewards.parquet")
+    round = drive(damaged, _config(), 2)
+    assert round.made == ["grade"]
+    assert (round.artifacts["grade"].key, round.reports["grade"].parts_made) == (copy, 1)
+
+
+def test_a_command_says_what_it_found_damaged_and_verify_ends_with_code_3(
+    damaged: Path, c3: Command, prefect_server: str
+) -> None:
+    folder = _folder(damaged, "grade", 2)
+    flip_a_bit(folder / "part-00001/rewards.parquet")
+    line = f"grade {folder.name[:12]}: part-00001/rewards.parquet has changed since it was written (sha256)"
+    options = ("--run", "test", "--store", str(damaged))
+    verified = c3("verify", *options)
+    assert verified.code == 3
+    assert line in verified.out
+    answer = c3("run", "iteration", "--round", "2", *options, env={"PREFECT_API_URL": prefect_server})
+    assert answer.code == 0, answer.err
+    assert f"made again: {line}" in answer.out.splitlines()
+    assert c3("verify", *options).code == 0
+
+
+@pytest.mark.slow
+def test_a_damaged_adapter_or_optimiser_state_is_made_again_to_the_same_bytes(store: Path) -> None:
+    small = ["rounds.problems=2", "plan.fanout=[2,2]", "plan.budget=4", "update.minibatches=2"]
+    config = load_config("arithmetic-duo", [*small, "update.checkpoint_steps=1", "sampling.max_new_tokens=4"])
+    drive(store, config)
+    whole = contents(store)
+    part = _folder(store, "update", 1) / "part-00001"
+    files = [path for path in sorted(part.rglob("*")) if path.is_file()]
+    assert {"adapter_model.safetensors", "adapter_config.json", "team.safetensors"} <= {path.name for path in files}
+    for path, harm in product(files, (flip_a_bit, Path.unlink)):
+        harm(path)
+        with pytest.raises(StoreError, match=f"part-00001/{path.relative_to(part)} .*--round 1` to make it again"):
+            _ = Scope(store, "test", 2).policy
+        again = drive(store, config)
+        assert (again.made, again.reports["update"].parts_made) == (["update"], 1)
+        assert {name: file for name, file in contents(store).items() if name in whole} == whole

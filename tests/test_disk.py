@@ -12,6 +12,7 @@ import pytest
 from configs.errors import StoreError
 from configs.schema import Config, UpdateConfig
 from pipeline.verify import Finding, look_through, verify
+from store.catalog import run_folders
 from store.layout import Layout
 from tests import worlds
 from tests.conftest import Answer, drive
@@ -99,7 +100,8 @@ def test_a_stage_whose_disk_is_full_says_so_in_one_line_and_goes_on_when_there_i
     assert "No space left on device" in words and "\n" not in words
     assert "run the same command again" in words
     assert temporary_files(store) == []
-    assert [found for found in look_through(Layout(store), "test") if isinstance(found, Finding)] == []
+    found = [found for run in run_folders(Layout(store)) for found in look_through(Layout(store), run)]
+    assert [finding for finding in found if isinstance(finding, Finding)] == []
     (disk / "ballast").unlink()
     assert next(iter(drive(store, _config()).made), stage) == stage
     assert contents(store) == whole_contents

@@ -62,7 +62,8 @@ answers = 3
 """
 
 HELDOUT = 'evaluate.problems={source="scripted", count=12, seed=1}'
-EVALUATION = ("heldout", "answer", "grade", "evaluate")
+EVALUATION = {"problems": 2, "answer": 1, "grade": ROUNDS + 1, "evaluate": 1}
+"""The stages of an evaluation, and how many artifacts of each there are after it."""
 
 SMALL = ("rounds.problems=3", "parts.problems=1", "plan.fanout=[2,2]", "plan.budget=4", "update.minibatches=3")
 REAL = (
@@ -156,8 +157,8 @@ def test_sixty_kills_over_every_stage_change_no_byte_and_repeat_at_most_a_part_e
                 campaign.strike_in(stage, artifacts=round, seconds=0.02 if alone else 0.08)
     campaign.complete()
     evaluating = Campaign(Victim(tmp_path / "killed", evaluation, environment), SEED)
-    for stage in EVALUATION:
-        evaluating.strike_in(stage, artifacts=ROUNDS + 1 if stage == "grade" else 1, seconds=0.02)
+    for stage, artifacts in EVALUATION.items():
+        evaluating.strike_in(stage, artifacts, seconds=0.02)
     evaluating.complete()
 
     whole = Victim(tmp_path / "whole", training, environment)

@@ -35,7 +35,7 @@ AWKWARD = [
     ((8,), (5,)),  # one token and one token
     ((1, 2, 3), (4, 5, END)),  # ended
     ((1, 2, 3), (END,)),  # ended at once
-    (tuple(range(1, 41)), tuple(range(1, WINDOW - 38))),  # the whole window: 40 + 57 tokens, the last is not fed
+    (tuple(range(1, 41)), tuple(token % 47 for token in range(57))),  # the whole window, the last token is not fed
 ]
 
 
@@ -99,7 +99,7 @@ def test_a_block_meets_only_what_one_of_its_queries_sees(monkeypatch: pytest.Mon
     # 1 2 | 3 4 (5) and 1 2 | 6 7 (8): nodes 1 2 3 4 6 7; in blocks of two the last sees 1 2 6 7 and neither 3 nor 4
     monkeypatch.setattr(trie_attention, "_BLOCK", 2)
     mask_TT = pack(_rows([((1, 2), (3, 4, 5)), ((1, 2), (6, 7, 8))])).mask_TT
-    first, second, third = trie_attention.blocks(mask_TT, torch.float32)
+    first, second, third = trie_attention.blocks(mask_TT)
     assert (first.key_K, second.key_K) == (slice(0, 2), slice(0, 4))
     assert isinstance(third.key_K, torch.Tensor)
     assert third.key_K.tolist() == [0, 1, 4, 5]
@@ -131,7 +131,7 @@ def test_activations_computed_again_give_the_same_gradients(family: str, layout:
     _, wanted = _logprobs_and_gradients(_learner(family, layout), _rows(AWKWARD))
     learner = _learner(family, layout, checkpointing=True)
     layers: list[int] = []
-    handle = next(m for m in learner._scorer._recomputing).register_forward_hook(lambda *_: layers.append(1))
+    handle = learner._scorer._recomputing[0].register_forward_pre_hook(lambda *_: layers.append(1))
     _, got = _logprobs_and_gradients(learner, _rows(AWKWARD))
     handle.remove()
     assert len(layers) == 2  # forward, and again when going back
@@ -150,7 +150,9 @@ def test_the_reference_is_the_model_without_its_adapter() -> None:
 
 
 def test_log_probs_and_entropies_are_those_of_a_plain_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spoken, "_CHUNK", 3)  # so that chunks are cut, and one place predicts tokens of two chunks' worth
+    monkeypatch.setattr(
+        spoken, "_CHUNK", 3
+    )  # so that chunks are cut, and one place predicts tokens of two chunks' worth
     generator = torch.Generator().manual_seed(0)
     logits_KV = (3 * torch.randn(8, 11, generator=generator)).requires_grad_()
     where_N, token_N = torch.tensor([0, 0, 0, 2, 3, 5, 7, 7]), torch.tensor([1, 1, 4, 0, 10, 3, 2, 6])
@@ -306,3 +308,7 @@ def test_dropout_acts_while_training_and_not_while_measuring() -> None:
     assert torch.equal(*measured)
     assert not torch.allclose(torch.cat(learner.logprobs(rows)), measured[0], atol=1e-4)
     assert max(token for context, tokens in AWKWARD for token in context + tokens) < VOCABULARY
+
+
+def test_the_awkward_rows_reach_the_edge_of_the_window() -> None:
+    assert max(len(context) + len(tokens) - 1 for context, tokens in AWKWARD) == WINDOW

@@ -60,14 +60,18 @@ class CompletionsServer:
         said = _message(answer)
         if answer.is_success or "already been loaded" in said:
             return
-        if answer.status_code in (404, 405) and said in ("Not Found", "Method Not Allowed"):
-            raise EngineError(f"server {self.url}: does not let adapters be loaded; {_HOW_TO_ALLOW}")
+        self._check_route(answer)
         if answer.status_code in _PASSING or (answer.status_code >= 500 and "add_lora" not in said):
             self._check(answer)
         raise EngineError(
             f"server {self.url}: refuses adapter {directory}: {said}; it needs the store under the same path, and "
             f"--max-lora-rank as high as the policies' lora_rank"
         )
+
+    def check_adapters_allowed(self) -> None:
+        """EngineError when it does not let adapters be loaded. Asks for one without a name, which none loads."""
+        answer = self._ask("POST", "/v1/load_lora_adapter", {"lora_name": "", "lora_path": ""}, _ADMINISTRATION_SECONDS)
+        self._check_route(answer)
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter; one that is not there is no error."""
@@ -119,6 +123,10 @@ class CompletionsServer:
             raise ServerTrouble(f"server {self.url}: no answer in time ({type(error).__name__})") from error
         except httpx.TransportError as error:
             raise ServerTrouble(f"server {self.url}: {type(error).__name__}: {error or 'cut off'}") from error
+
+    def _check_route(self, answer: httpx.Response) -> None:
+        if answer.status_code in (404, 405) and _message(answer) in ("Not Found", "Method Not Allowed"):
+            raise EngineError(f"server {self.url}: does not let adapters be loaded; {_HOW_TO_ALLOW}")
 
     def _check(self, answer: httpx.Response) -> None:
         if answer.is_success:

@@ -44,6 +44,21 @@ def make_engine(config: EngineConfig) -> Engine:
     )
 
 
+def one_by_one(config: EngineConfig) -> list[tuple[str, EngineConfig]]:
+    """The engine's parts that can fail alone, by name: each server, or the engine itself."""
+    if isinstance(config, VllmServerEngineConfig):
+        return [(f"server {url}", config.model_copy(update={"urls": (url,), "attempts": 2})) for url in config.urls]
+    return [(f"engine {config.kind}", config)]
+
+
+def check_adapters_allowed(engine: Engine) -> None:
+    """EngineError when an engine cannot take the adapters of a policy that was trained."""
+    from stages.engines.vllm_server import VllmServerEngine
+
+    if isinstance(engine, VllmServerEngine):
+        engine.check_adapters_allowed()
+
+
 def make_codec(config: EngineConfig) -> Codec:
     """The codec alone: prompts can be rendered without weights."""
     if isinstance(config, ScriptedEngineConfig):

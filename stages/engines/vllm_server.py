@@ -76,6 +76,10 @@ class VllmServerEngine:
         _finish(futures)
         return [[future.result() for future in row] for row in asked]
 
+    def check_adapters_allowed(self) -> None:
+        """EngineError naming the first server that does not let adapters be loaded."""
+        self._fleet.check_adapters_allowed()
+
     def make_room(self) -> None:
         """Nothing: no weights are in this process."""
 
@@ -213,6 +217,11 @@ class _Fleet:
                 troubles.append(str(error))
         if len(troubles) == len(self._all):
             raise EngineError(f"{troubles[0]}; none of {len(troubles)} servers in engine.urls can be used: start one")
+
+    def check_adapters_allowed(self) -> None:
+        """Ask every server."""
+        for served in self._all:
+            served.server.check_adapters_allowed()
 
     @contextmanager
     def one(self, home: int, avoid: _Served | None) -> Iterator[_Served]:

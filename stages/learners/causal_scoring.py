@@ -87,7 +87,7 @@ class CausalScorer:
         needed_K, where_N = np.unique(place_N, return_inverse=True)
         mask: Any = self._tensor(packed.mask_TT)[None, None]
         if self._plans:
-            mask.plan = blocks(packed.mask_TT, self._dtype)  # rides on the mask through the model to the attention
+            mask.plan = blocks(packed.mask_TT)  # rides on the mask through the model to the attention
         logits_KV = self._model(
             input_ids=self._tensor(packed.token_T)[None],
             position_ids=self._tensor(packed.position_T)[None],

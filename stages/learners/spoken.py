@@ -32,8 +32,8 @@ class SpokenTokens(torch.autograd.Function):
         entropy_K = torch.empty_like(normaliser_K)
         for chunk, scaled_CV in _chunks(logits_KV, temperature_K):
             normaliser_K[chunk] = scaled_CV.logsumexp(-1)
-            share_CV = (scaled_CV - normaliser_K[chunk, None]).exp_()
-            entropy_K[chunk] = normaliser_K[chunk] - share_CV.mul_(scaled_CV).sum(-1)
+            log_share_CV = scaled_CV.sub_(normaliser_K[chunk, None])
+            entropy_K[chunk] = -log_share_CV.exp().mul_(log_share_CV).sum(-1)
         at_N = logits_KV[where_N, token_N].float() / temperature_K[where_N]
         ctx.save_for_backward(logits_KV, where_N, token_N, temperature_K, normaliser_K, entropy_K)
         return at_N - normaliser_K[where_N], entropy_K[where_N]

@@ -1,10 +1,12 @@
 """Attention over a token trie: only the products that some query sees, on a CPU.
 
-    o_q = sum_k softmax_k( s q . k  for k an ancestor of q, or q itself ) v_k
+    o_q = sum_k p_qk v_k        p_qk = exp( s q . k - z_q )  for k an ancestor of q, or q itself; else 0
 
 A trie of T nodes has T x T pairs of which few are ancestors: branches are blind to each other. The nodes are cut into
-blocks of queries, and a block meets only the keys that one of its queries sees. The usual kernel computes all pairs, and its
-backward pass on a CPU takes ten times its forward.
+blocks of queries, and a block meets only the keys that one of its queries sees. Forward, a block is torch's own fused
+kernel. Back, that kernel takes ten times as long as forward, so the formulas of FlashAttention (arXiv 2205.14135, appendix
+B.2) are written out as products of matrices: p again from the stored normaliser z, its scores in float32 whatever the
+dtype (rounded to bfloat16, a score of 30 would be off by a tenth).
 
 Axes: G key heads, J query heads to each, T nodes, Q queries of a block, K keys of a block, D width of a head.
 """
@@ -35,17 +37,17 @@ class Block:
     key_K: torch.Tensor | slice
     """Ascending; a slice where they lie side by side, which needs no copy."""
     blind_QK: torch.Tensor
-    """0 where the query sees the key, -inf where not; in the model's dtype."""
+    """0 where the query sees the key, -inf where not; float32."""
 
 
-def blocks(mask_TT: npt.NDArray[np.bool_], dtype: torch.dtype) -> list[Block]:
+def blocks(mask_TT: npt.NDArray[np.bool_]) -> list[Block]:
     """The blocks of a trie's ancestor mask [query, key]."""
     found = []
     for first in range(0, len(mask_TT), _BLOCK):
         end = min(first + _BLOCK, len(mask_TT))
         key_K = np.flatnonzero(mask_TT[first:end].any(axis=0))
         sees_QK = torch.from_numpy(mask_TT[first:end][:, key_K])
-        blind_QK = torch.zeros(sees_QK.shape, dtype=dtype).masked_fill_(~sees_QK, -torch.inf)
+        blind_QK = torch.zeros(sees_QK.shape).masked_fill_(~sees_QK, -torch.inf)
         beside = key_K[-1] - key_K[0] + 1 == len(key_K)
         keys = slice(int(key_K[0]), int(key_K[-1]) + 1) if beside else torch.from_numpy(key_K)
         found.append(Block(first, end, keys, blind_QK))
@@ -60,47 +62,52 @@ class TrieAttention(torch.autograd.Function):
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: list[Block], scale: float
     ) -> torch.Tensor:
         """[1, T, heads, D] from [1, heads, T, D]; key and value [1, G, T, D]."""
-        key_GTD, value_GTD = key[0], value[0]
-        groups, nodes, width = key_GTD.shape
-        query_GJTD = (scale * query[0]).view(groups, -1, nodes, width)
-        output_TGJD = value.new_empty(nodes, groups, query_GJTD.shape[1], value.shape[-1])
-        weights = []
+        groups, nodes = key.shape[1:3]
+        query_GJTD = query[0].unflatten(0, (groups, -1))
+        shared = query_GJTD.shape[1]
+        output_TGJD = value.new_empty(nodes, groups, shared, value.shape[-1])
+        normalisers = []
         for block in plan:
-            asked = query_GJTD[:, :, block.first : block.end].flatten(1, 2)
-            weight = asked @ key_GTD[:, block.key_K].transpose(1, 2)
-            weight.view(groups, -1, *block.blind_QK.shape).add_(block.blind_QK)
-            weight = weight.softmax(-1)
-            heard = (weight @ value_GTD[:, block.key_K]).view(groups, -1, len(block.blind_QK), value.shape[-1])
-            output_TGJD[block.first : block.end] = heard.permute(2, 0, 1, 3)
-            weights.append(weight)
-        ctx.save_for_backward(query_GJTD, key_GTD, value_GTD, *weights)
+            heard, normaliser = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                query_GJTD[:, :, block.first : block.end].flatten(1, 2)[None],
+                key[:, :, block.key_K],
+                value[:, :, block.key_K],
+                attn_mask=block.blind_QK.to(query.dtype).repeat(shared, 1)[None, None],
+                scale=scale,
+            )
+            output_TGJD[block.first : block.end] = heard[0].unflatten(1, (shared, -1)).permute(2, 0, 1, 3)
+            normalisers.append(normaliser[0])
+        ctx.save_for_backward(query_GJTD, key[0], value[0], output_TGJD, *normalisers)
         ctx.plan, ctx.scale = plan, scale
         return output_TGJD.flatten(1, 2)[None]
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradients of query, key and value; sums over blocks are kept in float32."""
-        query_GJTD, key_GTD, value_GTD, *weights = ctx.saved_tensors
-        groups = len(key_GTD)
-        gradient_GJTD = gradient[0].unflatten(1, (groups, -1)).permute(1, 2, 0, 3)
+        query_GJTD, key_GTD, value_GTD, output_TGJD, *normalisers = ctx.saved_tensors
+        dtype = key_GTD.dtype
+        gradient_TGJD = gradient[0].view(output_TGJD.shape)
+        # what a query's own output already holds of its gradient: sum over D of dO O
+        held_GJT = (gradient_TGJD * output_TGJD).sum(-1, dtype=torch.float32).permute(1, 2, 0)
+        gradient_GJTD = gradient_TGJD.permute(1, 2, 0, 3)
         query_gradient = torch.empty_like(query_GJTD)
-        key_gradient, value_gradient = (
-            torch.zeros_like(states, dtype=torch.float32) for states in (key_GTD, value_GTD)
-        )
-        for block, weight in zip(ctx.plan, weights, strict=True):
-            asked = query_GJTD[:, :, block.first : block.end].flatten(1, 2)
-            wanted = gradient_GJTD[:, :, block.first : block.end].flatten(1, 2)
+        key_gradient, value_gradient = (torch.zeros_like(states, dtype=torch.float32) for states in (key_GTD, value_GTD))
+        for block, normaliser in zip(ctx.plan, normalisers, strict=True):
+            span = slice(block.first, block.end)
+            asked, wanted = (states[:, :, span].flatten(1, 2) for states in (query_GJTD, gradient_GJTD))
             known, said = key_GTD[:, block.key_K], value_GTD[:, block.key_K]
-            score_gradient = torch._softmax_backward_data(wanted @ said.transpose(1, 2), weight, -1, weight.dtype)
-            query_gradient[:, :, block.first : block.end] = (score_gradient @ known).view(
-                groups, -1, len(block.blind_QK), known.shape[-1]
-            )
-            _add(key_gradient, block.key_K, score_gradient.transpose(1, 2) @ asked)
-            _add(value_gradient, block.key_K, weight.transpose(1, 2) @ wanted)
+            weight = torch.bmm(asked.float() * ctx.scale, known.float().transpose(1, 2)).sub_(normaliser[..., None])
+            weight.unflatten(1, (-1, len(block.blind_QK))).add_(block.blind_QK)
+            weight.exp_()
+            of_weight = torch.bmm(wanted, said.transpose(1, 2)).float().sub_(held_GJT[:, :, span].flatten(1, 2)[..., None])
+            score_gradient = of_weight.mul_(weight).mul_(ctx.scale).to(dtype)
+            query_gradient[:, :, span] = torch.bmm(score_gradient, known).unflatten(1, (-1, len(block.blind_QK)))
+            _add(key_gradient, block.key_K, torch.bmm(score_gradient.transpose(1, 2), asked))
+            _add(value_gradient, block.key_K, torch.bmm(weight.to(dtype).transpose(1, 2), wanted))
         return (
-            query_gradient.mul_(ctx.scale).flatten(0, 1)[None],
-            key_gradient.to(key_GTD.dtype)[None],
-            value_gradient.to(value_GTD.dtype)[None],
+            query_gradient.flatten(0, 1)[None],
+            key_gradient.to(dtype)[None],
+            value_gradient.to(dtype)[None],
             None,
             None,
         )

@@ -16,7 +16,8 @@ spoken as (
                 'decision_id': decisions.decision_id,
                 'text': decisions.text,
                 'token_ids': decisions.token_ids,
-                'logprobs': decisions.behaviour_logprobs
+                'logprobs': decisions.behaviour_logprobs,
+                'finish_reason': decisions.finish_reason
             }
             order by decisions.depth
         ) as messages

@@ -1,0 +1,52 @@
+"""Rounds started from Prefect's page: `c3 serve` waits for them on this machine, a work pool's workers anywhere.
+
+What is started is a flow of its own, because a page gives parameters and no command line: it settles the configuration
+as the command would, and runs the same round.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+from prefect import flow, serve
+from prefect.flows import EntrypointType
+
+from pipeline import commands
+from pipeline.scope import Scope
+from pipeline.workbench import Silence
+from store.layout import MAIN, checked_name
+
+DEPLOYMENT = "round"
+
+
+@flow(name="c3", flow_run_name="{run} · round {round}", persist_result=False)
+def requested_round(
+    run: str = "default",
+    round: int = 1,
+    config: str | None = None,
+    overrides: list[str] | None = None,
+    until: str = "update",
+    workers: int | None = None,
+    variant: str = MAIN,
+    store: str = "c3-store",
+) -> str:
+    """One round, as `c3 run iteration` runs it. `config`: a TOML file or preset, recorded with the run.
+
+    Paths are those of the machine that runs it.
+    """
+    scope = Scope(Path(store), checked_name(run, "run"), round, checked_name(variant, "variant"))
+    commands.settle_config(scope, config, overrides or [])
+    commands.employ(scope, workers)
+    result = commands.run_iteration(scope, Silence(), until)
+    made = [report.name for report in result.reports if not report.reused]
+    return f"made {', '.join(made)}" if made else "everything was there"
+
+
+def wait_for_rounds(store: Path, limit: int) -> NoReturn:
+    """Offer `requested_round` on the Prefect page and run what is asked for, at most `limit` rounds at once."""
+    deployment = requested_round.to_deployment(
+        DEPLOYMENT, parameters={"store": str(store.resolve())}, entrypoint_type=EntrypointType.MODULE_PATH
+    )
+    serve(deployment, limit=limit)  # type: ignore[arg-type]
+    raise SystemExit(0)

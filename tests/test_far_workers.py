@@ -1,0 +1,121 @@
+"""Parts made by Ray and Dask workers: the bytes of a serial round, whichever worker dies."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.killing import Victim, contents, temporary_files
+
+pytestmark = pytest.mark.slow
+
+PARTS = 8
+CONFIG = f"""
+[engine]
+kind = "scripted"
+[problems]
+source = "scripted"
+count = {PARTS}
+[rounds]
+problems = {PARTS}
+[[roles]]
+name = "reasoner"
+user = "{{question}}"
+[[roles]]
+name = "actor"
+depends_on = ["reasoner"]
+user = "{{question}} {{reasoner}}"
+[plan]
+kind = "tree"
+fanout = [2, 3]
+budget = 6
+[grade]
+evaluator = {{ kind = "table" }}
+[update]
+learning_rate = 0.3
+minibatches = 2
+[parts]
+problems = 1
+"""
+DYING = """
+import os, signal, sys, time
+from pathlib import Path
+from pipeline import runner
+
+make_part = runner.make_part
+
+def mortal(writer, look, part, *rest):
+    scythe = Path(os.environ["SCYTHE"])
+    if look.step.name == "rollout" and part.index == 3 and not scythe.exists():
+        scythe.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make_part(writer, look, part, *rest)
+
+runner.make_part = mortal
+"""
+"""Put before every Python process of a command: whoever first begins the rollout's fourth part is killed at once."""
+
+
+def _command(folder: Path, server: str, *settings: str, **environment: str) -> Victim:
+    config = folder / "config.toml"
+    config.write_text(CONFIG)
+    chosen = [item for setting in settings for item in ("--set", setting)]
+    arguments = ("run", "iteration", "--round", "1", "--config", str(config), *chosen)
+    environment = {"PREFECT_API_URL": server, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", **environment}
+    return Victim(folder / "store", arguments, environment, logged=False)
+
+
+def _artifacts(store: Path) -> dict[str, object]:
+    """What the round made. Its record also says who made it: the workers are in the configuration."""
+    return {name: content for name, content in contents(store).items() if name.startswith("artifacts")}
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> dict[str, object]:
+    victim = _command(tmp_path_factory.mktemp("serial"), prefect_server)
+    victim.start()
+    victim.finish()
+    return _artifacts(victim.store)
+
+
+@pytest.mark.parametrize("runner", ["ray", "dask"])
+def test_a_round_of_four_workers_has_the_bytes_of_a_serial_one(
+    runner: str, serial: dict[str, object], tmp_path: Path, prefect_server: str
+) -> None:
+    pytest.importorskip(f"prefect_{runner}", reason=f"needs the extra: pip install 'c3-credit[{runner}]'")
+    victim = _command(tmp_path, prefect_server, f"workers.runner={runner}", "workers.count=4")
+    victim.start()
+    victim.finish()
+    assert _artifacts(victim.store) == serial
+
+
+def test_a_ray_worker_killed_in_a_part_is_replaced_and_no_byte_differs(
+    serial: dict[str, object], tmp_path: Path, prefect_server: str
+) -> None:
+    pytest.importorskip("prefect_ray", reason="needs the extra: pip install 'c3-credit[ray]'")
+    (tmp_path / "sitecustomize.py").write_text(_on_import("pipeline.far_parts", DYING))
+    scythe = tmp_path / "scythe"
+    victim = _command(tmp_path, prefect_server, "workers.runner=ray", "workers.count=4", SCYTHE=str(scythe))
+    victim.start()
+    victim.finish()
+    assert scythe.exists() and int(scythe.read_text()) != victim.process.pid  # it was a worker that died
+    assert _artifacts(victim.store) == serial
+    assert temporary_files(victim.store) == []
+
+
+def _on_import(module: str, code: str) -> str:
+    """A sitecustomize that runs `code` just before a module is imported, in whatever process does so."""
+    return (
+        "import sys\n"
+        f"CODE = {code!r}\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            sys.meta_path.remove(self)\n"
+        "            exec(CODE, {})\n"
+        "        return None\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )

@@ -1,0 +1,214 @@
+"""The update as a whole: what its steps measure, who is trained at which rate, and that nothing but rounding depends on
+how rows are cut into micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import TARGETS, tiny_model
+
+from configs.errors import UpdateError
+from configs.schema import Config, KlConfig, PolicyConfig, ScheduleConfig, ScriptedEngineConfig, UpdateConfig
+from stages.learners.lora import LoraLearner
+from stages.learners.make import learner_settings
+from stages.learners.protocol import TrainRow
+from stages.lessons import Lesson, StepPlan
+from stages.tools import Tools
+from stages.training import Trainer
+from store.artifacts import Row
+from store.policies import initial_policy
+from tests.conftest import drive
+from tests.worlds import duo, four_turns
+
+POLICY = PolicyConfig(lora_rank=4, lora_alpha=8, target_modules=TARGETS["llama"])
+
+
+def _lessons(count: int = 12) -> list[Lesson]:
+    """Siblings of four contexts and two roles, with advantages that cancel, some of them 0."""
+    draw = torch.Generator().manual_seed(0)
+    found = []
+    for index in range(count):
+        context = (1, 2, 3, 4 + index % 4, 9)
+        tokens = tuple(torch.randint(0, 40, (2 + index % 5,), generator=draw).tolist())
+        row = TrainRow(f"d{index}", "team", context, tokens, 1.0)
+        role = ("reasoner", "actor")[index % 2]
+        found.append(Lesson(row, role, f"p{index % 4}", (0.5, -0.5, 0.0)[index % 3], "v", (-1.0,) * len(tokens), None))
+    return found
+
+
+def _trainer(update: UpdateConfig, layout: str = "packed") -> Trainer:
+    learner = LoraLearner.of_model(tiny_model(), {"team": POLICY}, layout)  # type: ignore[arg-type]
+    learner.load(initial_policy("base", ["team"]), seed=1)
+    config = duo(update=update, policies={"team": POLICY})
+    return Trainer(config, 1, learner, None)
+
+
+def _train(update: UpdateConfig, layout: str = "packed", steps: int = 3) -> tuple[list[Row], dict[str, torch.Tensor]]:
+    """All lessons in every step: the figures, and the weights they led to."""
+    trainer, lessons = _trainer(update, layout), _lessons()
+    plans = [StepPlan(number, number, tuple(lessons)) for number in range(1, steps + 1)]
+    trainer.measure(plans[:1], lessons, ["team"])
+    rows = [row for plan in plans for row in trainer.step(plan, steps)]
+    return rows, {name: parameter.detach().clone() for name, parameter in trainer.learner.named_parameters("team")}
+
+
+def _assert_near(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("max_tokens", "layout"), [(16, "packed"), (1024, "padded"), (1024, "single")])
+def test_how_rows_share_a_pass_changes_nothing_but_rounding(max_tokens: int, layout: str) -> None:
+    update = UpdateConfig(kl=KlConfig(coefficient=0.1), entropy_bonus=0.01)
+    rows, weights = _train(update)
+    other_rows, others = _train(update.model_copy(update={"max_tokens": max_tokens}), layout)
+    _assert_near(weights, others)
+    for row, other in zip(rows, other_rows, strict=True):
+        assert {name: row[name] for name in ("step", "role", "rows", "tokens")} == {
+            name: other[name] for name in ("step", "role", "rows", "tokens")
+        }
+        for name in ("loss", "ratio_mean", "kl", "entropy", "gradient_norm"):
+            assert row[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), name
+
+
+def test_the_first_step_has_a_ratio_of_exactly_1_and_later_ones_do_not() -> None:
+    rows, _ = _train(UpdateConfig(learning_rate=1e-2))
+    assert {row["ratio_mean"] for row in rows if row["step"] == 1} == {1.0}
+    assert {row["clipped_share"] for row in rows if row["step"] == 1} == {0.0}
+    assert all(row["ratio_mean"] != 1.0 for row in rows if row["step"] > 1)
+
+
+def test_the_kl_starts_at_0_and_grows_as_the_policy_leaves_the_reference() -> None:
+    rows, _ = _train(UpdateConfig(learning_rate=1e-2))
+    for role in ("reasoner", "actor"):
+        first, second, third = (row["kl"] for row in rows if row["role"] == role)
+        assert first == 0.0
+        assert 0.0 < second < third
+
+
+def test_a_kl_in_the_loss_keeps_the_policy_nearer() -> None:
+    free, held = (
+        _train(UpdateConfig(learning_rate=1e-2, clip=10.0, kl=KlConfig(coefficient=weight)), steps=8)[0][-1]["kl"]
+        for weight in (0.0, 3.0)
+    )
+    assert held < 0.5 * free
+
+
+def test_an_entropy_bonus_keeps_it_more_open() -> None:
+    sharp, open_ = (
+        _train(UpdateConfig(learning_rate=1e-2, clip=10.0, entropy_bonus=weight), steps=8)[0][-1]["entropy"]
+        for weight in (0.0, 1.0)
+    )
+    assert open_ > sharp
+
+
+def test_rows_of_advantage_0_are_computed_only_where_the_loss_has_more_than_advantages() -> None:
+    computed = [
+        sum(row["rows"] for row in _train(update, steps=1)[0])
+        for update in (UpdateConfig(), UpdateConfig(kl=KlConfig(coefficient=0.1)), UpdateConfig(entropy_bonus=0.1))
+    ]
+    assert computed == [8, 12, 12]
+
+
+def test_every_row_is_measured_and_those_that_move_against_the_reference_too() -> None:
+    trainer, lessons = _trainer(UpdateConfig()), _lessons()
+    trainer.measure([StepPlan(1, 1, tuple(lessons))], lessons, ["team"])
+    assert set(trainer.old_logprobs) == {lesson.row.decision_id for lesson in lessons}
+    assert set(trainer.reference_logprobs) == {lesson.row.decision_id for lesson in lessons if lesson.advantage}
+
+
+def test_an_untrained_policy_is_its_own_reference() -> None:
+    lessons = _lessons()
+    taken, computed = _trainer(UpdateConfig()), _trainer(UpdateConfig())
+    taken.measure([StepPlan(1, 1, tuple(lessons))], lessons, ["team"])
+    computed.measure([StepPlan(1, 1, tuple(lessons))], lessons)
+    for decision, values in taken.reference_logprobs.items():
+        assert values == pytest.approx(computed.reference_logprobs[decision], abs=1e-6)
+
+
+def test_reinforce_and_the_clipped_gradient_take_the_same_first_step() -> None:
+    (_, clipped), (_, plain) = (
+        _train(UpdateConfig(loss=loss), steps=1) for loss in ("clipped_policy_gradient", "reinforce")
+    )
+    _assert_near(clipped, plain)
+
+
+def test_a_loss_that_is_not_finite_names_its_rows() -> None:
+    trainer, lessons = _trainer(UpdateConfig()), _lessons()
+    trainer.measure([StepPlan(1, 1, tuple(lessons))], lessons, ["team"])
+    trainer.old_logprobs["d4"] = [-float("inf")] * len(trainer.old_logprobs["d4"])
+    with pytest.raises(UpdateError, match=r"not finite for 1 rows \(d4\); no policy version was written"):
+        trainer.step(StepPlan(1, 1, tuple(lessons)), 1)
+
+
+def test_the_schedule_sets_the_rate_of_every_step(store: Path) -> None:
+    schedule = ScheduleConfig(kind="linear", rounds=2)
+    config = duo(update=UpdateConfig(learning_rate=0.8, minibatches=2, schedule=schedule))
+    rates = [[row["learning_rate"] for row in drive(store, config, round=number).rows("steps")] for number in (1, 2)]
+    assert [sorted(set(of), reverse=True) for of in rates] == [pytest.approx([0.8, 0.6]), pytest.approx([0.4, 0.2])]
+
+
+def test_each_policy_has_its_rate_and_a_frozen_role_is_left_out(store: Path) -> None:
+    policies = {"proposer": PolicyConfig(learning_rate=0.25), "critic": PolicyConfig()}
+    update = UpdateConfig(learning_rate=0.5, frozen_roles=("proposer_2",))
+    round = drive(store, four_turns(policies=policies, update=update))
+    assert {(row["policy"], row["learning_rate"]) for row in round.rows("steps")} == {
+        ("proposer", 0.25),
+        ("critic", 0.5),
+    }
+    assert {row["role"] for row in round.rows("steps")} == {"proposer_1", "critic_1"}
+    assert {row["skipped"] for row in round.rows("trained") if row["role"] == "proposer_2"} == {"frozen role"}
+
+
+def test_the_entropy_of_a_world_where_every_word_is_as_likely(store: Path) -> None:
+    # a message is a word of three, entropy ln 3, and its end, which is certain
+    config = duo(engine=ScriptedEngineConfig(spread=0.0), update=UpdateConfig(minibatches=1))
+    rows = drive(store, config).rows("steps")
+    assert [row["entropy"] for row in rows] == pytest.approx([log(3) / 2] * len(rows))
+    assert {row["role"] for row in rows} == {"reasoner", "actor"}
+
+
+def test_gaps_are_stored_per_role(store: Path) -> None:
+    round = drive(store, duo(update=UpdateConfig(minibatches=1)))
+    rows = {row["role"]: row for row in round.rows("gaps")}
+    assert set(rows) == {"reasoner", "actor"}
+    skipped = [row for row in round.rows("trained") if row["skipped"]]
+    assert sum(row["rows"] for row in rows.values()) == len(round.rows("trained")) - len(skipped)
+    assert all(row["mean_gap"] < 1e-6 and row["policy_version"] == round.scope.policy.version for row in rows.values())
+
+
+def test_rows_without_the_engines_log_probs_are_left_out_of_importance_weights(store: Path) -> None:
+    from pipeline.steps import step_named
+    from stages.lessons import collect
+
+    ran = drive(store, duo(update=UpdateConfig(truncated_importance=2.0)), until="advantages")
+    job = ran.scope.look(step_named("update"), ran.artifacts).job
+    first = job.rows("decisions")[0]
+    first["behaviour_logprobs"] = None
+    skipped = {lesson.row.decision_id: lesson.skipped for lesson in collect(job)}
+    assert skipped[first["decision_id"]] == "no behaviour log-probs"
+    assert set(skipped.values()) == {"no behaviour log-probs", None}
+
+
+def _kept(config: Config, others: Sequence[Config], monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each of the others is served by the learner that the first was given."""
+    import stages.learners.make as make
+
+    monkeypatch.setattr(make, "make_learner", lambda config: object())
+    tools = Tools()
+    first = tools.learner(config)
+    return [tools.learner(other) is first for other in others]
+
+
+def test_the_trainers_model_is_kept_while_nothing_it_is_made_from_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = duo()
+    same = duo(update=UpdateConfig(learning_rate=0.5))
+    assert learner_settings(config) == learner_settings(same)
+    assert _kept(config, [same, config], monkeypatch) == [True, True]
+    assert _kept(config, [duo(policies={"team": POLICY})], monkeypatch) == [False]
+    let_go = duo(update=UpdateConfig(keep_model=False))
+    assert _kept(let_go, [let_go], monkeypatch) == [False]

@@ -1,0 +1,382 @@
+"""Real vLLM on a CPU, in process and as a server: rounds, adapters, faults, and how far the engines are apart.
+
+One engine and one server for the file, because each takes a minute to start. All of it in float32, so that a gap is a
+mistake and not rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from configs.errors import EngineError
+from configs.load import load_config
+from configs.schema import Config, ModelEngineConfig
+from pipeline.doctor import examine
+from pipeline.runner import Limits, make_part, make_step
+from pipeline.scope import Scope
+from pipeline.steps import ROUND, names
+from stages.engines.adapters import adapter_name
+from stages.engines.make import make_engine, resolved_model
+from stages.engines.protocol import Completion, Engine, Request, SamplingParameters
+from stages.tools import Tools
+from store import catalog
+from store.artifacts import Artifact, Row, open_writer
+from store.layout import Layout
+from store.policies import Adapter, PolicyVersion
+from tests.conftest import ROOT, drive
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("vllm", reason="vLLM is not installed; `make setup-vllm` installs its CPU build")
+
+WINDOW = 512
+SERVER_START_SECONDS = 900
+CONTEXTS = 50
+SMALL = (
+    *("rounds.problems=2", "parts.problems=1", "plan.fanout=[2,2]", "plan.budget=4"),
+    *("update.minibatches=2", "update.learning_rate=3e-3", "engine.dtype=float32"),
+    'policies={"plans"={},"answers"={}}',
+    'roles.reasoner.policy="plans"',
+    'roles.actor.policy="answers"',
+)
+IN_PROCESS = (
+    *("engine.kind=vllm", "engine.enforce_eager=true", f"engine.max_model_len={WINDOW}", "engine.cpu_cache_gib=1"),
+)
+
+
+def _config(*overrides: str) -> Config:
+    return load_config("arithmetic-duo", [*SMALL, *overrides])
+
+
+@dataclass
+class Played:
+    """Two rounds, the second as far as its rollout: sampled by two policy versions."""
+
+    scope: Scope
+    first: dict[str, Artifact]
+    second: dict[str, Artifact]
+
+
+def _play(store: Path, config: Config, tools: Tools) -> Played:
+    catalog.record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
+    first = _steps(Scope(store, "test", 1), tools, "update")
+    return Played(Scope(store, "test", 1), first, _steps(Scope(store, "test", 2), tools, "rollout"))
+
+
+def _steps(scope: Scope, tools: Tools, until: str) -> dict[str, Artifact]:
+    artifacts: dict[str, Artifact] = {}
+    for step in ROUND[: names().index(until) + 1]:
+        look = scope.look(step, artifacts)
+        with open_writer(scope.layout, step.stage.name, look.key) as writer:
+            artifacts[step.name], _ = make_step(
+                writer, look, lambda parts, w=writer, seen=look: [make_part(w, seen, p, tools, Limits()) for p in parts]
+            )
+        scope.record(step, artifacts[step.name])
+    return artifacts
+
+
+@pytest.fixture(scope="module")
+def tools() -> Iterator[Tools]:
+    tools = Tools()
+    yield tools
+    tools.close()
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory: pytest.TempPathFactory, tools: Tools) -> Played:
+    """With memory given back for the update: vLLM is shut down, and starts again for the second round."""
+    return _play(tmp_path_factory.mktemp("vllm"), _config(*IN_PROCESS), tools)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real vLLM server on loopback."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--model", str(resolved_model(_config().engine)), "--dtype", "float32", "--enforce-eager"]  # type: ignore[arg-type]
+    command += ["--max-model-len", str(WINDOW), "--enable-lora", "--max-lora-rank", "16", "--max-loras", "4"]
+    command += ["--logprobs-mode", "processed_logprobs"]
+    environment = {
+        **os.environ,
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        "OMP_NUM_THREADS": "2",
+    }
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _await(url, process, folder / "server.log")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + SERVER_START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+    raise RuntimeError(f"the server did not start: {log.read_text(errors='replace')[-3000:]}")
+
+
+def _served(url: str) -> tuple[str, ...]:
+    return ("engine.kind=vllm_server", f"engine.urls=['{url}']", "engine.first_pause_seconds=0.1")
+
+
+@pytest.fixture(scope="module")
+def by_server(tmp_path_factory: pytest.TempPathFactory, server: str) -> Played:
+    tools = Tools()
+    played = _play(tmp_path_factory.mktemp("served"), _config(*_served(server)), tools)
+    tools.close()
+    return played
+
+
+def _gaps(played: Played) -> list[float]:
+    """Engine against trainer, on every token that the update recomputed."""
+    behaviour = {
+        row["decision_id"]: row["behaviour_logprobs"]
+        for step in ("rollout", "sample", "replay")
+        for row in played.first[step].rows("decisions")
+    }
+    return [
+        abs(ours - theirs)
+        for row in played.first["update"].rows("trained")
+        if row["policy_logprobs"] is not None
+        for ours, theirs in zip(row["policy_logprobs"], behaviour[row["decision_id"]], strict=True)
+    ]
+
+
+def _check_played(played: Played) -> None:
+    gaps = _gaps(played)
+    assert len(gaps) > 20
+    assert fmean(gaps) < 1e-3 and max(gaps) < 0.02
+    before, after = played.scope.policy, played.scope.policy_after
+    assert {row["policy_version"] for row in played.first["rollout"].rows("decisions")} == {before.version}
+    second = played.second["rollout"].rows("decisions")
+    assert {row["policy_version"] for row in second} == {after.version} != {before.version}
+    assert len({adapter.digest for adapter in after.adapters.values()}) == 2
+    assert {row["policy"] for row in second} == {"plans", "answers"}
+
+
+def test_a_duo_round_in_process_samples_what_the_trainer_trains(in_process: Played) -> None:
+    _check_played(in_process)
+
+
+def test_a_duo_round_by_a_server_samples_what_the_trainer_trains(by_server: Played) -> None:
+    _check_played(by_server)
+
+
+def test_the_second_round_is_sampled_with_the_trained_adapters(in_process: Played, by_server: Played) -> None:
+    for played in (in_process, by_server):
+        transformers = make_engine(_config().engine)
+        requests, stored = _requests_of(played.second["rollout"], played.scope)
+        for policy, close in ((played.scope.policy_after, True), (played.scope.policy, False)):
+            gap = _scored_gap(transformers, policy, requests, stored)
+            assert (gap < 1e-3) == close, gap
+
+
+def _requests_of(rollout: Artifact, scope: Scope) -> tuple[list[Row], list[Row]]:
+    """The first role's decisions and the prompts they answered."""
+    from stages.problem_sources.protocol import Problem
+    from stages.team import State, render
+
+    config = scope.config
+    engine_codec = Tools().codec(config)
+    problems = {row["problem_id"]: Problem(**row) for row in scope.walk().artifacts["problems"].rows("problems")}
+    rows = [row for row in rollout.rows("decisions") if row["depth"] == 1]
+    prompts = [render(config.roles[0], State(problems[row["problem_id"]], (), ()), engine_codec) for row in rows]
+    return [{"prompt_ids": tuple(ids)} for ids in prompts], rows
+
+
+def _scored_gap(engine: Engine, policy: PolicyVersion, prompts: Sequence[Row], stored: Sequence[Row]) -> float:
+    """Mean gap of the first token's log-prob where another engine, greedy or not, is asked for the same token."""
+    import torch
+
+    from stages.engines.merged_weights import MergedWeights
+
+    model = engine._model  # type: ignore[attr-defined]
+    weights: MergedWeights = engine._weights  # type: ignore[attr-defined]
+    weights.show(policy.adapters["plans"])
+    gaps = []
+    for prompt, row in zip(prompts, stored, strict=True):
+        tokens = row["token_ids"]
+        with torch.no_grad():
+            logits_TV = model(input_ids=torch.tensor([[*prompt["prompt_ids"], *tokens]])).logits[0].float()
+        place_T = torch.arange(len(tokens)) + len(prompt["prompt_ids"]) - 1
+        ours = logits_TV.log_softmax(-1)[place_T, torch.tensor(tokens)].tolist()
+        gaps += [abs(own - theirs) for own, theirs in zip(ours, row["behaviour_logprobs"], strict=True)]
+    return fmean(gaps)
+
+
+def test_the_doctor_finds_the_server_well(by_server: Played, server: str) -> None:
+    found = list(examine(_config(*_served(server)), by_server.scope.policy_after))
+    assert [checked.good for checked in found] == [True, True, True], found
+    assert "mean gap" in found[-1].said
+
+
+def test_the_doctor_names_a_server_of_another_model(server: str) -> None:
+    [checked] = examine(_config(*_served(server), "engine.served_model=other"))
+    assert not checked.good
+    assert "not 'other'; name it in engine.served_model" in checked.said
+
+
+def test_a_broken_adapter_is_refused_by_a_real_server_in_one_line(
+    by_server: Played, server: str, tmp_path: Path
+) -> None:
+    broken = _broken_adapter(by_server, tmp_path)
+    engine = make_engine(_config(*_served(server)).engine)
+    with pytest.raises(EngineError, match="refuses adapter") as caught:
+        engine.use(PolicyVersion("broken", "base", {"plans": broken, "answers": broken}))
+    assert "\n" not in str(caught.value)
+    engine.close()
+
+
+def test_an_adapter_of_too_high_a_rank_is_refused_in_process(in_process: Played, tools: Tools, tmp_path: Path) -> None:
+    engine = tools.engine(_config(*IN_PROCESS), in_process.scope.policy_after)
+    broken = _broken_adapter(in_process, tmp_path)
+    with pytest.raises(EngineError, match="its rank is 99"):
+        engine.use(PolicyVersion("broken", "base", {"plans": broken, "answers": broken}))
+    engine.use(in_process.scope.policy_after)
+
+
+def _broken_adapter(played: Played, folder: Path) -> Adapter:
+    """A trained adapter whose configuration claims another rank."""
+    whole = played.scope.policy_after.adapters["plans"].directory
+    assert whole is not None
+    shutil.copytree(whole, folder / "adapter")
+    settings = json.loads((whole / "adapter_config.json").read_text())
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps({**settings, "r": 99}))
+    return Adapter("broken" * 6, folder / "adapter")
+
+
+def test_a_prompt_past_the_window_is_refused_by_both(in_process: Played, tools: Tools, server: str) -> None:
+    long = Request(tuple([7] * WINDOW), (1,), SamplingParameters(1.0, 1.0, 0, 4), "plans")
+    served = make_engine(_config(*_served(server)).engine)
+    served.use(in_process.scope.policy)
+    for engine in (tools.engine(_config(*IN_PROCESS), in_process.scope.policy_after), served):
+        with pytest.raises(EngineError, match=f"a prompt of {WINDOW} tokens and 4 new ones are 516, past the"):
+            engine.generate([long])
+    served.close()
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """50 contexts of both roles, as another engine froze them."""
+    overrides = ("plan={kind='episodes',budget=1}", f"rounds.problems={CONTEXTS // 2}", "parts.problems=25")
+    ran = drive(tmp_path_factory.mktemp("frozen"), _config(*overrides), until="freeze")
+    contexts = ran.artifacts["freeze"].rows("contexts")[:CONTEXTS]
+    assert len(contexts) == CONTEXTS
+    return contexts
+
+
+def test_three_engines_agree_on_fifty_frozen_contexts(
+    frozen: list[Row], in_process: Played, tools: Tools, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained, untrained = in_process.scope.policy_after, in_process.scope.policy
+    policy_of = {"reasoner": "plans", "actor": "answers"}
+    greedy = SamplingParameters(0.0, 1.0, 0, 12)
+    requests = [Request(tuple(row["token_ids"]), (0,), greedy, policy_of[row["role"]]) for row in frozen]
+    engines: dict[str, ModelEngineConfig] = {
+        "transformers": _config().engine,  # type: ignore[dict-item]
+        "vllm_server": _config(*_served(server)).engine,  # type: ignore[dict-item]
+    }
+    said: dict[tuple[str, str], list[Completion]] = {}
+    made = {name: make_engine(config) for name, config in engines.items()}
+    made["vllm"] = tools.engine(_config(*IN_PROCESS), untrained)
+    for adapter, policy in (("off", untrained), ("on", trained)):
+        for name, engine in made.items():
+            engine.use(policy)
+            said[name, adapter] = [completions[0] for completions in engine.generate(requests)]
+    lines = ["", "float32, greedy, 50 contexts     adapter  same messages  mean gap  largest gap (nats, equal tokens)"]
+    for adapter in ("off", "on"):
+        for one, other in (("vllm", "transformers"), ("vllm_server", "transformers"), ("vllm", "vllm_server")):
+            same, gaps = _compare(said[one, adapter], said[other, adapter])
+            lines.append(f"{one + ' / ' + other:<32} {adapter:<8} {same:>10}/50  {fmean(gaps):.1e}  {max(gaps):.1e}")
+            assert same >= 48 and fmean(gaps) < 1e-3, lines
+    with capsys.disabled():
+        print("\n".join(lines))
+    for name in made:  # the adapter is seen by each
+        _, gaps = _compare(said[name, "on"], said[name, "off"])
+        assert fmean(gaps) > 0.01, name
+    for name in engines:
+        made[name].close()
+
+
+def _compare(ours: Sequence[Completion], theirs: Sequence[Completion]) -> tuple[int, list[float]]:
+    """Equal messages, and gaps of log-probs as far as the tokens are equal."""
+    gaps = []
+    for mine, other in zip(ours, theirs, strict=True):
+        for token, also, logprob, against in zip(
+            mine.token_ids, other.token_ids, mine.logprobs, other.logprobs, strict=False
+        ):
+            if token != also:
+                break
+            gaps.append(abs(logprob - against))
+    return sum(a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True)), gaps
+
+
+def test_a_server_holds_only_the_adapters_of_the_version_in_use(by_server: Played, server: str) -> None:
+    engine = make_engine(_config(*_served(server)).engine)
+    engine.use(by_server.scope.policy_after)
+    wanted = {adapter_name(adapter) for adapter in by_server.scope.policy_after.adapters.values()}
+    assert wanted <= _offered(server)
+    engine.use(by_server.scope.policy)
+    assert not wanted & _offered(server)
+    engine.close()
+
+
+def _offered(server: str) -> set[str]:
+    with urllib.request.urlopen(f"{server}/v1/models", timeout=30) as answer:
+        return {entry["id"] for entry in json.load(answer)["data"]}
+
+
+def test_vllm_ends_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import os, signal\n"
+        "from tests.test_vllm import _config, IN_PROCESS\n"
+        "from stages.engines.make import make_engine\n"
+        "if __name__ == '__main__':\n"
+        "    engine = make_engine(_config(*IN_PROCESS).engine)\n"
+        "    found = engine._llm.llm_engine.engine_core.resources.engine_manager.processes\n"
+        f"    open({str(tmp_path / 'children')!r}, 'w').write(' '.join(str(p.pid) for p in found))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "killed.py").write_text(script)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, str(tmp_path / "killed.py")], env=environment, capture_output=True, timeout=900)
+    children = [int(pid) for pid in (tmp_path / "children").read_text().split()]
+    assert children
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}/exe").exists() and _runs(pid) for pid in children):
+        time.sleep(0.2)
+    assert not any(_runs(pid) for pid in children)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
