@@ -29,7 +29,7 @@ demo: setup
 test: setup lint
 	$(BIN)/pytest
 
-test-slow: setup setup-vllm
+test-slow: setup
 	$(BIN)/pytest -m slow
 
 lint: setup

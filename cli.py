@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -339,6 +340,43 @@ def export_episodes(
     typer.echo(f"{count} episodes", err=True)
 
 
+@export_app.command("policy")
+def export_policy(
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to write: new, or empty.")],
+    round: Annotated[int, typer.Option("--round", min=0, help="After which round; 0: the untrained team.")],
+    merge: Annotated[bool, typer.Option("--merge", help="A plain model, weights merged; else a PEFT adapter.")] = False,
+    policy: Annotated[str | None, typer.Option(help="Only this one, where the team has several.")] = None,
+    run: Run = "default",
+    variant: VariantName = "main",
+    store: Store = None,
+) -> None:
+    """What a round learned, for PEFT, vLLM or transformers to load."""
+    from pipeline.policy_export import export_policy as write
+
+    for place in write(_scope(store, run, round, variant), target, policy, merge):
+        typer.echo(f"{place} written")
+
+
+@app.command()
+def chat(
+    round: Annotated[int, typer.Option("--round", min=0, help="After which round; 0: the untrained team.")],
+    question: Annotated[
+        str | None, typer.Option(help="Ask this and leave; else questions are read line by line.")
+    ] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Draw messages as in training; else the likeliest.")] = False,
+    run: Run = "default",
+    variant: VariantName = "main",
+    store: Store = None,
+) -> None:
+    """Talk to the team as it is after a round, and see what each role says. Nothing is stored."""
+    from pipeline.chatting import Chat, chat_lines
+
+    team = Chat(_scope(store, run, round, variant), sample)
+    for asked in [question] if question is not None else _questions():
+        for message in team.ask(asked):
+            typer.echo("\n".join(chat_lines(message)))
+
+
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="JSONL: one episode a line, its messages by role.")],
@@ -427,6 +465,18 @@ def serve(
     from pipeline.deployments import wait_for_rounds
 
     wait_for_rounds(_store(store), limit)
+
+
+def _questions() -> Iterator[str]:
+    """Lines from the terminal or a pipe, empty ones skipped, until they end."""
+    while True:
+        if sys.stdin.isatty():
+            typer.echo("you: ", nl=False)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
 
 
 def _store(store: Path | None) -> Path:

@@ -107,14 +107,15 @@ def credit(chosen: argparse.Namespace) -> None:
     parts = [{"name": path.name} for path in sorted(chosen.folder.glob("part-*"))]
     artifact = Artifact("bench", "made", chosen.folder, {"parts": parts, "ledger": {}})
     target = chosen.folder / "advantages.parquet"
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     write_advantages([artifact], chosen.estimator, chosen.normalisation, "state", target)
-    seconds = time.perf_counter() - started
+    seconds, busy = time.perf_counter() - started, time.process_time() - busy
     count = chosen.states * chosen.alternatives * chosen.replays
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     assert pq.read_metadata(target).num_rows == chosen.states * chosen.alternatives
     print(
-        f"the stage, Parquet to Parquet {seconds:8.2f} s {count / seconds / 1e6:8.1f} M replays/s, peak {peak:.1f} GiB"
+        f"the stage, Parquet to Parquet {seconds:8.2f} s {count / seconds / 1e6:8.1f} M replays/s, "
+        f"{busy:.1f} CPU s, peak {peak:.1f} GiB"
     )
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -76,19 +77,27 @@ def finished_round(store: Path, times: int) -> None:
     else:
         print("cold: /proc/sys/vm/drop_caches cannot be written here, so it was not measured")
     for name, before in rows:
-        ours, theirs = (_least(times, line, before) for line in (command, libraries))
-        print(f"{name:<6}{ours:8.2f} s   {ours / theirs:5.2f} x its libraries' imports ({theirs:.2f} s)")
+        (ours, cpu), (theirs, _) = (_least(times, line, before) for line in (command, libraries))
+        print(
+            f"{name:<6}{ours:8.2f} s ({cpu:.2f} s CPU)   {ours / theirs:5.2f} x its libraries' imports ({theirs:.2f} s)"
+        )
 
 
-def _least(times: int, command: list[str], before: Callable[[], Any] | None) -> float:
+def _least(times: int, command: list[str], before: Callable[[], Any] | None) -> tuple[float, float]:
+    """Wall and CPU seconds of the quickest."""
     found = []
     for _ in range(times):
         if before is not None:
             before()
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), _children_seconds()
         _output(command)
-        found.append(time.perf_counter() - started)
+        found.append((time.perf_counter() - started, _children_seconds() - spent))
     return min(found)
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _drop_caches() -> bool:
@@ -109,11 +118,14 @@ def share(store: Path, preset: str, rounds: int) -> None:
     command = {"store": str(store), "preset": preset, "overrides": [], "rounds": rounds}
     told = json.loads(_output([sys.executable, __file__, "--measure", json.dumps(command)]).splitlines()[-1])
     print(f"start-up beside: {told['start']:.1f} s, of which Prefect's server {told['server']:.1f} s")
-    print(f"{'round':<8}{'in all':>9}" + "".join(f"{name:>11}" for name in CALLS) + f"{'pipeline':>11}{'share':>8}")
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores: wall times are the machine's as it was")
+    headings = "".join(f"{name:>11}" for name in (*CALLS, "pipeline"))
+    print(f"{'round':<8}{'in all':>9}{headings}{'share':>8}{'of CPU time':>16}")
     for number, found in enumerate(told["rounds"], start=1):
         own = found["all"] - sum(found[name] for name in CALLS)
         calls = "".join(f"{found[name]:9.2f} s" for name in CALLS)
-        print(f"{number:<8}{found['all']:7.2f} s{calls}{own:9.2f} s{own / found['all']:8.1%}")
+        cpu = f"{found['cpu']:9.2f} s{found['cpu'] / found['cpu_all']:8.1%}"
+        print(f"{number:<8}{found['all']:7.2f} s{calls}{own:9.2f} s{own / found['all']:8.1%}{cpu}")
 
 
 def measure(command: dict[str, Any]) -> None:
@@ -136,9 +148,11 @@ def measure(command: dict[str, Any]) -> None:
         rounds = []
         for number in range(1, command["rounds"] + 1):
             spent.clear()
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             commands.run_iteration(Scope(store, "bench", number), Silence())
-            rounds.append({"all": time.perf_counter() - started, **{name: spent[name] for name in CALLS}})
+            seconds = {"all": time.perf_counter() - started, **{name: spent[name] for name in CALLS}}
+            cpu = time.process_time() - cpu
+            rounds.append({**seconds, "cpu": cpu - spent["cpu"], "cpu_all": cpu})
     print(json.dumps({"start": start, "server": server, "rounds": rounds}))
 
 
@@ -151,11 +165,12 @@ def _watching(spent: dict[str, float]) -> Iterator[None]:
 
     def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **options: Any) -> Any:
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             try:
                 return call(*arguments, **options)
             finally:
                 spent[name] += time.perf_counter() - started
+                spent["cpu"] += time.process_time() - cpu
 
         return run
 

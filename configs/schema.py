@@ -169,6 +169,9 @@ class Role(Section):
 class PolicyConfig(Section):
     """One set of trainable weights."""
 
+    weights: Literal["lora", "full"] = "lora"
+    """"lora": an adapter. "full": every weight of the model, for small models: each policy is then a model of its own, and
+    wants a far lower learning rate. All policies of a team are of one kind."""
     lora_rank: int = Field(16, ge=1)
     lora_alpha: int = Field(32, ge=1)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
@@ -407,6 +410,7 @@ class Config(Section):
             raise ValueError(f"update.frozen_roles: no role named '{min(strangers)}'; there is {', '.join(order)}")
         self.plan.check(order)
         self._check_ranks()
+        self._check_weights()
         return self
 
     def _check_ranks(self) -> None:
@@ -417,6 +421,19 @@ class Config(Section):
                         f"policies.{name}.lora_rank: {policy.lora_rank}, but engine.max_lora_rank is "
                         f"{self.engine.max_lora_rank}; raise that, or lower the rank"
                     )
+
+    @property
+    def trains_fully(self) -> bool:
+        """Whether policies are whole models, not adapters."""
+        return any(policy.weights == "full" for policy in self.policies.values())
+
+    def _check_weights(self) -> None:
+        if self.trains_fully and not isinstance(self.engine, TransformersEngineConfig):
+            raise ValueError(
+                f'policies: weights = "full" needs the transformers engine; {self.engine.kind} samples from adapters'
+            )
+        if len({policy.weights for policy in self.policies.values()}) > 1:
+            raise ValueError("policies: weights is full for some and lora for others; make them the same")
 
     def max_new_tokens(self, role: Role) -> int:
         """Tokens at most in one message of this role."""

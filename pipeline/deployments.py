@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from prefect import flow, serve
-from prefect.flows import EntrypointType
+from prefect.types.entrypoint import EntrypointType
 
 from pipeline import commands
 from pipeline.scope import Scope

@@ -188,7 +188,10 @@ class RoundRun:
 
 def started(asked: Flow[..., Any], **parameters: Any) -> Any:
     """Run a flow with the part workers that the command employs."""
-    return asked.with_options(task_runner=task_runner(workbench().workers))(**parameters)
+    workers = workbench().workers
+    if workers.runner != "threads" or workers.count > 1:  # a flow of other options takes a fifth of a second to build
+        asked = asked.with_options(task_runner=task_runner(workers))
+    return asked(**parameters)
 
 
 @flow(name="iteration", flow_run_name="{run} · round {round}", persist_result=False)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -150,6 +151,7 @@ def _description(look: Look) -> dict[str, Any]:
     }
 
 
+@lru_cache
 def _version(library: str) -> str | None:
     try:
         return version(library)

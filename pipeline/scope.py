@@ -229,7 +229,8 @@ class Scope:
         """The inputs of a step. StoreError naming what has to run first."""
         step = step_named(name)
         artifacts = self.walk(steps, policy).artifacts
-        missing = [needed for needed in step.inputs if needed not in artifacts]
+        # in the order of the steps: the first of them is why those after it are not known
+        missing = [other.name for other in steps if other.name in step.inputs and other.name not in artifacts]
         if missing:
             raise StoreError(
                 f"{name} of round {self.round} needs {missing[0]}, which has not run with this configuration; run "

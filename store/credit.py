@@ -60,10 +60,14 @@ def write_advantages(
 ) -> None:
     """Run an estimator over stored samples and write the advantages table, without holding it in memory.
 
-    OSError when the disk refuses, as from any other writer.
+    What does not fit in memory is spilled beside the target meanwhile. OSError when the disk refuses, as from any other
+    writer.
     """
     connection = open_returns(artifacts, group_by)
     try:
+        # the table has an order of its own; that of the stored rows need not be kept on the way
+        connection.execute("SET preserve_insertion_order = false")
+        connection.execute("SET temp_directory = ?", [str(target.parent / SPILL)])
         advantages(connection, estimator, normalisation).write_parquet(str(target), compression="zstd")
     except duckdb.IOException as error:
         number = re.search(r'"errno":"(\d+)"', str(error))  # DuckDB says it in JSON, after its own words

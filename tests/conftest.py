@@ -30,7 +30,7 @@ from store.layout import Layout
 from tests import worlds
 
 ROOT = Path(__file__).parents[1]
-_SERVER_START_SECONDS = 90
+_SERVER_START_SECONDS = 300
 
 
 @pytest.fixture(autouse=True)

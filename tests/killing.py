@@ -96,6 +96,12 @@ class Victim:
 
         assert self.wait_until(reached), self.process.communicate()
 
+    def listens(self) -> bool:
+        """Whether it has taken SIGTERM over: the system's own record of the signals that a process catches."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+        return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
     def closed(self, stage: str) -> set[str]:
         """Keys of the finished artifacts of a stage."""
         return {path.parent.name for path in (self.store / "artifacts" / stage).glob("*/manifest.json")}

@@ -38,11 +38,13 @@ SHARED = {
     "stages.learners.make",
     "stages.problem_sources.protocol",
     "stages.problem_sources.load",
+    "stages.problem_sources.overlap",
 }
 COUNTERPARTS = {
     # a learner trains the weights that one engine samples from: the same files, loaded in the same way
     ("stages.learners.tabular", "stages.engines.scripted"),
     ("stages.learners.lora", "stages.engines.transformers"),
+    ("stages.learners.full", "stages.engines.transformers"),
 }
 LIBRARY_HOMES = {
     "duckdb": ("store.",),

@@ -127,6 +127,9 @@ TABLE: Mapping[str, Change] = {
     "roles.max_new_tokens": Change(
         (*GENERATION, "answer"), "roles.actor.max_new_tokens=9", says="max_new_tokens: 24 -> 9"
     ),
+    "policies.weights": Change(
+        ("update",), "policies={team={weights='full'},second={weights='full'}}", "model", "weights.kind: lora -> full"
+    ),
     "policies.lora_rank": Change(("update",), "policies.team.lora_rank=8"),
     "policies.lora_alpha": Change(("update",), "policies.team.lora_alpha=8"),
     "policies.lora_dropout": Change(("update",), "policies.team.lora_dropout=0.5"),

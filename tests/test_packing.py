@@ -103,7 +103,7 @@ def test_a_block_meets_only_what_one_of_its_queries_sees(monkeypatch: pytest.Mon
     assert (first.key_K, second.key_K) == (slice(0, 2), slice(0, 4))
     assert isinstance(third.key_K, torch.Tensor)
     assert third.key_K.tolist() == [0, 1, 4, 5]
-    assert third.blind_QK.tolist() == [[0, 0, 0, -float("inf")], [0, 0, 0, 0]]
+    assert third.sees_QK.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
 
 
 def test_the_adapter_is_differentiated_as_peft_does_it(tmp_path: Path) -> None:

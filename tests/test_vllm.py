@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from configs.errors import EngineError
 from configs.load import load_config
@@ -32,6 +34,7 @@ from pipeline.steps import ROUND, names
 from stages.engines.adapters import adapter_name
 from stages.engines.make import make_engine, resolved_model
 from stages.engines.protocol import Completion, Engine, Request, SamplingParameters
+from stages.learners.adapter_files import CONFIG_FILE, TENSOR_FILE, adapter_digest, write_adapter
 from stages.tools import Tools
 from store import catalog
 from store.artifacts import Artifact, Row, open_writer
@@ -46,7 +49,7 @@ WINDOW = 512
 SERVER_START_SECONDS = 900
 CONTEXTS = 50
 SMALL = (
-    *("rounds.problems=2", "parts.problems=1", "plan.fanout=[2,2]", "plan.budget=4"),
+    *("rounds.problems=6", "parts.problems=3"),  # few, but some of them with a signal: the update must move the weights
     *("update.minibatches=2", "update.learning_rate=3e-3", "engine.dtype=float32"),
     'policies={"plans"={},"answers"={}}',
     'roles.reasoner.policy="plans"',
@@ -293,9 +296,14 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 
 
 def test_three_engines_agree_on_fifty_frozen_contexts(
-    frozen: list[Row], in_process: Played, tools: Tools, server: str, capsys: pytest.CaptureFixture[str]
+    frozen: list[Row],
+    in_process: Played,
+    tools: Tools,
+    server: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    trained, untrained = in_process.scope.policy_after, in_process.scope.policy
+    trained, untrained = _far_off(in_process.scope.policy_after, tmp_path), in_process.scope.policy
     policy_of = {"reasoner": "plans", "actor": "answers"}
     greedy = SamplingParameters(0.0, 1.0, 0, 12)
     requests = [Request(tuple(row["token_ids"]), (0,), greedy, policy_of[row["role"]]) for row in frozen]
@@ -323,6 +331,22 @@ def test_three_engines_agree_on_fifty_frozen_contexts(
         assert fmean(gaps) > 0.01, name
     for name in engines:
         made[name].close()
+
+
+def _far_off(policy: PolicyVersion, folder: Path) -> PolicyVersion:
+    """The team with adapters of the trained ones' shapes that change what is said: B is drawn at random."""
+    random = np.random.default_rng(0)
+    adapters = {}
+    for name, adapter in policy.adapters.items():
+        assert adapter.directory is not None
+        tensors = load_file(adapter.directory / TENSOR_FILE)
+        drawn = {
+            key: (random.normal(0, 0.01, value.shape) if ".lora_B." in key else value).astype(np.float32)
+            for key, value in tensors.items()
+        }
+        write_adapter(folder / name, json.loads((adapter.directory / CONFIG_FILE).read_text()), drawn)
+        adapters[name] = Adapter(adapter_digest(folder / name), folder / name)
+    return PolicyVersion("far-off", policy.base, adapters)
 
 
 def _compare(ours: Sequence[Completion], theirs: Sequence[Completion]) -> tuple[int, list[float]]:

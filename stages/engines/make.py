@@ -21,6 +21,7 @@ from configs.schema import (
 from stages.engines.model_files import model_digest, model_directory
 from stages.engines.protocol import Codec, Engine
 from store.identity import digest
+from store.policies import Adapter
 
 
 def make_engine(config: EngineConfig) -> Engine:
@@ -42,6 +43,13 @@ def make_engine(config: EngineConfig) -> Engine:
     return TransformersEngine(
         resolved_model(config), config.dtype, config.threads, config.max_batch_tokens, device=config.device
     )
+
+
+def write_merged_model(config: ModelEngineConfig, adapter: Adapter, target: Path) -> None:
+    """Write a policy as a plain model directory."""
+    from stages.engines.plain_model import write_plain_model
+
+    write_plain_model(resolved_model(config), adapter, target)
 
 
 def one_by_one(config: EngineConfig) -> list[tuple[str, EngineConfig]]:

@@ -23,6 +23,8 @@ from store.policies import Adapter
 _KEPT = 2
 """Merged policies kept at once: a team whose roles take turns between two adapters does not merge again each time."""
 _PREFIX = "base_model.model."
+_FULL = "weights.safetensors"
+"""In place of an adapter: every weight of a policy that was trained in full."""
 _UNSUPPORTED = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "trainable_token_indices")
 
 
@@ -56,6 +58,8 @@ class MergedWeights:
 
     @torch.no_grad()
     def _merge(self, directory: Path) -> dict[str, torch.Tensor]:
+        if (directory / _FULL).exists():
+            return self._full(directory)
         config, tensors = read_adapter(directory)
         scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
         merged = {}
@@ -73,6 +77,18 @@ class MergedWeights:
                 )
             merged[name] = (base.float() + delta.to(base.device)).to(base.dtype)
         return merged
+
+    def _full(self, directory: Path) -> dict[str, torch.Tensor]:
+        try:
+            tensors = load_file(directory / _FULL)
+        except (OSError, SafetensorError) as error:
+            raise EngineError(f"weights {directory}: not readable: {error}; make the update again") from error
+        shapes = {name: parameter.shape for name, parameter in self._parameters.items()}
+        if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+            raise EngineError(f"weights {directory}: they are of another model; start another run with --run NAME")
+        return {
+            name: tensors[name].to(parameter.device, parameter.dtype) for name, parameter in self._parameters.items()
+        }
 
 
 def read_adapter(directory: Path) -> tuple[dict[str, Any], Mapping[str, torch.Tensor]]:

@@ -20,6 +20,8 @@ from store.identity import bytes_digest, canonical_json
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
+FULL_FILE = "weights.safetensors"
+"""Of a policy that was trained in full: every weight, float32."""
 
 
 def adapter_config(policy: PolicyConfig, base_name: str, transposed: bool) -> dict[str, Any]:

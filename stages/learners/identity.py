@@ -15,7 +15,7 @@ def learner_identity(config: Config) -> dict[str, Any]:
     if isinstance(engine, ScriptedEngineConfig):
         return {"kind": "tabular", "model": base_digest(engine)}
     return {
-        "kind": "lora",
+        "kind": "full" if config.trains_fully else "lora",
         "model": base_digest(engine),
         "dtype": training_dtype(config, engine),
         "device": resolved_device(engine.device),

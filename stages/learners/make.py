@@ -17,6 +17,19 @@ def make_learner(config: Config) -> Learner:
 
         return TabularLearner(engine)
     from stages.learners.identity import training_dtype
+
+    if config.trains_fully:
+        from stages.learners.full import FullLearner
+
+        return FullLearner(
+            resolved_model(engine),
+            dtype=training_dtype(config, engine),
+            threads=engine.threads,
+            policies=config.policies,
+            layout=config.update.layout,
+            device=engine.device,
+            checkpointing=config.update.gradient_checkpointing,
+        )
     from stages.learners.lora import LoraLearner
 
     return LoraLearner(

@@ -28,6 +28,10 @@ _BLOCK = 128
 """Queries of a block. Smaller blocks meet fewer keys in vain and cost more calls."""
 
 
+_FAINT = -60.0
+"""Log-weights below this are taken for it: far below any rounding, and exp of less is tens of times slower."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """Queries `first` to `end`, the nodes they see, and which of those each one sees."""
@@ -36,8 +40,8 @@ class Block:
     end: int
     key_K: torch.Tensor | slice
     """Ascending; a slice where they lie side by side, which needs no copy."""
-    blind_QK: torch.Tensor
-    """0 where the query sees the key, -inf where not; float32."""
+    sees_QK: torch.Tensor
+    """1 where the query sees the key, 0 where not; float32."""
 
 
 def blocks(mask_TT: npt.NDArray[np.bool_]) -> list[Block]:
@@ -46,11 +50,10 @@ def blocks(mask_TT: npt.NDArray[np.bool_]) -> list[Block]:
     for first in range(0, len(mask_TT), _BLOCK):
         end = min(first + _BLOCK, len(mask_TT))
         key_K = np.flatnonzero(mask_TT[first:end].any(axis=0))
-        sees_QK = torch.from_numpy(mask_TT[first:end][:, key_K])
-        blind_QK = torch.zeros(sees_QK.shape).masked_fill_(~sees_QK, -torch.inf)
+        sees_QK = torch.from_numpy(mask_TT[first:end][:, key_K].astype(np.float32))
         beside = key_K[-1] - key_K[0] + 1 == len(key_K)
         keys = slice(int(key_K[0]), int(key_K[-1]) + 1) if beside else torch.from_numpy(key_K)
-        found.append(Block(first, end, keys, blind_QK))
+        found.append(Block(first, end, keys, sees_QK))
     return found
 
 
@@ -72,7 +75,7 @@ class TrieAttention(torch.autograd.Function):
                 query_GJTD[:, :, block.first : block.end].flatten(1, 2)[None],
                 key[:, :, block.key_K],
                 value[:, :, block.key_K],
-                attn_mask=block.blind_QK.to(query.dtype).repeat(shared, 1)[None, None],
+                attn_mask=block.sees_QK.log().to(query.dtype).repeat(shared, 1)[None, None],
                 scale=scale,
             )
             output_TGJD[block.first : block.end] = heard[0].unflatten(1, (shared, -1)).permute(2, 0, 1, 3)
@@ -91,17 +94,20 @@ class TrieAttention(torch.autograd.Function):
         held_GJT = (gradient_TGJD * output_TGJD).sum(-1, dtype=torch.float32).permute(1, 2, 0)
         gradient_GJTD = gradient_TGJD.permute(1, 2, 0, 3)
         query_gradient = torch.empty_like(query_GJTD)
-        key_gradient, value_gradient = (torch.zeros_like(states, dtype=torch.float32) for states in (key_GTD, value_GTD))
+        key_gradient, value_gradient = (
+            torch.zeros_like(states, dtype=torch.float32) for states in (key_GTD, value_GTD)
+        )
         for block, normaliser in zip(ctx.plan, normalisers, strict=True):
             span = slice(block.first, block.end)
             asked, wanted = (states[:, :, span].flatten(1, 2) for states in (query_GJTD, gradient_GJTD))
             known, said = key_GTD[:, block.key_K], value_GTD[:, block.key_K]
             weight = torch.bmm(asked.float() * ctx.scale, known.float().transpose(1, 2)).sub_(normaliser[..., None])
-            weight.unflatten(1, (-1, len(block.blind_QK))).add_(block.blind_QK)
-            weight.exp_()
-            of_weight = torch.bmm(wanted, said.transpose(1, 2)).float().sub_(held_GJT[:, :, span].flatten(1, 2)[..., None])
+            weight.clamp_(_FAINT, 0.0).exp_().unflatten(1, (-1, len(block.sees_QK))).mul_(block.sees_QK)
+            of_weight = (
+                torch.bmm(wanted, said.transpose(1, 2)).float().sub_(held_GJT[:, :, span].flatten(1, 2)[..., None])
+            )
             score_gradient = of_weight.mul_(weight).mul_(ctx.scale).to(dtype)
-            query_gradient[:, :, span] = torch.bmm(score_gradient, known).unflatten(1, (-1, len(block.blind_QK)))
+            query_gradient[:, :, span] = torch.bmm(score_gradient, known).unflatten(1, (-1, len(block.sees_QK)))
             _add(key_gradient, block.key_K, torch.bmm(score_gradient.transpose(1, 2), asked))
             _add(value_gradient, block.key_K, torch.bmm(weight.to(dtype).transpose(1, 2), wanted))
         return (
@@ -134,6 +140,7 @@ def trie_attention(
     if plan is None or odd or options.get("dropout"):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     scale = options.get("scaling")
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast positions are applied in float32
     return TrieAttention.apply(query, key, value, plan, query.shape[-1] ** -0.5 if scale is None else scale), None
 
 
