@@ -27,7 +27,7 @@ demo: setup
 	$(BIN)/c3 run training --config arithmetic-duo --run demo --rounds 10
 
 test: setup lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadscope
 
 test-slow: setup
 	$(BIN)/pytest -m slow

@@ -62,7 +62,9 @@ def test_the_trainer_finds_the_log_probs_the_engine_sampled_with(real: Round) ->
     gaps = [
         abs(ours - theirs)
         for row in rows
-        for ours, theirs in zip(row["policy_logprobs"], behaviour[row["decision_id"]]["behaviour_logprobs"], strict=True)
+        for ours, theirs in zip(
+            row["policy_logprobs"], behaviour[row["decision_id"]]["behaviour_logprobs"], strict=True
+        )
     ]
     # bfloat16 sampling against a float32 trainer: a hundredth of a nat per token is usual
     assert fmean(gaps) < 0.05

@@ -200,7 +200,7 @@ def test_a_query_reads_the_store_and_does_nothing_else(
     monkeypatch.chdir(tmp_path)
     store = played("duo", "tree").scope.store
     before = sorted(store.rglob("*"))
-    with pytest.raises(ConfigError, match="^c3 sql: "):
+    with pytest.raises(ConfigError, match=r"^c3 sql: "):
         query(Layout(store), text.format(store=store)).fetchall()
     assert sorted(store.rglob("*")) == before
     assert list(tmp_path.iterdir()) == []
