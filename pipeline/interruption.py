@@ -54,14 +54,27 @@ def _watch(listen: int) -> NoReturn:
     """Wait for the first of the signals, say so, and end the process when the main thread has not done it."""
     while not any(number in _SIGNALS for number in os.read(listen, 64)):
         pass
-    message = "\nc3: stopped; run the same command again to go on where it was\n"
-    with suppress(OSError, ValueError):  # nobody reads it any more
-        os.write(sys.stderr.fileno(), message.encode())  # not print: the main thread may hold the stream's lock
+    _say_how_to_go_on()
     time.sleep(_GRACE_SECONDS)
     leave(INTERRUPTED)
+
+
+def _say_how_to_go_on() -> None:
+    """Once, by whichever thread hears of the signal first: the other may end the process at any time."""
+    with _saying:
+        if _said.is_set():
+            return
+        _said.set()
+        message = "\nc3: stopped; run the same command again to go on where it was\n"
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            os.write(sys.stderr.fileno(), message.encode())  # not print: the main thread may hold the stream's lock
+
+
+_saying, _said = threading.Lock(), threading.Event()
 
 
 def _stop(number: int, frame: object) -> NoReturn:
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
+    _say_how_to_go_on()
     raise KeyboardInterrupt
