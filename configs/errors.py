@@ -5,6 +5,7 @@
     ├── StoreError       an artifact that is missing, damaged, locked, or cannot be written             (exit 3)
     │   └── CheckError   a stage's rows break a SQL check: the plan was not spent exactly               (exit 3)
     ├── EngineError      the sampler: no such model, wrong policy, prompt past the window               (exit 4)
+    │   └── Unreachable  no server answers; one may later                                               (exit 4)
     ├── EvaluatorError   the grader failed on more answers than the configured share                    (exit 5)
     ├── UpdateError      the update: non-finite loss, rows of another policy version                    (exit 6)
     └── Stopped          a cap that was asked for (--max-seconds, --max-evaluations) is reached         (exit 7)
@@ -39,6 +40,10 @@ class EngineError(C3Error):
     """The sampler could not do what was asked."""
 
     exit_code = 4
+
+
+class Unreachable(EngineError):
+    """No server answered, as often as was allowed to ask. Nothing is known to be wrong with what they would sample."""
 
 
 class EvaluatorError(C3Error):

@@ -54,6 +54,9 @@ class VllmEngineConfig(ModelSection):
     before_update: Literal["shutdown", "sleep", "stay"] = "shutdown"
     """What frees the memory for the trainer: end vLLM (it starts again when next needed), let it sleep (a GPU only;
     quicker to wake, needs host memory for the weights), or nothing, where there is room for both."""
+    probe: bool = True
+    """Before the first message under a policy version, compare the engine's log-probs with the trainer's on a few fixed
+    prompts; a gap past update.max_mean_gap stops the round. Loads the trainer's model."""
 
 
 class VllmServerEngineConfig(ModelSection):
@@ -76,6 +79,9 @@ class VllmServerEngineConfig(ModelSection):
     """How often one message is asked for at most, with growing pauses, on another server where there is one."""
     first_pause_seconds: float = Field(1.0, ge=0)
     """The pause before the second attempt; it doubles from one to the next."""
+    probe: bool = True
+    """Before the first message under a policy version, compare the servers' log-probs with the trainer's on a few fixed
+    prompts; a gap past update.max_mean_gap stops the round. Loads the trainer's model."""
 
 
 class ScriptedEngineConfig(Section):
@@ -243,6 +249,16 @@ class AdvantagesConfig(Section):
     normalisation: Literal["none", "group_std", "batch_std"] = "none"
     """Which .sql file in store/sql/normalisations: "group_std" is the z-score inside the group, "batch_std" a division by the
     batch's standard deviation."""
+    solo_replays: int = Field(1, ge=1)
+    """Only for the estimator ccpo: replays of every state of a credited role without that role's message. They come on top of
+    the plan's budget; `c3 plan` counts them."""
+
+
+class CriticConfig(Section):
+    """The critic stage, which runs where the estimator reads learned values (mappo, value_assisted, value_only)."""
+
+    folds: int = Field(5, ge=2)
+    """The round's problems are cut into so many; each is told by value heads fitted on the others."""
 
 
 class ScheduleConfig(Section):
@@ -315,6 +331,9 @@ class UpdateConfig(Section):
     average. "auto": 0.2 in bfloat16, 0.002 in float32."""
     checkpoint_steps: int = Field(4, ge=1)
     """Optimiser steps per part of the update: a killed update loses at most these."""
+    processes: int = Field(1, ge=1)
+    """How many share each optimiser step: one per GPU, or side by side on a CPU (each with engine.threads). They are started
+    for each part and give the update of one process but for rounding (and but for dropout's draws)."""
     layout: Literal["packed", "padded", "single"] = "packed"
     """How rows share a forward pass; all three give the same gradient."""
     max_tokens: int = Field(1024, ge=64)
@@ -366,6 +385,21 @@ class WorkersConfig(Section):
     """Of a Dask scheduler or a Ray cluster that runs; None: workers on this machine, for this command."""
 
 
+class TrackingConfig(Section):
+    """Where the figures of finished rounds and evaluations also go, each through its own library (extras of these names). In
+    no key: nothing is made again."""
+
+    to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """The tables hold every figure whatever is named here."""
+    tensorboard_dir: str | None = None
+    """Where TensorBoard's files lie; None: `tensorboard` in the store."""
+    project: str = Field("c3", min_length=1)
+    """W&B's project, MLflow's experiment."""
+    mlflow_uri: str | None = None
+    """MLflow's tracking server or database; None: what MLFLOW_TRACKING_URI says, else MLflow's own default. W&B is told by
+    its own variables (WANDB_MODE=offline, WANDB_ENTITY, ...)."""
+
+
 class RoundConfig(Section):
     """Which problems a round takes."""
 
@@ -385,11 +419,13 @@ class Config(Section):
     plan: PlanConfig
     sampling: SamplingConfig = SamplingConfig()
     grade: GradeConfig = GradeConfig()
+    critic: CriticConfig = CriticConfig()
     advantages: AdvantagesConfig = AdvantagesConfig()
     update: UpdateConfig = UpdateConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     parts: PartsConfig = PartsConfig()
     workers: WorkersConfig = WorkersConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from configs.errors import ConfigError
@@ -13,15 +13,18 @@ from pipeline.planning import first_changed, wanted_config
 from pipeline.runner import Limits, StepReport, reused
 from pipeline.scope import Scope, Walk
 from pipeline.server import server_url, use_server
-from pipeline.steps import EVALUATION, ROUND, Step, names, step_named, steps_with
+from pipeline.steps import DIAGNOSIS, EVALUATION, EVERYTHING, PROBING, SOLO_REPLAYS, Step, names, step_named
+from pipeline.tracking import check_trackers, tell_evaluation, tell_round
 from pipeline.workbench import Progress, workbench
 from stages.grade import GRADE
+from stages.learners.identity import check_processes
+from stages.update import UPDATE
 from store import catalog
 from store.artifacts import Artifact, Row
 from store.layout import MAIN
 from store.locks import holding
 from store.policies import PolicyVersion
-from store.tables import round_summary
+from store.summaries import round_summary
 from store.variants import Variant, find_variant, record_variant
 
 
@@ -36,6 +39,8 @@ class RoundResult:
     """Schema of round_summary.sql; None when the round stopped before its rewards."""
     signal: Sequence[Row]
     """Schema of signal_summary.sql."""
+    untold: Sequence[str] = ()
+    """A line for each tracker that could not be told of it."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,15 @@ class EvaluationResult:
     reused: bool
     artifact: Artifact
     """Its evaluations table: an answer per problem."""
+    untold: Sequence[str] = ()
+    """A line for each tracker that could not be told of it."""
 
 
 def settle_config(scope: Scope, source: str | None, overrides: Sequence[str], stage: str | None = None) -> None:
     """Record what holds from this round on: for the main line a configuration, for a variant its branch."""
     if scope.variant == MAIN:
         config = wanted_config(scope, source, overrides)
+        check_trackers(config)
         catalog.record_config(scope.layout, scope.run, scope.round, config.model_dump(mode="json"))
     else:
         _settle_variant(scope, source, overrides, stage)
@@ -83,7 +91,7 @@ def settle_retry(scope: Scope, step: str = "grade") -> bool:
             f"'{scope.line(step)}'; retry it there: c3 run stage {step} --run {scope.run} --round {scope.round} "
             f"--variant {scope.line(step)} --retry-unscored"
         )
-    look = next((look for look in _walk(scope, steps_with(step)).looks if look.step.name == step), None)
+    look = next((look for look in _walk(scope, scope.steps_with(step)).looks if look.step.name == step), None)
     if look is None or look.artifact is None:
         return True
     if all(row["error"] is None for row in look.artifact.rows("rewards", ["error"])):
@@ -112,8 +120,9 @@ def _settle_variant(scope: Scope, source: str | None, overrides: Sequence[str], 
         return
     parent = Scope(scope.store, scope.run, scope.round)
     config = build_config(parent.config.model_dump(mode="json"), overrides, where=f"variant '{scope.variant}'")
+    check_trackers(config)
     changed = first_changed(parent, config)
-    order = [*names(), *names(EVALUATION)]
+    order = names(EVERYTHING)
     if stage is not None and changed is not None and order.index(changed) < order.index(stage):
         raise ConfigError(
             f"--variant {scope.variant}: {' '.join(overrides)} already changes {changed}, which comes before {stage}; "
@@ -125,16 +134,14 @@ def _settle_variant(scope: Scope, source: str | None, overrides: Sequence[str], 
 
 def has_work(scope: Scope, until: str = "update") -> bool:
     """Whether something of the round, up to this step, is still to be made."""
-    _known_step(until, "--until")
-    return not _walk(scope, ROUND[: names().index(until) + 1]).complete
+    return not _walk(scope, _steps_until(scope, until)).complete
 
 
 def run_iteration(
     scope: Scope, progress: Progress, until: str = "update", again_from: str | None = None
 ) -> RoundResult:
     """One round, from whatever of it is there."""
-    _known_step(until, "--until")
-    steps = ROUND[: names().index(until) + 1]
+    steps = _steps_until(scope, until)
     reports, artifacts = _run(
         scope,
         steps,
@@ -143,19 +150,25 @@ def run_iteration(
         again_from,
     )
     figures, signal = _summary(artifacts)
-    return RoundResult(scope.run, scope.round, reports, figures, signal)
+    untold = tell_round(scope, artifacts, figures, signal)
+    return RoundResult(scope.run, scope.round, reports, figures, signal, untold)
 
 
 def known_stage(stage: str) -> None:
     """ConfigError naming the stages there are, when this is none of them."""
-    known = [*names(), *names(EVALUATION)]
+    known = names(EVERYTHING)
     if stage not in known:
         raise ConfigError(f"c3 run stage {stage}: no such stage; there is {', '.join(known)}")
 
 
-def _known_step(name: str, option: str) -> None:
-    if name not in names():
-        raise ConfigError(f"{option} {name}: no such stage; there is {', '.join(names())}")
+def _steps_until(scope: Scope, until: str) -> tuple[Step, ...]:
+    _known_step(scope, until, "--until")
+    return scope.steps[: names(scope.steps).index(until) + 1]
+
+
+def _known_step(scope: Scope, name: str, option: str) -> None:
+    if name not in names(scope.steps):
+        raise ConfigError(f"{option} {name}: no such stage; there is {', '.join(names(scope.steps))}")
 
 
 def run_evaluation(scope: Scope, progress: Progress) -> EvaluationResult:
@@ -165,16 +178,37 @@ def run_evaluation(scope: Scope, progress: Progress) -> EvaluationResult:
     )
     rows = artifacts["evaluate"].rows("evaluations", ["reward", "truncated"])
     scored = [row["reward"] for row in rows if row["reward"] is not None]
+    accuracy = sum(scored) / len(scored) if scored else float("nan")
+    truncated, unscored = sum(row["truncated"] for row in rows), len(rows) - len(scored)
     return EvaluationResult(
         scope.run,
         scope.round,
         len(rows),
-        sum(scored) / len(scored) if scored else float("nan"),
-        sum(row["truncated"] for row in rows),
-        len(rows) - len(scored),
+        accuracy,
+        truncated,
+        unscored,
         all(report.reused for report in reports),
         artifacts["evaluate"],
+        tell_evaluation(scope, artifacts["evaluate"], accuracy, truncated, unscored),
     )
+
+
+def run_diagnosis(scope: Scope, progress: Progress) -> tuple[Sequence[StepReport], Artifact]:
+    """What the round's credit is worth: the receipt, and the artifact that holds the figures."""
+    reports, artifacts = _run(
+        scope, DIAGNOSIS, progress, lambda flows: flows.started(flows.diagnosis, **_parameters(scope))
+    )
+    return reports, artifacts["diagnose"]
+
+
+def run_probe(scope: Scope, progress: Progress) -> tuple[Sequence[StepReport], list[Artifact]]:
+    """What the scope's probe led to: the receipt, and the artifacts of its steps."""
+    assert scope.probe is not None
+    question = asdict(scope.probe)
+    reports, artifacts = _run(
+        scope, PROBING, progress, lambda flows: flows.started(flows.probing, **_parameters(scope), question=question)
+    )
+    return reports, [artifacts[name] for name in names(PROBING)]
 
 
 def evaluates(scope: Scope, last: int) -> bool:
@@ -185,14 +219,17 @@ def evaluates(scope: Scope, last: int) -> bool:
     return scope.round in (0, last) or bool(config.every and scope.round % config.every == 0)
 
 
-def run_stage(scope: Scope, stage: str, progress: Progress) -> Sequence[StepReport]:
-    """One step; the steps before it must have run."""
+def run_stage(scope: Scope, stage: str, progress: Progress) -> tuple[Sequence[StepReport], Sequence[str]]:
+    """One step; the steps before it must have run. With it a line for each tracker that could not be told of the update."""
     known_stage(stage)
-    steps = steps_with(stage)
+    steps = scope.steps_with(stage)
     scope.artifacts_before(stage, steps, scope.policy_after if steps is EVALUATION else None)
     with _serving(scope, progress) as flows:
         reports: Sequence[StepReport] = flows.started(flows.single_stage, **_parameters(scope), stage=stage)
-    return reports
+    if stage != UPDATE.name:
+        return reports, ()
+    artifacts = _walk(scope, scope.steps).artifacts
+    return reports, tell_round(scope, artifacts, *_summary(artifacts))
 
 
 def _run(
@@ -204,7 +241,7 @@ def _run(
 ) -> tuple[Sequence[StepReport], dict[str, Artifact]]:
     """The flow, or nothing but the records when all is there and no server wants to see it."""
     if again_from is not None:
-        _known_step(again_from, "--from")
+        _known_step(scope, again_from, "--from")
     walk = _walk(scope, steps)
     if walk.complete and again_from is None and server_url(scope.layout) is None:
         for look in walk.looks:
@@ -212,7 +249,10 @@ def _run(
         return [reused(look, walk.artifacts[look.step.name]) for look in walk.looks], walk.artifacts
     if any(step.stage.weights for step in steps):
         _policy(scope, steps)  # no such model, or a round before that has not run: said before a server starts
-    if any(step.stage.weights == "samples" and step.name not in walk.artifacts for step in steps):
+    if any(step.stage.weights == "trains" for step in steps):
+        check_processes(scope.config)
+    generates = steps is not DIAGNOSIS or scope.extra_replays > 0
+    if generates and any(step.stage.weights == "samples" and step.name not in walk.artifacts for step in steps):
         workbench().load_ahead(scope.config)
     with _serving(scope, progress) as flows:
         reports = start(flows)
@@ -247,7 +287,8 @@ def _parameters(scope: Scope) -> dict[str, Any]:
 def _summary(artifacts: dict[str, Artifact]) -> tuple[Row | None, Sequence[Row]]:
     if "grade" not in artifacts:
         return None, []
-    return round_summary(list(artifacts.values()))
+    # the evaluations of a round are those of its plan: what is earned without a message is no part of its mean reward
+    return round_summary([artifact for name, artifact in artifacts.items() if name not in names(SOLO_REPLAYS)])
 
 
 def seeded_run(run: str, seed: int | None) -> str:

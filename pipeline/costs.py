@@ -8,6 +8,7 @@ from typing import Any
 from configs.role_graph import topological_order
 from configs.schema import Config
 from stages.tree import DrawTree, draw_tree
+from store.credit import asks_solo
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class RoundCost:
     uncredited: list[str]
     stages: dict[str, int]
     """Messages by stage."""
+    solo_evaluations: int = 0
+    """Of the evaluations, those without a message, on top of the plan's budget; only ccpo asks for them."""
 
     @property
     def messages(self) -> int:
@@ -50,23 +53,26 @@ def round_cost(config: Config, round: int) -> RoundCost:
     order = topological_order({role.name: role.depends_on for role in config.roles})
     tree = draw_tree(config.plan, order, round)
     spending = tree.spending()
+    credit = config.advantages
+    solo = tree.solo_spending(credit.solo_replays) if asks_solo(credit.estimator) else []
     problems = config.rounds.problems
     by_name = {role.name: role for role in config.roles}
     roles = []
     for depth, name in enumerate(order):
-        messages = problems * sum(row["messages"] for row in spending if row["role"] == name)
+        messages = problems * sum(row["messages"] for row in (*spending, *solo) if row["role"] == name)
         roles.append(RoleCost(name, messages, _groups(tree, depth), messages * config.max_new_tokens(by_name[name])))
     return RoundCost(
         round,
         problems,
         roles,
-        problems * sum(row["evaluations"] for row in spending),
+        problems * sum(row["evaluations"] for row in (*spending, *solo)),
         config.plan.budget,
         tree.uncredited(),
         {
-            stage: problems * sum(row["messages"] for row in spending if row["stage"] == stage)
-            for stage in ("rollout", "sample", "replay")
+            stage: problems * sum(row["messages"] for row in (*spending, *solo) if row["stage"] == stage)
+            for stage in ("rollout", "sample", "replay", *(("solo",) if solo else ()))
         },
+        problems * sum(row["evaluations"] for row in solo),
     )
 
 

@@ -40,7 +40,7 @@ def requested_round(
     commands.employ(scope, workers)
     result = commands.run_iteration(scope, Silence(), until)
     made = [report.name for report in result.reports if not report.reused]
-    return f"made {', '.join(made)}" if made else "everything was there"
+    return "; ".join([f"made {', '.join(made)}" if made else "everything was there", *result.untold])
 
 
 def wait_for_rounds(store: Path, limit: int) -> NoReturn:

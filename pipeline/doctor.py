@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from configs.errors import C3Error
-from configs.schema import Config, EngineConfig, ScriptedEngineConfig
+from configs.schema import Config
 from stages.agreement import agreement
-from stages.engines.hardware import resolved_dtype
 from stages.engines.make import base_digest, check_adapters_allowed, make_engine, one_by_one
 from stages.engines.protocol import Engine
+from stages.learners.identity import coarser_dtype
 from stages.learners.make import make_learner
 from stages.learners.protocol import Learner
 from stages.provenance import gap_bound
 from store.policies import PolicyVersion, initial_policy
+
+_ATTEMPTS = 2
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def examine(config: Config, policy: PolicyVersion | None = None) -> Iterator[Che
     """
     policy = policy or initial_policy(base_digest(config.engine), list(config.policies))
     learner: Learner | None = None
-    for name, alone in one_by_one(config.engine):
+    for name, alone in one_by_one(config.engine, _ATTEMPTS):
         engine: Engine | None = None
         try:
             engine = make_engine(alone)
@@ -52,13 +54,6 @@ def examine(config: Config, policy: PolicyVersion | None = None) -> Iterator[Che
 
 def _agreement(name: str, config: Config, engine: Engine, learner: Learner, policy: PolicyVersion) -> Checked:
     found = agreement(config, engine, learner, policy)
-    bound = gap_bound(config, coarser_dtype(config.engine))
-    said = f"mean gap {found.mean_gap:.2g} nats a token to the trainer (largest {found.largest_gap:.2g}, {found.tokens} tokens)"
-    if not found.mean_gap <= bound:
-        said += f", past {bound:g}: another model or dtype, or log-probs before temperature (--logprobs-mode)"
-    return Checked(name, found.mean_gap <= bound, said)
-
-
-def coarser_dtype(config: EngineConfig) -> str:
-    """What engine and trainer compute in; a tabular world is exact."""
-    return "float32" if isinstance(config, ScriptedEngineConfig) else resolved_dtype(config.dtype, config.device)
+    complaint = found.complaint(gap_bound(config, coarser_dtype(config)))
+    gap = f"mean gap {found.mean_gap:.2g} nats a token to the trainer (largest {found.largest_gap:.2g}, {found.tokens} tokens)"
+    return Checked(name, complaint is None, complaint or gap)

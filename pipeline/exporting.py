@@ -19,14 +19,15 @@ from store.files import writing
 def preference_pairs(scope: Scope, role: str | None) -> Iterator[Row]:
     """Best against worst alternative of every state whose returns differ, as TRL's DPO trainer loads it.
 
-    `prompt` is the exact text of the stored context, chat template and all, so it is to be tokenised without a template and
-    without special tokens added; `chosen` and `rejected` are the messages without their end token, which TRL adds.
+    `prompt` is the text of exactly the stored context, chat template and all: the model's tokenizer, called as it comes, makes
+    those token ids of it. `chosen` and `rejected` are the messages without their end token, which TRL adds (also to one that
+    was cut: `chosen_truncated`, `rejected_truncated`).
     """
     codec = make_codec(scope.config.engine)
     artifacts = stored_samples(scope, ("problems", "freeze", *SAMPLES, "advantages"))
     for row in exported(artifacts, "pairs", {"role": role}):
         yield {
-            "prompt": codec.decode(row.pop("context_ids")),
+            "prompt": codec.prompt_text(row.pop("context_ids")),
             "chosen": row.pop("chosen"),
             "rejected": row.pop("rejected"),
         } | row

@@ -15,7 +15,9 @@ from pipeline.runner import Limits, make_part
 from pipeline.scope import Look
 from pipeline.steps import step_named
 from pipeline.workbench import workbench
+from stages.agreement import insist_on_agreement, rely_on_agreement
 from stages.stage import Job, Part
+from stages.tools import Tools
 from store.artifacts import ArtifactWriter
 from store.layout import Layout
 from store.policies import PolicyVersion
@@ -32,6 +34,8 @@ class Order:
     part: Part
     ends_at: float | None
     """The time (of time.time) from which it is not begun any more; None: always."""
+    probed: bool
+    """Whether the command has compared the engine with the trainer: servers are the same for every worker."""
 
 
 def order(look: Look, layout: Layout, part: Part, limits: Limits) -> Order:
@@ -44,7 +48,18 @@ def order(look: Look, layout: Layout, part: Part, limits: Limits) -> Order:
     )
     left = limits.seconds_left
     ends_at = None if left is None else time.time() + left
-    return Order(look.step.name, look.key, layout.root.resolve(), job, part, ends_at)
+    return Order(look.step.name, look.key, layout.root.resolve(), job, part, ends_at, _shares_servers(look))
+
+
+def probe_shared(look: Look, tools: Tools) -> None:
+    """Before anything is ordered: what all workers will ask is compared with the trainer here, once for all of them."""
+    if _shares_servers(look):
+        insist_on_agreement(tools, look.job.config, look.job.weights)
+
+
+def _shares_servers(look: Look) -> bool:
+    generates = look.step.stage.weights == "samples" and look.step.stage.messages(look.job) > 0
+    return generates and look.job.config.engine.kind == "vllm_server"
 
 
 def fill(asked: Order) -> dict[str, Any]:
@@ -53,7 +68,10 @@ def fill(asked: Order) -> dict[str, Any]:
     look = Look(step, asked.job, asked.key, {}, None)
     writer = ArtifactWriter(Layout(asked.store), step.stage.name, asked.key)
     limits = Limits(None if asked.ends_at is None else asked.ends_at - time.time())
-    return make_part(writer, look, asked.part, workbench().ready(), limits)
+    tools = workbench().ready()
+    if asked.probed:
+        rely_on_agreement(tools, asked.job.config, asked.job.weights)
+    return make_part(writer, look, asked.part, tools, limits)
 
 
 def _absolute(policy: PolicyVersion) -> PolicyVersion:

@@ -16,14 +16,14 @@ from prefect.context import TaskRunContext
 from prefect.futures import wait
 
 from configs.errors import C3Error, Stopped, StoreError
-from pipeline.far_parts import fill, order
+from pipeline.far_parts import fill, order, probe_shared
 from pipeline.interruption import arm
 from pipeline.runner import StepReport, make_part, make_step, reused
 from pipeline.scope import Look, Scope
-from pipeline.steps import EVALUATION, ROUND, Step, names, step_named, steps_with
+from pipeline.steps import DIAGNOSIS, EVALUATION, PROBING, Step, names
 from pipeline.task_runners import task_runner
 from pipeline.workbench import workbench
-from stages.stage import Part
+from stages.stage import Part, Probe
 from store.artifacts import Artifact, ArtifactWriter, open_writer, remove
 from store.layout import MAIN, part_name
 from store.policies import PolicyVersion
@@ -75,7 +75,8 @@ class RoundRun:
         self.scope = scope
         self.artifacts: dict[str, Artifact] = {}
         self.reports: list[StepReport] = []
-        self._again = set(names()[names().index(again_from) :]) if again_from else set()
+        order = names(scope.steps)
+        self._again = set(order[order.index(again_from) :]) if again_from else set()
 
     def run(self, step: Step, policy: PolicyVersion | None = None) -> Artifact:
         """The step's result: reused where it is there, made where it is not."""
@@ -163,6 +164,7 @@ class RoundRun:
         """Every missing part sent out. A worker that dies is replaced by its runner, and its part asked for again."""
         bench = workbench()
         bench.limits.check()
+        probe_shared(look, bench.tools)
         asked = far_part_run.with_options(name=f"{look.step.name} part", refresh_cache=True)
         futures = []
         for part in parts:
@@ -205,7 +207,8 @@ def iteration(
 ) -> Any:
     """One round: collect, credit, update. Steps whose results are there are reused."""
     progress = RoundRun(Scope(Path(store), run, round, variant), again_from)
-    for step in ROUND[: names().index(until) + 1]:
+    steps = progress.scope.steps
+    for step in steps[: names(steps).index(until) + 1]:
         progress.run(step)
     return progress.reports
 
@@ -214,14 +217,14 @@ def iteration(
 def single_stage(run: str, round: int, stage: str, store: str = "c3-store", variant: str = MAIN) -> Any:
     """One step of a round; the steps before it must have run."""
     scope = Scope(Path(store), run, round, variant)
-    steps = steps_with(stage)
+    steps = scope.steps_with(stage)
     progress = RoundRun(scope)
     policy = scope.policy_after if steps is EVALUATION else None
     progress.artifacts = dict(scope.artifacts_before(stage, steps, policy))
     for before in steps[: names(steps).index(stage)]:
         if before.name in progress.artifacts:
             scope.record(before, progress.artifacts[before.name])
-    progress.run(step_named(stage), policy)
+    progress.run(next(step for step in steps if step.name == stage), policy)
     return progress.reports
 
 
@@ -232,4 +235,26 @@ def evaluation(run: str, round: int, store: str = "c3-store", variant: str = MAI
     progress = RoundRun(scope)
     for step in EVALUATION:
         progress.run(step, scope.policy_after)
+    return progress.reports
+
+
+@flow(name="diagnosis", flow_run_name="{run} · diagnosis of round {round}", persist_result=False)
+def diagnosis(run: str, round: int, store: str = "c3-store", variant: str = MAIN) -> Any:
+    """What a round's credit is worth, with the independent replays that were asked for."""
+    scope = Scope(Path(store), run, round, variant)
+    progress = RoundRun(scope)
+    progress.artifacts = scope.artifacts_beside(DIAGNOSIS)
+    for step in DIAGNOSIS:
+        progress.run(step)
+    return progress.reports
+
+
+@flow(name="probing", flow_run_name="{run} · what if, round {round}", persist_result=False)
+def probing(run: str, round: int, store: str, variant: str, question: dict[str, Any]) -> Any:
+    """A message of one's own at frozen states of a round, continued and graded. `question`: the fields of a probe."""
+    scope = Scope(Path(store), run, round, variant).asking(Probe(**question))
+    progress = RoundRun(scope)
+    progress.artifacts = scope.artifacts_beside(PROBING)
+    for step in PROBING:
+        progress.run(step)
     return progress.reports

@@ -39,6 +39,11 @@ _listening: list[threading.Thread] = []
 """The thread that hears of signals: there is at most one per process."""
 
 
+def stopped() -> bool:
+    """Whether one of the signals was heard, and the words said."""
+    return _said.is_set()
+
+
 def leave(code: int) -> NoReturn:
     """End at once. Threads that load a model or wait for a server would otherwise hold the process for seconds."""
     server = sys.modules.get("pipeline.server")  # not imported here: `c3 --help` must not pay for it

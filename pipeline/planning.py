@@ -11,7 +11,6 @@ from configs.load import DEFAULT_FILE, build_config, load_config
 from configs.schema import Config
 from pipeline.costs import round_cost
 from pipeline.scope import Look, Scope
-from pipeline.steps import ROUND
 from stages.problem_sources.load import load_problems
 from stages.problem_sources.overlap import overlap
 from store import catalog
@@ -58,7 +57,7 @@ def plan_steps(scope: Scope, config: Config) -> list[Planned]:
         scope = Scope(scope.store, scope.run, scope.round)
     scope = scope.under(config)
     if scope.round > 1 and not scope.has_predecessor():
-        return [(step.name, "made", f"once round {scope.round - 1} has run") for step in ROUND]
+        return [(step.name, "made", f"once round {scope.round - 1} has run") for step in scope.steps]
     recorded = _recorded(scope)
     walk = scope.walk()
     rows: list[Planned] = []
@@ -81,7 +80,7 @@ def first_changed(scope: Scope, config: Config) -> str | None:
     here, there = scope.walk(), scope.under(config).walk()
     for look, other in zip(here.looks, there.looks, strict=False):
         if look.key != other.key:
-            return look.step.name
+            return other.step.name  # of two rounds of other steps the one that is asked for
     return None
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from configs.errors import Stopped
 from pipeline.scope import Look
+from stages.agreement import insist_on_agreement
 from stages.stage import RETRIED, Part
 from stages.tools import Tools
 from store.artifacts import Artifact, ArtifactWriter, provisional
 from store.query import run_checks
 
-LIBRARIES = ("torch", "transformers", "peft", "vllm", "duckdb", "pyarrow", "prefect")
+LIBRARIES = ("torch", "transformers", "peft", "vllm", "duckdb", "pyarrow", "scipy", "prefect")
 
 
 @dataclass
@@ -83,6 +84,8 @@ GO_ON = "what is finished is kept, and the same command goes on from there"
 def make_part(writer: ArtifactWriter, look: Look, part: Part, tools: Tools, limits: Limits) -> dict[str, Any]:
     """Make one part and put it in place; its record."""
     limits.check()
+    if look.step.stage.weights == "samples" and look.step.stage.messages(look.job):
+        insist_on_agreement(tools, look.job.config, look.job.weights)
     started = time.perf_counter()
     product = look.step.stage.make(part, look.job, tools)
     record = writer.write(part.index, product, time.perf_counter() - started)
@@ -126,7 +129,7 @@ def reused(look: Look, artifact: Artifact) -> StepReport:
 def check(look: Look, artifact: Artifact) -> None:
     """The stage's SQL checks over its inputs and its own rows. CheckError when the plan was not spent exactly."""
     inputs = [given for name, given in look.job.inputs.items() if name != RETRIED]
-    run_checks(look.step.name, [*inputs, artifact], look.job.tree.spending())
+    run_checks(look.step.name, [*inputs, artifact], look.step.stage.spending(look.job))
 
 
 def _total(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -6,7 +6,7 @@ Everything here works without torch and without Prefect, so that a finished roun
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,22 @@ from typing import Any
 from configs.errors import ConfigError, StoreError
 from configs.load import build_config
 from configs.schema import Config
-from pipeline.steps import EVALUATION, ROUND, Step, names, step_named
+from pipeline.steps import EVERYTHING, PROBING, SOLO_REPLAYS, VALUES, Step, names, round_steps, step_named, steps_with
 from stages.engines.make import base_digest, engine_identity
 from stages.learners.identity import learner_identity
-from stages.stage import RETRIED, Job, stage_key
+from stages.stage import RETRIED, Job, Probe, stage_key
 from store import catalog
 from store.artifacts import Artifact, damage_at, described, find
 from store.layout import COPY, IMPORTED, MAIN, Layout
 from store.policies import PolicyVersion, initial_policy, policy_of
 from store.variants import line_of_step, overrides_of, redraw_of, steps_of
 
-_ORDER = (*names(), *names(EVALUATION))
+_ORDER = names(EVERYTHING)
+
+
+def _read_beside(steps: tuple[Step, ...]) -> set[str]:
+    """The steps of another list that these read."""
+    return {name for step in steps for name in step.inputs} - set(names(steps))
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,17 @@ class Scope:
         scope.__dict__["config"] = config
         return scope
 
+    def asking(self, probe: Probe) -> Scope:
+        """The same round, asked what another message would have led to."""
+        scope = self.under(self.config)
+        scope.__dict__["probe"] = probe
+        return scope
+
+    @cached_property
+    def probe(self) -> Probe | None:
+        """What it is asked; None: nothing."""
+        return None
+
     def has_predecessor(self) -> bool:
         """Whether the round before has run to its update (round 1 needs none)."""
         return self.round <= 1 or "update" in steps_of(self.layout, self.run, self.variant, self.round - 1)
@@ -133,9 +149,11 @@ class Scope:
     def _first_look(self, step: Step, inputs: Mapping[str, Artifact], policy: PolicyVersion | None) -> Look:
         weights = policy or (self.policy if step.stage.weights else None)
         given = {name: inputs[name] for name in step.inputs}
-        job = Job(self.config, self.round, given, weights, redraw=0 if policy else self.redraw)
+        redraw = 0 if policy else self.redraw
+        extra = self.extra_replays
+        job = Job(self.config, self.round, given, weights, redraw=redraw, extra_replays=extra, probe=self.probe)
         key, made_from = stage_key(step.stage, job, self._weights_identity(step))
-        key = self._recorded_copy(step, key) if step is step_named(step.name) else key
+        key = self._recorded_copy(step, key) if step.stage is step_named(step.name).stage else key
         job = replace(job, output=self.layout.artifact(step.stage.name, key))
         return Look(step, job, key, made_from, find(self.layout, step.stage.name, key), self.name)
 
@@ -150,7 +168,12 @@ class Scope:
         )
 
     def beside(self, look: Look) -> Look:
-        """The same step, to be made again beside what is there."""
+        """The same step, to be made again beside what is there. ConfigError when that was imported."""
+        if look.key.startswith(IMPORTED):
+            raise ConfigError(
+                f"--from {look.step.name}: the transcripts of round {self.round} were imported, so nothing here can make "
+                f"them again; use --from freeze, or `c3 import` another file"
+            )
         base = look.key.partition(COPY)[0]
         number = 2
         while described(self.layout, look.step.stage.name, key := f"{base}{COPY}{number}"):
@@ -205,14 +228,37 @@ class Scope:
         """Which set of draws this round uses; 0 the first."""
         return redraw_of(self.layout, self.run, self.variant, self.round)
 
+    @cached_property
+    def extra_replays(self) -> int:
+        """How many independent replays of each alternative this round's diagnosis may spend."""
+        return catalog.recorded_extra_replays(self.layout, self.run, self.round, self.line("remeasure"))
+
     def _weights_identity(self, step: Step) -> dict[str, Any] | None:
         if step.stage.weights == "samples":
             return engine_identity(self.config.engine)
         return learner_identity(self.config) if step.stage.weights == "trains" else None
 
-    def walk(self, steps: tuple[Step, ...] = ROUND, policy: PolicyVersion | None = None) -> Walk:
-        """Follow the steps as far as their results are there."""
-        walk = Walk()
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """The round's steps, as its configuration has them."""
+        return round_steps(self.config)
+
+    def steps_with(self, name: str) -> tuple[Step, ...]:
+        """The list that the step of that name is in. ConfigError when the round has no such step."""
+        if name in names(self.steps):
+            return self.steps
+        if name in names((*SOLO_REPLAYS, *VALUES)):
+            estimator = self.config.advantages.estimator
+            asked = (
+                "only ccpo asks for solo replays" if name in names(SOLO_REPLAYS) else "only learned values ask for it"
+            )
+            raise ConfigError(f"{name}: {asked}, and advantages.estimator is {estimator}")
+        return steps_with(name)
+
+    def walk(self, steps: tuple[Step, ...] | None = None, policy: PolicyVersion | None = None) -> Walk:
+        """Follow the steps (default: the round's) as far as their results are there."""
+        steps = self.steps if steps is None else steps
+        walk = Walk(artifacts=self._given(steps))
         for step in steps:
             if any(name not in walk.artifacts for name in step.inputs):
                 walk.unknown.append(step)
@@ -223,26 +269,48 @@ class Scope:
                 walk.artifacts[step.name] = look.artifact
         return walk
 
+    def _given(self, steps: tuple[Step, ...]) -> dict[str, Artifact]:
+        """The results of the round that steps beside it read, as far as they are there."""
+        read = _read_beside(steps)
+        return {name: artifact for name, artifact in self.walk().artifacts.items() if name in read} if read else {}
+
+    def artifacts_beside(self, steps: tuple[Step, ...]) -> dict[str, Artifact]:
+        """The results of the round that steps beside it read. StoreError naming what has to run first."""
+        given = self._given(steps)
+        missing = [name for name in names(self.steps) if name in _read_beside(steps) and name not in given]
+        if missing:
+            raise self._not_run(steps[-1].name, missing[0])
+        return given
+
     def artifacts_before(
-        self, name: str, steps: tuple[Step, ...] = ROUND, policy: PolicyVersion | None = None
+        self, name: str, steps: tuple[Step, ...] | None = None, policy: PolicyVersion | None = None
     ) -> dict[str, Artifact]:
         """The inputs of a step. StoreError naming what has to run first."""
-        step = step_named(name)
+        steps = self.steps if steps is None else steps
+        step = next(step for step in steps if step.name == name)
         artifacts = self.walk(steps, policy).artifacts
         # in the order of the steps: the first of them is why those after it are not known
-        missing = [other.name for other in steps if other.name in step.inputs and other.name not in artifacts]
+        before = names((*self.steps, *steps))
+        missing = [other for other in before if other in step.inputs and other not in artifacts]
         if missing:
-            raise StoreError(
-                f"{name} of round {self.round} needs {missing[0]}, which has not run with this configuration; run "
-                f"`c3 run iteration --run {self.run} --round {self.round}` or `c3 run stage {missing[0]} "
-                f"--run {self.run} --round {self.round}` first"
-            )
+            raise self._not_run(name, missing[0])
         return artifacts
+
+    def _not_run(self, name: str, missing: str) -> StoreError:
+        return StoreError(
+            f"{name} of round {self.round} needs {missing}, which has not run with this configuration; run "
+            f"`c3 run iteration --run {self.run} --round {self.round}` or `c3 run stage {missing} "
+            f"--run {self.run} --round {self.round}` first"
+        )
 
     def record(self, step: Step, artifact: Artifact) -> None:
         """Point this round's step at its result."""
         self.__dict__.pop("_recorded", None)
         entry = {"stage": artifact.stage, "key": artifact.key, "digest": artifact.digest}
+        if step in PROBING:
+            asked = asdict(self.probe) if self.probe else {}
+            catalog.record_probe(self.layout, self.run, self.round, self.variant, asked, step.name, entry)
+            return
         catalog.record_step(self.layout, self.run, self.round, self.variant, step.name, entry)
 
     def record_retry(self, look: Look) -> None:

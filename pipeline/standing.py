@@ -17,7 +17,7 @@ from typing import Any
 
 from configs.errors import C3Error
 from pipeline.scope import Scope, Walk
-from pipeline.steps import EVALUATION, ROUND, Step
+from pipeline.steps import DIAGNOSIS, EVALUATION, ROUND, Step, names
 from store import catalog
 from store.artifacts import PART_RECORD, described, is_whole
 from store.layout import Layout
@@ -44,8 +44,8 @@ def _standing(scope: Scope) -> Standing:
     failures = catalog.recorded_failures(scope.layout, scope.run, scope.round, scope.variant)
     states: dict[str, str] = {}
     notes: list[str] = []
-    for steps in (ROUND, EVALUATION):
-        walk = _walk(scope, steps)
+    for steps in (_round(scope), EVALUATION, DIAGNOSIS):
+        walk = _walk(scope, steps, recorded)
         for step in steps:
             states[step.name] = state = _state(scope, step, walk, recorded.get(step.name), failures)
             place = f"{scope.run} round {scope.round} {scope.variant} {step.name}"
@@ -56,11 +56,21 @@ def _standing(scope: Scope) -> Standing:
     return {"run": scope.run, "variant": scope.variant, "round": scope.round, "states": states, "notes": notes}
 
 
-def _walk(scope: Scope, steps: tuple[Step, ...]) -> Walk:
+def _round(scope: Scope) -> tuple[Step, ...]:
+    """The round's steps; as most rounds have them where its configuration cannot be read."""
+    try:
+        return scope.steps
+    except C3Error:
+        return ROUND
+
+
+def _walk(scope: Scope, steps: tuple[Step, ...], recorded: dict[str, dict[str, str]]) -> Walk:
     """How far the steps are there; nothing when even the first key cannot be known (no model, no policy)."""
     try:
         if steps is EVALUATION:
             return scope.walk(steps, scope.policy_after) if scope.config.evaluate.problems else Walk()
+        if steps is DIAGNOSIS and not (scope.extra_replays or recorded.keys() & set(names(DIAGNOSIS))):
+            return Walk()  # nobody asked for one
         return scope.walk(steps) if scope.round else Walk()
     except C3Error:
         return Walk()

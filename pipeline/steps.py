@@ -1,23 +1,30 @@
 """The round, as the paper's algorithm box: which stage follows which, and what each is given.
 
-Two lists are the whole wiring. A step is a stage in its place; its inputs are the steps named before it.
+These lists are the whole wiring. A step is a stage in its place; its inputs are the steps named before it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from configs.schema import Config
 from stages.advantages import ADVANTAGES
 from stages.answer import ANSWER
+from stages.critic import CRITIC
+from stages.diagnose import DIAGNOSE
 from stages.evaluate import EVALUATE
 from stages.freeze import FREEZE
 from stages.grade import GRADE
+from stages.probe import PROBE
 from stages.problems import HELDOUT, PROBLEMS
+from stages.remeasure import REMEASURE
 from stages.replay import REPLAY
 from stages.rollout import ROLLOUT
 from stages.sample import SAMPLE
+from stages.solo import SOLO
 from stages.stage import Stage
 from stages.update import UPDATE
+from store.credit import asks_critic, asks_solo
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,12 @@ ROUND = (
     Step("update", UPDATE, ("freeze", "rollout", "sample", "replay", "advantages")),
 )
 
+SOLO_REPLAYS = (
+    # what each state is worth without the role's message: only where the estimator asks for it
+    Step("solo", SOLO, ("problems", "freeze", "replay")),
+    Step("solo_grade", GRADE, ("problems", "solo")),
+)
+
 EVALUATION = (
     Step("heldout", HELDOUT),
     # one greedy answer per held-out problem under pi_theta
@@ -56,15 +69,51 @@ EVALUATION = (
     Step("evaluate", EVALUATE, ("heldout", "answer", "verdict")),
 )
 
+VALUES = (
+    # V(h) and Q(h, a), learned from the other problems' returns: only where the estimator reads them
+    Step("critic", CRITIC, ("freeze", "rollout", "sample", "replay", "grade")),
+)
+
+DIAGNOSIS = (
+    # independent replays of the round's alternatives under its own pi_b: none, unless they were asked for
+    Step("remeasure", REMEASURE, ("problems", "freeze", "rollout", "sample", "replay")),
+    Step("regrade", GRADE, ("problems", "remeasure")),
+    Step("diagnose", DIAGNOSE, ("rollout", "sample", "replay", "grade", "advantages", "remeasure", "regrade")),
+)
+"""Nothing of it flows back: no step of a round reads these."""
+
+PROBING = (
+    # a message of one's own at frozen states, and what follows it under pi_b: once per question asked
+    Step("probe", PROBE, ("problems", "freeze", "replay")),
+    Step("score", GRADE, ("problems", "probe")),
+)
+"""Nothing of it flows back either. A round has as many of these as were asked, so they are no part of its record's steps."""
+
+_BEFORE = next(place for place, step in enumerate(ROUND) if step.stage is ADVANTAGES)
+
+EVERYTHING = (*ROUND[:_BEFORE], *SOLO_REPLAYS, *VALUES, *ROUND[_BEFORE:], *EVALUATION, *DIAGNOSIS)
+"""What a round or an evaluation has one of."""
+
+
+def round_steps(config: Config) -> tuple[Step, ...]:
+    """The round under a configuration: an estimator that asks for solo replays or learned values gets and reads them."""
+    estimator = config.advantages.estimator
+    more = (*(SOLO_REPLAYS if asks_solo(estimator) else ()), *(VALUES if asks_critic(estimator) else ()))
+    credit = ROUND[_BEFORE]
+    reading = Step(credit.name, credit.stage, (*credit.inputs, *(step.name for step in more)))
+    return (*ROUND[:_BEFORE], *more, reading, *ROUND[_BEFORE + 1 :])
+
 
 def step_named(name: str) -> Step:
-    """The step of that name in either list."""
-    return next(step for step in (*ROUND, *EVALUATION) if step.name == name)
+    """The step of that name, in whichever list; with its inputs as an estimator without solo replays has them."""
+    return next(step for step in (*EVERYTHING, *PROBING) if step.name == name)
 
 
 def steps_with(name: str) -> tuple[Step, ...]:
     """The list that the step of that name is in."""
-    return ROUND if name in names() else EVALUATION
+    return next(
+        steps for steps in (ROUND, SOLO_REPLAYS, VALUES, EVALUATION, DIAGNOSIS, PROBING) if name in names(steps)
+    )
 
 
 def names(steps: tuple[Step, ...] = ROUND) -> list[str]:

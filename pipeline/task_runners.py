@@ -24,7 +24,7 @@ def task_runner(workers: WorkersConfig) -> Any:
 
 def _dask(workers: WorkersConfig) -> Any:
     try:
-        from prefect_dask import DaskTaskRunner
+        from prefect_dask import DaskTaskRunner  # type: ignore[attr-defined, unused-ignore]
     except ImportError as error:
         raise _missing("dask", error) from error
     if workers.address is not None:

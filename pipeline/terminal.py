@@ -30,7 +30,7 @@ from pipeline.standing import Standing
 from pipeline.verify import Finding
 from store.catalog import Reference
 from store.collect import Garbage
-from store.tables import accuracy_change
+from store.summaries import accuracy_change
 
 if TYPE_CHECKING:
     from pipeline.doctor import Checked
@@ -45,6 +45,7 @@ _STEP_HEADINGS = {
     "advantages": "adv",
     "update": "upd",
     "evaluate": "eval",
+    "diagnose": "diag",
 }
 _MARKS = {
     "made": "ok",
@@ -112,7 +113,14 @@ def show_round(console: Console, result: RoundResult) -> None:
     """The table of one finished round."""
     console.print(_headline(result))
     show_steps(console, result.reports)
+    show_untold(console, result.untold)
     console.print()
+
+
+def show_untold(console: Console, lines: Sequence[str]) -> None:
+    """Trackers that could not be told: nothing is lost, and nothing was stopped by it."""
+    for line in lines:
+        console.print(f"note: {line}", style="yellow", markup=False, soft_wrap=True)
 
 
 def show_steps(console: Console, reports: Sequence[StepReport]) -> None:
@@ -228,6 +236,7 @@ def show_evaluation(console: Console, result: EvaluationResult) -> None:
     notes = [f"{result.truncated} truncated"] if result.truncated else []
     notes += [f"{result.unscored} unscored"] if result.unscored else []
     console.print(text + (f" ({', '.join(notes)})" if notes else ""))
+    show_untold(console, result.untold)
 
 
 def show_cost(console: Console, cost: RoundCost) -> None:
@@ -239,10 +248,14 @@ def show_cost(console: Console, cost: RoundCost) -> None:
         table.add_row(role.role, role.groups, _count(role.messages), _count(role.tokens_at_most))
     console.print(
         f"[bold]round {cost.round}[/bold]: {cost.problems} problems, "
-        f"{cost.evaluations} terminal evaluations ({cost.budget_per_problem} a problem), "
+        f"{cost.evaluations - cost.solo_evaluations} terminal evaluations ({cost.budget_per_problem} a problem), "
         f"{_count(cost.messages)} messages, {_count(cost.tokens_at_most)} new tokens at most"
     )
     console.print(table)
+    if cost.solo_evaluations:
+        console.print(
+            f"{cost.solo_evaluations} evaluations more, of replays without a message, on top of the plan's budget (ccpo)"
+        )
     if cost.uncredited:
         console.print(f"no credit this round (one draw per state): {', '.join(cost.uncredited)}")
 

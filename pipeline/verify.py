@@ -9,7 +9,7 @@ from pathlib import Path
 from configs.errors import C3Error, CheckError, StoreError
 from pipeline.runner import check
 from pipeline.scope import Look, Scope
-from pipeline.steps import step_named
+from pipeline.steps import DIAGNOSIS, EVALUATION, PROBING, step_named, steps_with
 from stages.stage import Job
 from store import catalog
 from store.artifacts import Artifact, content_damage, damage, damage_at, described
@@ -91,8 +91,11 @@ def _cure(reference: Reference) -> str:
     if reference.key.startswith(IMPORTED):
         return f"c3 import FILE --run {reference.run} --round {reference.round} takes the same transcripts again"
     variant = "" if reference.variant == "main" else f" --variant {reference.variant}"
-    command = "evaluation" if reference.step in ("heldout", "answer", "verdict", "evaluate") else "iteration"
-    return f"c3 run {command} --run {reference.run} --round {reference.round}{variant} makes it again"
+    steps = steps_with(reference.step)
+    if steps is PROBING:
+        return f"the same c3 what-if --run {reference.run} --round {reference.round}{variant} makes it again"
+    command = "diagnose" if steps is DIAGNOSIS else f"run {'evaluation' if steps is EVALUATION else 'iteration'}"
+    return f"c3 {command} --run {reference.run} --round {reference.round}{variant} makes it again"
 
 
 def problem_of(layout: Layout, reference: Reference) -> str | None:

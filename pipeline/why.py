@@ -117,6 +117,8 @@ def _alternative(row: Row, group: Sequence[Row], found: Behind, asked: bool) -> 
 
 def arithmetic(row: Row, group: Sequence[Row]) -> list[str]:
     """How the advantage came about, in the numbers of the table: one line per step."""
+    if row["estimator"] == "value_only":
+        return _of_values_alone(row)
     if row["mean_return"] is None:
         return ["no replay of it was scored, so its return and its advantage are unknown (NULL)"]
     others = [other for other in group if other is not row and other["mean_return"] is not None]
@@ -128,6 +130,19 @@ def arithmetic(row: Row, group: Sequence[Row]) -> list[str]:
     if row["normalisation"] != "none":
         lines.append(f"{row['normalisation']}: {signed(row['advantage'])}")
     return lines
+
+
+def _of_values_alone(row: Row) -> list[str]:
+    """The same where no return is used: Q^ is in critic_values."""
+    if row["advantage"] is None:
+        return ["no value head told it or its siblings, so its advantage is unknown (NULL)"]
+    b = number(row["baseline"])
+    lines = [f"b = {b}, the others' mean value", "A = Q^ - b, by the value head's Q^ alone: its returns are not used"]
+    if row["normalisation"] == "none":
+        value = number(row["advantage"] + row["baseline"])
+        lines[1] = f"A = Q^ - b = {value} - {b} = {signed(row['advantage'])}, by values alone"
+        return lines
+    return [*lines, f"{row['normalisation']}: {signed(row['advantage'])}"]
 
 
 def _baseline(row: Row, others: Sequence[Row]) -> str:
@@ -146,6 +161,9 @@ def _baseline(row: Row, others: Sequence[Row]) -> str:
     known = {
         "global_mean": "the mean return of all alternatives of the round",
         "magrpo": "the mean reward of the problem's episodes",
+        "ccpo": "the mean return at the state without its message",
+        "mappo": "the return that a value head expected at its state",
+        "value_assisted": "the others' mean value, by value heads",
         "rloo": "the mean reward of the problem's episodes that do not pass through it",
     }
     return f"b = {b}, {known.get(row['estimator'], 'as its .sql file says')}"

@@ -22,15 +22,15 @@ def page_lines(page: Page) -> Iterator[str]:
 
 def _group_lines(group: Page) -> Iterator[str]:
     yield "=" * WIDTH
-    yield from _wrapped(f"{group['role']} at state {group['state_id']}, problem {group['problem_id']}")
-    yield from _wrapped(f"question: {group['question']}")
-    yield from _wrapped(f"answer:   {group['answer']}")
+    yield from wrapped(f"{group['role']} at state {group['state_id']}, problem {group['problem_id']}")
+    yield from wrapped(f"question: {group['question']}")
+    yield from wrapped(f"answer:   {group['answer']}")
     yield ""
     if group["context"] is None:
         yield "what it saw was not frozen: it has no siblings"
     else:
         yield f"what it saw ({group['context_tokens']} tokens)"
-        yield from _wrapped(group["context"], "  | ")
+        yield from wrapped(group["context"], "  | ")
     yield ""
     yield f"{'':2}{'decision':<14}{'Q':>9}{'replays':>9}{'b':>9}{'A':>10}  message"
     for row in group["alternatives"]:
@@ -49,19 +49,19 @@ def _alternative_lines(row: Page) -> Iterator[str]:
         f"{'* ' if row['is_logged'] else '  '}{row['decision_id']:<14}{number(row['mean_return']):>9}"
         f"{str(row['replay_count']) + unscored:>9}{number(row['baseline']):>9}{signed(row['advantage']):>10}  "
     )
-    text = _one_line(row["text"])
+    text = one_line(row["text"])
     yield head + textwrap.shorten(text, WIDTH - len(head), placeholder="..") if text else head.rstrip()
 
 
 def _detail_lines(row: Page) -> Iterator[str]:
     cut = ", cut at its token limit" if row["finish_reason"] == "length" else ""
-    yield from _wrapped(f"decision {row['decision_id']} ({row['new_tokens']} tokens{cut})")
-    yield from _wrapped(row["text"], "  > ")
+    yield from wrapped(f"decision {row['decision_id']} ({row['new_tokens']} tokens{cut})")
+    yield from wrapped(row["text"], "  > ")
     for line in row["arithmetic"]:
-        yield from _wrapped(line, "  ")
-    yield from _wrapped(_update_line(row["trained"]), "  ")
+        yield from wrapped(line, "  ")
+    yield from wrapped(_update_line(row["trained"]), "  ")
     for index, replay in enumerate(row["replays"], start=1):
-        yield from _replay_lines(index, replay)
+        yield from replay_lines(index, replay)
 
 
 def _update_line(trained: Page | None) -> str:
@@ -75,21 +75,23 @@ def _update_line(trained: Page | None) -> str:
     return f"update: weighed {signed(trained['advantage'])}; {logprobs}"
 
 
-def _replay_lines(index: int, replay: Page) -> Iterator[str]:
+def replay_lines(index: int, replay: Page) -> Iterator[str]:
+    """How one continuation went on and what it earned."""
     reward = f"no reward ({replay['error']})" if replay["reward"] is None else f"reward {number(replay['reward'])}"
-    reason = f": {_one_line(replay['reason'])}" if replay["reason"] else ""
+    reason = f": {one_line(replay['reason'])}" if replay["reason"] else ""
     cut = " (cut at its token limit)" if replay["truncated"] else ""
     own = " of the rollout" if replay["source"] == "rollout" else ""
-    yield from _wrapped(f"{index}. evaluation{own}: {reward}{reason}{cut}", "  ", "     ")
+    yield from wrapped(f"{index}. evaluation{own}: {reward}{reason}{cut}", "  ", "     ")
     for message in replay["messages"]:
-        yield from _wrapped(f"{message['role']}: {message['text']}", "     ", "       ")
+        yield from wrapped(f"{message['role']}: {message['text']}", "     ", "       ")
 
 
-def _one_line(text: str | None) -> str:
+def one_line(text: str | None) -> str:
+    """A message on one line, its control characters visible."""
     return _printable(" ".join((text or "").split()))
 
 
-def _wrapped(text: Any, indent: str = "", later: str | None = None) -> Iterator[str]:
+def wrapped(text: Any, indent: str = "", later: str | None = None) -> Iterator[str]:
     """Wrapped to the width, line by line of the text; an empty line stays one."""
     first = indent
     for line in str(text).splitlines() or [""]:

@@ -1,6 +1,6 @@
 """Advantages: what each alternative was worth, by an estimator's .sql file in DuckDB.
 
-Reads transcripts, replays, rewards and decisions; writes advantages (an alternative).
+Reads transcripts, replays, rewards and decisions, and for ccpo the solo replays; writes advantages (an alternative).
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from store.identity import file_digest
 
 def _slice(job: Job) -> dict[str, Any]:
     config = job.config.advantages
-    return {**config.model_dump(mode="json"), "sql": file_digest(estimator_file(config.estimator))}
+    # solo replays are an input: their number is in the digest of what they earned
+    return {
+        **config.model_dump(mode="json", exclude={"solo_replays"}),
+        "sql": file_digest(estimator_file(config.estimator)),
+    }
 
 
 def _make(part: Part, job: Job, tools: Tools) -> Product:
@@ -28,7 +32,9 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
 def _write(job: Job, folder: Path) -> None:
     config = job.config.advantages
     target = folder / "advantages.parquet"
-    write_advantages(list(job.inputs.values()), config.estimator, config.normalisation, config.group_by, target)
+    solo = [artifact for name, artifact in job.inputs.items() if name.startswith("solo")]
+    samples = [artifact for artifact in job.inputs.values() if artifact not in solo]
+    write_advantages(samples, config.estimator, config.normalisation, config.group_by, target, solo)
 
 
-ADVANTAGES = Stage("advantages", 2, _slice, one_part, _make)
+ADVANTAGES = Stage("advantages", 3, _slice, one_part, _make)

@@ -67,4 +67,4 @@ def _reward(evaluator: Evaluator, kind: str, episode: Row, problem: Problem) -> 
     return {**row, "reward": grade.reward, "reason": grade.reason, "parsed_answer": grade.parsed_answer}
 
 
-GRADE = Stage("grade", 1, _slice, cut_by_problem_of("transcripts"), _make)
+GRADE = Stage("grade", 1, _slice, cut_by_problem_of("transcripts", "replays"), _make)

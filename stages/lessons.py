@@ -14,6 +14,9 @@ from stages.stage import Job
 from store.artifacts import Row
 from store.identity import seed_from
 
+UNDEFINED = "undefined advantage"
+"""Why a lesson without an advantage is skipped."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
@@ -57,7 +60,7 @@ def _lesson(job: Job, credit: Row, decision: Row, context: Row | None) -> Lesson
     if advantage is None and config.undefined_advantage == "zero":
         advantage = 0.0
     if advantage is None:
-        skipped = "undefined advantage"
+        skipped = UNDEFINED
     elif decision["finish_reason"] == "length" and not config.train_truncated:
         skipped = "truncated"
     elif job.config.policies[decision["policy"]].frozen:

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import inf, log
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from configs.errors import UpdateError
 from configs.schema import Config
 from stages.lessons import Lesson
 from stages.stage import Job
 from store.artifacts import Row
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _BOUND = {"float32": 0.002, "bfloat16": 0.2}
 """update.max_mean_gap = "auto". Measured on the demo: 0.05 in bfloat16, 1e-6 in float32."""
@@ -43,6 +45,8 @@ def gaps(lessons: Sequence[Lesson], trainer: Mapping[str, Sequence[float]]) -> l
 
     `trainer`: its log-probs per token by decision, before the first step. Rows without one of the two are not measured.
     """
+    import numpy as np  # a finished round is recognised without it
+
     found = []
     for role, version in dict.fromkeys((lesson.role, lesson.policy_version) for lesson in lessons):
         asked = [lesson for lesson in lessons if (lesson.role, lesson.policy_version) == (role, version)]
@@ -57,6 +61,8 @@ def gaps(lessons: Sequence[Lesson], trainer: Mapping[str, Sequence[float]]) -> l
 
 
 def _figures(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Row:
+    import numpy as np
+
     if not pairs:
         names = ("tokens", "mean_gap", "signed_gap", "p99_gap", "largest_gap", "effective_sample_share")
         return {**dict.fromkeys(names), "tokens": 0}

@@ -37,6 +37,19 @@ class Part:
     """The problems it covers; empty for stages that are not cut by problem."""
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A message of one's own, put into frozen states to see what follows. It is looked at: never credited, never trained on."""
+
+    text: str
+    """Empty: the state without the role's message."""
+    replays: int
+    """Independent continuations at each state; after the last role there is nothing to continue."""
+    role: str | None = None
+    """At every frozen state of this role; None: at `state_id` alone."""
+    state_id: str | None = None
+
+
 @dataclass(frozen=True)
 class Job:
     """One stage asked for once: which round of which configuration, over which artifacts, with which weights."""
@@ -52,6 +65,10 @@ class Job:
     """0: the first draws; K: the K-th independent set of draws."""
     retry: int = 0
     """K: the K-th time that what the evaluator failed on is graded again; the rewards before it are the input RETRIED."""
+    extra_replays: int = 0
+    """Independent replays of each alternative that the round's diagnosis may spend."""
+    probe: Probe | None = None
+    """What `c3 what-if` asks; None in every other stage."""
     _rows: dict[str, list[Row]] = field(default_factory=dict, compare=False, init=False)
     _places: dict[str, dict[str, list[int]]] = field(default_factory=dict, compare=False, init=False)
 
@@ -116,6 +133,8 @@ class Stage:
     """Messages it will generate in all, for the progress bar."""
     sequential: bool = False
     """Whether each part continues the one before it."""
+    spending: Callable[[Job], list[Row]] = lambda job: job.tree.spending()
+    """What its checks hold it to, per role of one problem (schema: store.query.SPENDING)."""
     weights: str | None = None
     """What it does with the policy: None, "samples" (the engine's identity is in the key) or "trains"."""
 
@@ -160,13 +179,12 @@ def cut_problems(problem_ids: Sequence[str], size: int) -> list[Part]:
     return [Part(index, tuple(problem_ids[start : start + size])) for index, start in enumerate(starts)]
 
 
-def cut_by_problem_of(table: str) -> Callable[[Job], list[Part]]:
-    """Cut by the problems that a table holds, in the table's order."""
+def cut_by_problem_of(*tables: str) -> Callable[[Job], list[Part]]:
+    """Cut by the problems that tables hold, in the tables' order."""
 
     def cut(job: Job) -> list[Part]:
-        return cut_problems(
-            list(dict.fromkeys(row["problem_id"] for row in job.rows(table))), job.config.parts.problems
-        )
+        problem_ids = dict.fromkeys(row["problem_id"] for table in tables for row in job.rows(table))
+        return cut_problems(list(problem_ids), job.config.parts.problems)
 
     return cut
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config, EngineConfig, EvaluatorConfig
@@ -27,6 +27,7 @@ class Tools:
         self._engine: tuple[EngineConfig, Engine] | None = None
         self._evaluator: tuple[EvaluatorConfig, Evaluator] | None = None
         self._learner: tuple[Any, Learner] | None = None
+        self._done: set[Hashable] = set()
 
     def codec(self, config: Config) -> Codec:
         """Turns chats into token ids; loads no weights."""
@@ -58,14 +59,21 @@ class Tools:
                 self._evaluator = (config, make_evaluator(config))
             return self._evaluator[1]
 
-    def learner(self, config: Config) -> Learner:
-        """The learner, to be loaded before it is used. The engine makes room for it first.
+    def once(self, what: Hashable, do: Callable[[], None]) -> None:
+        """Do it, unless that was done before; whoever asks meanwhile waits. What raises is not done."""
+        with self._making:
+            if what not in self._done:
+                do()
+                self._done.add(what)
+
+    def learner(self, config: Config, beside_engine: bool = False) -> Learner:
+        """The learner, to be loaded before it is used. The engine makes room for it first, unless both are to stay.
 
         Its base model is kept from update to update where update.keep_model says so; its weights are loaded anew each time.
         """
         from stages.learners.make import keeps_model, learner_settings, make_learner
 
-        if self._engine is not None:
+        if self._engine is not None and not beside_engine:
             self._engine[1].make_room()
         settings = learner_settings(config)
         if self._learner is None or self._learner[0] != settings:
@@ -75,6 +83,12 @@ class Tools:
                 return made
             self._learner = (settings, made)
         return self._learner[1]
+
+    def make_room(self) -> None:
+        """Leave the memory to trainers in other processes."""
+        if self._engine is not None:
+            self._engine[1].make_room()
+        self._learner = None
 
     def close(self) -> None:
         """Give the memory back."""

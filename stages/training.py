@@ -15,6 +15,7 @@ from stages.lessons import Lesson, StepPlan
 from stages.losses.objective import Against, Objective, objective
 from stages.losses.reductions import token_weights
 from stages.schedules import rate_share
+from stages.training_crew import Alone, Crew
 from stages.training_state import Optimizers
 from store.artifacts import Row
 
@@ -25,8 +26,11 @@ _SUMMED = {"ratio_mean": "ratio_T", "clipped_share": "clipped_T", "kl": "kl_T", 
 class Trainer:
     """Holds the learner, its optimisers, and the log-probs that the losses are measured against."""
 
-    def __init__(self, config: Config, round: int, learner: Learner, optimizer_state: Path | None) -> None:
+    def __init__(
+        self, config: Config, round: int, learner: Learner, optimizer_state: Path | None, crew: Crew | None = None
+    ) -> None:
         self.learner = learner
+        self._crew = crew or Alone()
         self.old_logprobs: dict[str, list[float]] = {}
         """decision_id -> the trainer's own log-probs per token before the first step."""
         self.reference_logprobs: dict[str, list[float]] = {}
@@ -45,12 +49,20 @@ class Trainer:
             for step in steps:
                 for batch in self._batches(step.lessons):
                     self._measure(batch, batch[0].policy in untrained)
+            self._exchange()
             rest = [lesson for lesson in lessons if lesson.row.decision_id not in self.old_logprobs]
             for policy in self.optimizers.policies:
                 rows = [lesson.row for lesson in rest if lesson.row.policy == policy and lesson.skipped is None]
-                for batch in self.learner.batches(rows, self._update.max_tokens):
+                for batch in self.learner.batches(self._crew.share(rows), self._update.max_tokens):
                     for row, scored in zip(batch, self.learner.score(batch), strict=True):
                         self.old_logprobs[row.decision_id] = scored.logprob_T.tolist()
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """What each process of the crew measured becomes known to all."""
+        for old, reference in self._crew.gather((self.old_logprobs, self.reference_logprobs)):
+            self.old_logprobs |= old
+            self.reference_logprobs |= reference
 
     def recall(self, trained: Sequence[Row]) -> None:
         """Take over the log-probs that an earlier part measured."""
@@ -73,11 +85,14 @@ class Trainer:
         self.optimizers.zero()
         for batch in self._batches(plan.lessons):
             self._backward([lessons[row.decision_id] for row in batch], weight_of, figures)
+        for policy in self.optimizers.policies:
+            self._crew.add_up(parameter for _, parameter in self.learner.named_parameters(policy))
+        figures = _added(self._crew.gather(figures))
         norms = self.optimizers.descend(rate_share(self._update.schedule, self._round, plan.number, steps))
         return [_closed_figures(row, *norms[row["policy"]]) for row in figures.values()]
 
     def _batches(self, lessons: Sequence[Lesson]) -> list[list[TrainRow]]:
-        """Micro-batches of what moves something, policy by policy; the roles of one policy share them.
+        """Micro-batches of this process's share of what moves something, policy by policy; its roles share them.
 
         A row whose advantage is exactly 0 moves nothing where the advantage is all of the loss: nothing is computed for
         it, and it stays in every denominator.
@@ -87,7 +102,9 @@ class Trainer:
         return [
             batch
             for policy in self.optimizers.policies
-            for batch in self.learner.batches([row for row in moving if row.policy == policy], self._update.max_tokens)
+            for batch in self.learner.batches(
+                self._crew.share([row for row in moving if row.policy == policy]), self._update.max_tokens
+            )
         ]
 
     def _measure(self, batch: Sequence[TrainRow], is_reference: bool) -> None:
@@ -137,6 +154,15 @@ def _add(figures: Row, result: Objective, loss: float) -> None:
     figures["loss"] += loss
     for name, of in _SUMMED.items():
         figures[name] += float(getattr(result, of).sum())
+
+
+def _added(of_all: Sequence[dict[str, Row]]) -> dict[str, Row]:
+    """The figures of all processes as one: sums by role."""
+    summed = ("rows", "tokens", "loss", *_SUMMED)
+    return {
+        role: {**row, **{name: sum(figures[role][name] for figures in of_all) for name in summed}}
+        for role, row in of_all[0].items()
+    }
 
 
 def _empty_figures(plan: StepPlan, role: str, policy: str) -> Row:

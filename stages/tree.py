@@ -125,6 +125,33 @@ class DrawTree:
                 )
         return rows
 
+    def taken_away(self) -> list[str]:
+        """The roles without which a state can be replayed: those that get credit, the last aside (nobody would answer)."""
+        without = {*self.uncredited(), self.roles[-1]}
+        return [role for role in self.roles if role not in without]
+
+    def solo_spending(self, replays: int) -> list[Row]:
+        """What one problem costs when every state of those roles is replayed so often without its message (same schema)."""
+        removed = [depth for depth, role in enumerate(self.roles) if role in self.taken_away()]
+        return [
+            {
+                "stage": "solo",
+                "role": role,
+                "depth": place + 1,
+                "messages": replays * sum(self._states_at(depth) for depth in removed if depth < place),
+                "evaluations": replays * sum(map(self._states_at, removed)) if place + 1 == self.depth else 0,
+                "alternatives": 0,
+                "replays": replays,
+            }
+            for place, role in enumerate(self.roles)
+        ]
+
+    def _states_at(self, depth: int) -> int:
+        """States of a problem at which the role of that depth (from 0) has its alternatives."""
+        if depth == 0:
+            return 1
+        return self.transcripts * (prod(self.siblings[1:depth]) if self.replays is None else 1)
+
     def _replays_at(self, depth: int) -> int:
         if self.replays is None:
             return prod(self.siblings[depth:])

@@ -7,6 +7,7 @@ far engine and trainer are apart.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from math import ceil
@@ -24,7 +25,9 @@ from store.layout import part_name
 from store.policies import OPTIMIZER, WEIGHTS, PolicyVersion, policy_in
 
 if TYPE_CHECKING:
+    from stages.learners.protocol import Learner
     from stages.training import Trainer
+    from stages.training_crew import Crew
 
 
 def _slice(job: Job) -> dict[str, Any]:
@@ -32,7 +35,10 @@ def _slice(job: Job) -> dict[str, Any]:
     return {
         "seed": config.seed,
         "round": job.round,
-        "update": config.update.model_dump(mode="json", exclude={"keep_model", "dtype"}),
+        "update": config.update.model_dump(mode="json", exclude={"keep_model", "dtype", "processes"})
+        | (
+            {"processes": config.update.processes} if config.update.processes > 1 else {}
+        ),  # alone is as before there were more
         "policies": {name: policy.model_dump(mode="json") for name, policy in sorted(config.policies.items())},
         "sampling": config.sampling.model_dump(mode="json", include={"temperature", "top_p", "top_k"}),
     }
@@ -44,25 +50,47 @@ def _cut(job: Job) -> list[Part]:
 
 
 def _make(part: Part, job: Job, tools: Tools) -> Product:
-    from stages.training import Trainer  # torch, only where weights are trained
+    from stages.training_crew import Alone  # torch, only where weights are trained
 
     refuse_strangers(job)
+    if job.config.update.processes == 1:
+        return trained(part, job, tools.learner(job.config), Alone())
+    from stages.training_processes import train_together
+
+    tools.make_room()
+    return train_together(trained, part, job)
+
+
+def trained(part: Part, job: Job, learner: Learner, crew: Crew) -> Product:
+    """One part, as one process of the crew makes it: all make the same rows and weights."""
+    from stages.training import Trainer
+
     lessons = collect(job)
     steps = deal(job, lessons)
     size = job.config.update.checkpoint_steps
-    learner = tools.learner(job.config)
     learner.load(_start(part, job), seed_from("adapter", job.config.seed))
     learner.prepare([lesson.row for lesson in lessons if lesson.skipped is None])
-    trainer = Trainer(job.config, job.round, learner, _optimizer_state(part, job))
+    trainer = Trainer(job.config, job.round, learner, _optimizer_state(part, job), crew)
     tables: dict[str, Sequence[Row]] = {}
     if part.index == 0:
         tables = _measured(trainer, job, lessons, steps)
     else:
         trainer.recall(read_part(job.output / part_name(0), "trained"))
     mine = steps[part.index * size : (part.index + 1) * size]
-    tables["steps"] = [row for step in mine for row in trainer.step(step, len(steps))]
+    tables["steps"], pace = _stepped(trainer, mine, len(steps))
     tokens = sum(row["tokens"] for row in tables["steps"])
-    return Product(tables, partial(_write_weights, trainer), {"trained_tokens": tokens})
+    return Product(tables, partial(_write_weights, trainer), {"trained_tokens": tokens}, pace)
+
+
+def _stepped(trainer: Trainer, mine: Sequence[StepPlan], steps: int) -> tuple[list[Row], list[Row]]:
+    """Take these of the round's steps: their figures, and how long each took."""
+    rows: list[Row] = []
+    pace: list[Row] = []
+    for plan in mine:
+        started = time.perf_counter()
+        rows += trainer.step(plan, steps)
+        pace.append({"step": plan.number, "seconds": round(time.perf_counter() - started, 6)})
+    return rows, pace
 
 
 def _measured(

@@ -13,23 +13,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from configs.errors import StoreError
-from store.content import TableDigest
 from store.files import TEMPORARY, sync, sync_tree, writing
 from store.identity import digest, file_digest
 from store.layout import Layout, part_name
 from store.locks import holding
 from store.records import read_record, write_record
-from store.schemas import TABLES
+
+if TYPE_CHECKING:  # a finished round is recognised without pyarrow: it is imported where rows are read or written
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from store.content import TableDigest
 
 Row = dict[str, Any]
 MANIFEST = "manifest.json"
 PART_RECORD = "part.json"
+_KEPT = 2**26
+"""Bytes of tables that a writer keeps in memory."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Product:
     """Called with the part's folder; writes weight files, or tables too large to pass as rows."""
     ledger: Mapping[str, int] = field(default_factory=dict)
     """What this part spent: messages, prompt_tokens, new_tokens, evaluations."""
+    pace: Sequence[Row] = ()
+    """Seconds of each optimiser step (step, seconds). Time is in no digest, so this goes into the part's record."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,14 @@ def is_whole(artifact: Artifact) -> bool:
 
 def content_damage(artifact: Artifact) -> str | None:
     """What is wrong with an artifact's rows: their number or their digest. None when both are as the manifest says."""
+    from store.content import TableDigest
+    from store.schemas import TABLES
+
     for table, entry in artifact.manifest["tables"].items():
         running = TableDigest(TABLES[table])
         for path in artifact.files(table):
-            running.update(_read(path))
+            for rows in _pieces(path):
+                running.update(rows)
         if running.rows != entry["rows"]:
             return f"{table} holds {running.rows} rows, not {entry['rows']}"
         if running.hexdigest() != entry["digest"]:
@@ -147,6 +156,9 @@ class ArtifactWriter:
         self._stage = stage
         self._key = key
         self.path = layout.artifact(stage, key)
+        self._written: dict[Path, pa.Table] = {}
+        """Tables of parts written by this process, as far as they are small: they need not be read again."""
+        self._kept_bytes = 0
         self.damage: list[str] = self._damage_of_finished()
         """What is not as it was written and is made again, a line each."""
 
@@ -185,14 +197,19 @@ class ArtifactWriter:
 
     def write(self, index: int, product: Product, seconds: float) -> dict[str, Any]:
         """Put one part in place, whole, and return its record."""
+        import pyarrow as pa
+
+        from store.schemas import TABLES
+
         name = part_name(index)
         temporary = self.path / f"{TEMPORARY}{name}-{os.getpid()}"
         with writing(self.path):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             try:
-                for table, rows in product.tables.items():
-                    write_table(temporary / f"{table}.parquet", pa.Table.from_pylist(list(rows), TABLES[table]))
+                tables = {name: pa.Table.from_pylist(list(rows), TABLES[name]) for name, rows in product.tables.items()}
+                for table, content in tables.items():
+                    write_table(temporary / f"{table}.parquet", content)
                 if product.write_files:
                     product.write_files(temporary)
                 record = {
@@ -200,6 +217,7 @@ class ArtifactWriter:
                     "files": _file_records(temporary),
                     "ledger": dict(product.ledger),
                     "seconds": round(seconds, 3),
+                    **({"pace": list(product.pace)} if product.pace else {}),
                 }
                 write_record(temporary / PART_RECORD, record)
                 sync_tree(temporary)
@@ -209,6 +227,10 @@ class ArtifactWriter:
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
+        for table, content in tables.items():
+            self._kept_bytes += content.nbytes
+            if self._kept_bytes <= _KEPT:
+                self._written[self.path / name / f"{table}.parquet"] = content
         return record
 
     def finish(self, records: Sequence[Mapping[str, Any]], description: Mapping[str, Any]) -> Artifact:
@@ -234,6 +256,9 @@ class ArtifactWriter:
 
     def _content(self, records: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
         """Rows and digest per table over all parts, and the digests of the other files."""
+        from store.content import TableDigest
+        from store.schemas import TABLES
+
         running: dict[str, TableDigest] = {}
         files: dict[str, str] = {}
         for record in records:
@@ -242,8 +267,11 @@ class ArtifactWriter:
                     files[f"{record['name']}/{name}"] = entry["sha256"]
                     continue
                 table = name.removesuffix(".parquet")
-                content = _read(self.path / record["name"] / name)
-                running.setdefault(table, TableDigest(TABLES[table])).update(content)
+                path = self.path / record["name"] / name
+                content = self._written.get(path)
+                running.setdefault(table, TableDigest(TABLES[table]))
+                for rows in _pieces(path) if content is None else [content]:
+                    running[table].update(rows)
         tables = {name: {"rows": entry.rows, "digest": entry.hexdigest()} for name, entry in running.items()}
         return tables, files
 
@@ -262,6 +290,8 @@ def open_writer(layout: Layout, stage: str, key: str) -> Iterator[ArtifactWriter
 
 def write_table(path: Path, table: pa.Table) -> None:
     """One Parquet file. The same rows give the same bytes with one version of pyarrow."""
+    import pyarrow.parquet as pq
+
     pq.write_table(table, path, compression="zstd", store_schema=False)
 
 
@@ -272,12 +302,48 @@ def read_part(folder: Path, table: str) -> list[Row]:
 
 
 def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    import pyarrow as pa
+
+    from store.schemas import TABLES
+
+    with _opened(path) as file:
+        # most parts are small: threads and a data set around one file cost more than reading it
+        table = file.read(columns=None if columns is None else list(columns), use_threads=False)
+    schema = TABLES[path.stem]
+    return _cast(table, schema if columns is None else pa.schema([schema.field(name) for name in columns]), path)
+
+
+def _cast(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
     try:
-        table = pq.read_table(path, columns=None if columns is None else list(columns), partitioning=None)
+        return table.cast(schema)
+    except ValueError as error:
+        raise StoreError(
+            f"{path}: its columns are not those that this version of C3 reads; use the version that wrote it, or run the "
+            f"round again in another store"
+        ) from error
+
+
+def _pieces(path: Path) -> Iterator[pa.Table]:
+    """The same, row group by row group: advantages can be too many to hold."""
+    from store.schemas import TABLES
+
+    with _opened(path) as file:
+        for index in range(file.num_row_groups):
+            yield _cast(file.read_row_group(index, use_threads=False), TABLES[path.stem], path)
+        if not file.num_row_groups:
+            yield TABLES[path.stem].empty_table()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{path}: cannot be read ({error}); run the round again, it will be made again") from error
-    schema = TABLES[path.stem]
-    return table.cast(schema if columns is None else pa.schema([schema.field(name) for name in columns]))
 
 
 @lru_cache(maxsize=100_000)
@@ -323,6 +389,8 @@ def _file_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | 
 
 
 def _file_records(folder: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
     records = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():

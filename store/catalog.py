@@ -89,6 +89,19 @@ def record_redraw(layout: Layout, run: str, round: int, variant: str, redraw: in
             record["redraw"] = redraw
 
 
+def recorded_extra_replays(layout: Layout, run: str, round: int, variant: str) -> int:
+    """How many independent replays of each alternative a round's diagnosis was last asked for; 0 where nothing was said."""
+    record = read_record(layout.round(run, variant, round))
+    return int(record.get("extra_replays", 0)) if record else 0
+
+
+def record_extra_replays(layout: Layout, run: str, round: int, variant: str, replays: int) -> None:
+    """Ask a round's diagnosis for so many from now on."""
+    if recorded_extra_replays(layout, run, round, variant) != replays:
+        with _changing_round(layout, run, round, variant) as record:
+            record["extra_replays"] = replays
+
+
 def recorded_retries(layout: Layout, run: str, round: int, variant: str) -> dict[str, list[str]]:
     """Step -> the keys of the rewards whose missing ones were asked to be graded again, the first first."""
     record = read_record(layout.round(run, variant, round))
@@ -121,6 +134,34 @@ def record_step(layout: Layout, run: str, round: int, variant: str, step: str, e
     if round_steps(layout, run, round, variant).get(step) != dict(entry):
         with _changing_round(layout, run, round, variant) as record:
             record["steps"] = {**record["steps"], step: dict(entry)}
+
+
+def recorded_probes(layout: Layout, run: str, round: int, variant: str) -> list[dict[str, Any]]:
+    """What was asked of a round's states: asked (the question) and steps (step -> {stage, key, digest}), the first first."""
+    record = read_record(layout.round(run, variant, round))
+    return list(record.get("probes", [])) if record else []
+
+
+def record_probe(
+    layout: Layout,
+    run: str,
+    round: int,
+    variant: str,
+    asked: Mapping[str, Any],
+    step: str,
+    entry: Mapping[str, str],
+) -> None:
+    """Point a step of a question at an artifact. What is asked again is the same question."""
+    probes = recorded_probes(layout, run, round, variant)
+    before = next((probe for probe in probes if probe["asked"] == dict(asked)), None)
+    if before is not None and before["steps"].get(step) == dict(entry):
+        return
+    with _changing_round(layout, run, round, variant) as record:
+        others = [probe for probe in record.get("probes", []) if probe["asked"] != dict(asked)]
+        same: dict[str, Any] = next(
+            (probe for probe in record.get("probes", []) if probe["asked"] == dict(asked)), {"steps": {}}
+        )
+        record["probes"] = [*others, {"asked": dict(asked), "steps": {**same["steps"], step: dict(entry)}}]
 
 
 @contextmanager
@@ -166,9 +207,12 @@ def references(layout: Layout) -> Iterator[Reference]:
 
 
 def references_of(layout: Layout, run: str, round: int, variant: str) -> Iterator[Reference]:
-    """Every step of one round."""
+    """Every step of one round, and of what was asked of its states."""
     for step, entry in sorted(round_steps(layout, run, round, variant).items()):
         yield Reference(run, round, variant, step, entry["stage"], entry["key"])
+    for probe in recorded_probes(layout, run, round, variant):
+        for step, entry in sorted(probe["steps"].items()):
+            yield Reference(run, round, variant, step, entry["stage"], entry["key"])
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -15,6 +15,9 @@ import pyarrow.compute as pc
 
 from store.identity import digest
 
+_AT_ONCE = 2**20
+"""Bytes of rows that are digested together: a small part by itself costs more than its rows."""
+
 
 class TableDigest:
     """Running digest of one table, fed part by part."""
@@ -22,17 +25,30 @@ class TableDigest:
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
         self._leaves: dict[str, hashlib._Hash] = {}
+        self._waiting: list[pa.Table] = []
+        self._waiting_bytes = 0
         self.rows = 0
 
     def update(self, table: pa.Table) -> None:
         """Take in the next rows."""
         self.rows += table.num_rows
+        self._waiting.append(table)
+        self._waiting_bytes += table.nbytes
+        if self._waiting_bytes > _AT_ONCE:
+            self._digest_waiting()
+
+    def _digest_waiting(self) -> None:
+        if not self._waiting:
+            return
+        table = pa.concat_tables(self._waiting)
         for field in self._schema:
             for name, chunk in _leaves(field.name, table.column(field.name).combine_chunks()):
                 self._leaves.setdefault(name, hashlib.sha256()).update(chunk)
+        self._waiting, self._waiting_bytes = [], 0
 
     def hexdigest(self) -> str:
         """The digest of everything taken in so far."""
+        self._digest_waiting()
         columns = [[field.name, str(field.type)] for field in self._schema]
         leaves = {name: running.hexdigest() for name, running in self._leaves.items()}
         return digest({"columns": columns, "rows": self.rows, "leaves": leaves})

@@ -17,8 +17,8 @@ from pathlib import Path
 import duckdb
 
 from configs.errors import ConfigError, StoreError
-from store.artifacts import Artifact
-from store.query import SQL, open_tables
+from store.artifacts import Artifact, Row
+from store.query import SQL, add_table, open_tables
 
 SPILL = ".spill"
 """Folder of what DuckDB cannot hold in memory, while it runs."""
@@ -36,13 +36,46 @@ def estimator_file(name: str) -> Path:
     return SQL / "estimators" / f"{name}.sql"
 
 
-def open_returns(artifacts: Sequence[Artifact], group_by: str) -> duckdb.DuckDBPyConnection:
-    """A connection that sees `episodes` and `returns`: all that an estimator reads."""
-    connection = open_tables(artifacts, ("transcripts", "replays", "rewards", "decisions"))
+def asks_solo(name: str) -> bool:
+    """Whether an estimator reads `solo`: what the team earns at a state without the role's message there."""
+    return _reads(name, "solo")
+
+
+def asks_critic(name: str) -> bool:
+    """Whether an estimator reads `critic_values`: what value heads expect."""
+    return _reads(name, "critic_values")
+
+
+def _reads(name: str, view: str) -> bool:
+    statement = re.sub(r"--.*", "", estimator_file(name).read_text())
+    return re.search(rf'\b(from|join)\s+"?{view}\b', statement, re.IGNORECASE) is not None
+
+
+def open_returns(
+    artifacts: Sequence[Artifact], group_by: str, solo: Sequence[Artifact] = ()
+) -> duckdb.DuckDBPyConnection:
+    """A connection that sees `episodes`, `returns`, `critic_values` and `solo`: all that an estimator reads.
+
+    `solo`: the artifacts of the replays without a message and of their rewards; without them that view is empty.
+    """
+    connection = open_tables(artifacts, ("transcripts", "replays", "rewards", "decisions", "critic_values"))
+    connection.execute((SQL / "stable_sum.sql").read_text())
     connection.execute("SET VARIABLE group_by = ?", [group_by])
-    for name in ("episodes", "returns"):
+    for table in ("probes", "replays", "rewards"):
+        add_table(connection, f"solo_{table}", table, solo)
+    for name in ("episodes", "returns", "solo"):
         connection.sql((SQL / f"{name}.sql").read_text()).create_view(name)
     return connection
+
+
+def stored_returns(artifacts: Sequence[Artifact]) -> list[Row]:
+    """Every alternative's mean return and replay count (schema: returns.sql), in a fixed order."""
+    connection = open_returns(artifacts, "state")
+    try:
+        found = connection.table("returns").order("problem_id, depth, path")
+        return [dict(zip(found.columns, values, strict=True)) for values in found.fetchall()]
+    finally:
+        connection.close()
 
 
 def advantages(connection: duckdb.DuckDBPyConnection, estimator: str, normalisation: str) -> duckdb.DuckDBPyRelation:
@@ -50,25 +83,36 @@ def advantages(connection: duckdb.DuckDBPyConnection, estimator: str, normalisat
     try:
         connection.sql(estimator_file(estimator).read_text()).create_view("credit")
         connection.sql((SQL / "normalisations" / f"{normalisation}.sql").read_text()).create_view("normalised")
-        return connection.sql((SQL / "advantages.sql").read_text(), params=[estimator, normalisation])
+        connection.execute("SET VARIABLE estimator = ?", [estimator])
+        connection.execute("SET VARIABLE normalisation = ?", [normalisation])
+        connection.execute((SQL / "advantages.sql").read_text())
+        return connection.table("advantages")
     except duckdb.Error as error:
         raise StoreError(f"estimators/{estimator}.sql: {error}") from error
 
 
 def write_advantages(
-    artifacts: Sequence[Artifact], estimator: str, normalisation: str, group_by: str, target: Path
+    artifacts: Sequence[Artifact],
+    estimator: str,
+    normalisation: str,
+    group_by: str,
+    target: Path,
+    solo: Sequence[Artifact] = (),
 ) -> None:
     """Run an estimator over stored samples and write the advantages table, without holding it in memory.
 
     What does not fit in memory is spilled beside the target meanwhile. OSError when the disk refuses, as from any other
     writer.
     """
-    connection = open_returns(artifacts, group_by)
+    connection = open_returns(artifacts, group_by, solo)
     try:
         # the table has an order of its own; that of the stored rows need not be kept on the way
         connection.execute("SET preserve_insertion_order = false")
         connection.execute("SET temp_directory = ?", [str(target.parent / SPILL)])
-        advantages(connection, estimator, normalisation).write_parquet(str(target), compression="zstd")
+        # every row of one side of these joins meets one of the other: a filter made from the one lets all pass
+        connection.execute("SET disabled_optimizers = 'join_filter_pushdown'")
+        advantages(connection, estimator, normalisation)
+        connection.execute((SQL / "write_advantages.sql").read_text(), [str(target)])
     except duckdb.IOException as error:
         number = re.search(r'"errno":"(\d+)"', str(error))  # DuckDB says it in JSON, after its own words
         code = int(number[1]) if number else EIO

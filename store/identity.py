@@ -77,7 +77,9 @@ class Draws:
 
     def seed_of(self, problem_id: str, path: DrawPath, role: str) -> int:
         """The 63-bit seed of one decision. The policy is left out: a seed is asked for, not earned."""
-        return seed_from("decision", self.seed, self.round, self.redraw, problem_id, list(path), role)
+        # greedy answers never use theirs; every other purpose has seeds of its own
+        stream = "decision" if self.purpose in ("train", "answer") else self.purpose
+        return seed_from(stream, self.seed, self.round, self.redraw, problem_id, list(path), role)
 
 
 def seed_from(*parts: Any) -> int:

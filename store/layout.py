@@ -5,6 +5,8 @@
 <root>/runs/<run>/run.json                                   the configuration, from which round on
 <root>/runs/<run>/<variant>/round-00003.json                 step -> key of that round
 <root>/runs/<run>/<variant>/variant.json                     where a variant branches, and its overrides
+<root>/runs/<run>/<variant>/tracked.json                     which figures trackers were told
+<root>/tensorboard/<run>/<variant>/                          TensorBoard's files, where that is asked for
 <root>/locks/                                                one writer per artifact and per run
 <root>/prefect/                                              Prefect's results: small JSON references
 """
@@ -51,6 +53,10 @@ class Layout:
     def server_record(self) -> Path:
         return self.root / "prefect" / "server.json"
 
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
     def artifact(self, stage: str, key: str) -> Path:
         return self.artifacts / stage / key
 
@@ -65,6 +71,9 @@ class Layout:
 
     def variant(self, run: str, variant: str) -> Path:
         return self.run(run) / checked_name(variant, "--variant") / "variant.json"
+
+    def tracked(self, run: str, variant: str) -> Path:
+        return self.run(run) / checked_name(variant, "--variant") / "tracked.json"
 
     def round(self, run: str, variant: str, round: int) -> Path:
         return self.run(run) / checked_name(variant, "--variant") / f"round-{round:05d}.json"

@@ -2,76 +2,95 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import duckdb
-import pyarrow as pa
 
 from configs.errors import CheckError
 from store.artifacts import Artifact, Row
-from store.schemas import TABLES
 
 SQL = Path(__file__).parent / "sql"
 MEMORY = "4GB"
 
 
-def open_tables(artifacts: Sequence[Artifact], names: Sequence[str] = tuple(TABLES)) -> duckdb.DuckDBPyConnection:
+def open_tables(artifacts: Sequence[Artifact], names: Sequence[str]) -> duckdb.DuckDBPyConnection:
     """A connection that sees each named table as a view over those artifacts' parts; empty where none has it."""
+    connection = _connected()
+    for name in names:
+        add_table(connection, name, name, artifacts)
+    return connection
+
+
+def _connected() -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:")
     connection.execute("SET memory_limit = ?", [MEMORY])
-    for name in names:
-        files = [str(path) for artifact in artifacts for path in artifact.files(name)]
-        if files:
-            connection.read_parquet(files, hive_partitioning=False).create_view(name)
-        else:
-            connection.from_arrow(TABLES[name].empty_table()).create_view(name)
     return connection
+
+
+def add_table(connection: duckdb.DuckDBPyConnection, view: str, table: str, artifacts: Sequence[Artifact]) -> None:
+    """One table over those artifacts' parts as a view of that name; empty where none has it."""
+    files = [str(path) for artifact in artifacts for path in artifact.files(table)]
+    if files:
+        connection.read_parquet(files, hive_partitioning=False).create_view(view)
+    else:
+        from store.schemas import TABLES  # pyarrow, which a finished round does without
+
+        connection.from_arrow(TABLES[table].empty_table()).create_view(view)
 
 
 def run_check(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Run one check: its query must return no row. CheckError quoting the check's first line and the first row."""
     text = path.read_text()
-    offence = connection.execute(text).fetchone()
-    if offence is not None:
-        columns = [column[0] for column in connection.description or []]
+    offences = connection.sql(text).limit(1)
+    for offence in offences.fetchall():
         claim = text.splitlines()[0].removeprefix("--").strip()
-        found = ", ".join(f"{name} {value}" for name, value in zip(columns, offence, strict=True))
+        found = ", ".join(f"{name} {value}" for name, value in zip(offences.columns, offence, strict=True))
         raise CheckError(f"check {path.parent.name}/{path.stem} failed: {claim}; first offence: {found}")
 
 
 def run_checks(stage: str, artifacts: Sequence[Artifact], planned: Sequence[Row]) -> None:
-    """All checks of a stage over its own and its inputs' tables, with the plan's `spending` beside them."""
+    """All checks of a stage over its own and its inputs' tables, with the plan's `spending` beside them.
+
+    The last artifact is its own; a check that names `own_TABLE` sees the rows of that alone.
+    """
     files = sorted((SQL / "checks" / stage).glob("*.sql"))
     if not files:
         return
+    import pyarrow as pa
+
+    from store.schemas import SPENDING, TABLES
+
     asked = " ".join(path.read_text() for path in files)
-    connection = open_tables(artifacts, [name for name in TABLES if name in asked])
-    try:
+    with _checking:
+        connection = _checker()
+        for name in (name for name in TABLES if name in asked):
+            add_table(connection, name, name, artifacts)
+        for name in (name for name in TABLES if f"own_{name}" in asked):
+            add_table(connection, f"own_{name}", name, artifacts[-1:])
         connection.from_arrow(pa.Table.from_pylist(list(planned), SPENDING)).create_view("spending")
         for path in files:
             run_check(connection, path)
-    finally:
-        connection.close()
 
 
-SPENDING = pa.schema(
-    [
-        ("stage", pa.string()),
-        ("role", pa.string()),
-        ("depth", pa.int32()),
-        ("messages", pa.int64()),  # per problem
-        ("evaluations", pa.int64()),  # per problem: episodes that end in this stage at this role
-        ("alternatives", pa.int64()),  # per problem: credited decisions of this role made by this stage
-        ("replays", pa.int64()),  # terminal evaluations counted towards each of those
-    ]
-)
-"""What one problem of a round costs by the plan, stage by stage and role by role."""
+@lru_cache(maxsize=1)
+def _checker() -> duckdb.DuckDBPyConnection:
+    """One for all checks of the process, each of which sets the views it names: to open one takes longer than a check."""
+    atexit.register(_checker.cache_clear)  # DuckDB complains of what is still open when Python ends
+    return _connected()
+
+
+_checking = Lock()
 
 
 def run_lineage(artifacts: Sequence[Artifact]) -> None:
     """Follow advantages back to messages, contexts, problems and policy. CheckError at the first that gets lost."""
-    connection = open_tables(artifacts)
+    from store.schemas import TABLES
+
+    connection = open_tables(artifacts, list(TABLES))
     try:
         for path in sorted((SQL / "lineage").glob("*.sql")):
             run_check(connection, path)

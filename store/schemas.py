@@ -91,6 +91,19 @@ REWARDS = pa.schema(
     ]
 )
 
+CRITIC_VALUES = pa.schema(
+    [
+        ("decision_id", pa.string()),
+        ("problem_id", pa.string()),
+        ("role", pa.string()),
+        (
+            "state_value",
+            pa.float64(),
+        ),  # V(h): the return expected before anything is said; NULL: nothing to learn it from
+        ("action_value", pa.float64()),  # Q(h, a): the return expected of this message; NULL likewise
+    ]
+)
+
 ADVANTAGES = pa.schema(
     [
         ("decision_id", pa.string()),
@@ -178,6 +191,64 @@ EVALUATIONS = pa.schema(
     ]
 )
 
+DIAGNOSTICS = pa.schema(
+    [
+        ("name", pa.string()),  # of the figure
+        ("role", pa.string()),
+        ("value", pa.float64()),  # NULL: cannot be told, see reason
+        # 95% interval, bootstrap over problems (too short for variances of fewer than some 60 of them); NULL: of fewer than two
+        # problems, or a description without inference
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        # no estimate shows better, even one that knew Q - V, because the target is noisy; NULL: not known
+        ("bound", pa.float64()),
+        ("null_value", pa.float64()),  # what an estimate, or a message, that says nothing would show; NULL: not known
+        ("null_p", pa.float64()),  # how often one that says nothing shows as much, by permutation; NULL: not tested
+        ("count", pa.int32()),  # groups (of single alternatives: alternatives) that the value is over
+        ("tied", pa.int32()),  # groups that count as 0 because one side ties; NULL: no such thing here
+        ("left_out", pa.int32()),  # groups (alternatives) for which the figure is not defined
+        ("problems", pa.int32()),  # that those in `count` belong to: the clusters of the interval
+        ("samples", pa.string()),  # round | remeasured | both: whose replays it was computed from
+        ("reason", pa.string()),  # NULL: the value is there; else why it is not
+    ]
+)
+
+PROBES = pa.schema(
+    [
+        ("probe_id", pa.string()),  # what its replays continue: their alternative_id
+        ("state_id", pa.string()),
+        ("problem_id", pa.string()),
+        ("role", pa.string()),
+        ("depth", pa.int32()),
+        ("path", pa.list_(pa.int32())),  # of its own draws: no decision's path
+        ("text", pa.string()),  # the message as later roles read it; empty: the role's message taken away
+        ("tokens", pa.int32()),  # of the message, its end token included
+        ("replays", pa.int32()),  # terminal evaluations asked for; 1 for the last role
+        ("policy_version", pa.string()),  # of the team that continued it
+    ]
+)
+
+SPENDING = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("role", pa.string()),
+        ("depth", pa.int32()),
+        ("messages", pa.int64()),  # per problem
+        ("evaluations", pa.int64()),  # per problem: episodes that end in this stage at this role
+        ("alternatives", pa.int64()),  # per problem: credited decisions of this role made by this stage
+        ("replays", pa.int64()),  # terminal evaluations counted towards each of those
+    ]
+)
+"""What one problem of a round costs by the plan, stage by stage and role by role."""
+
+PACE = pa.schema(
+    [
+        ("filename", pa.string()),  # of the steps that were timed
+        ("step", pa.int32()),
+        ("seconds", pa.float64()),  # of the whole step, all roles together
+    ]
+)
+
 TABLES: dict[str, pa.Schema] = {
     "problems": PROBLEMS,
     "transcripts": TRANSCRIPTS,
@@ -185,9 +256,12 @@ TABLES: dict[str, pa.Schema] = {
     "contexts": CONTEXTS,
     "replays": REPLAYS,
     "rewards": REWARDS,
+    "critic_values": CRITIC_VALUES,
     "advantages": ADVANTAGES,
     "steps": STEPS,
     "trained": TRAINED,
     "gaps": GAPS,
     "evaluations": EVALUATIONS,
+    "diagnostics": DIAGNOSTICS,
+    "probes": PROBES,
 }

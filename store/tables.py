@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 
 from configs.errors import ConfigError
 from store import catalog
-from store.artifacts import Artifact, Row, described
+from store.artifacts import Row, described
 from store.files import writing
 from store.layout import Layout
-from store.query import MEMORY, SQL, open_tables
-from store.schemas import TABLES
+from store.pace import pace
+from store.query import MEMORY, SQL
+from store.schemas import PACE, TABLES
 
 _LABELS = pa.schema([(name, pa.string()) for name in ("filename", "run", "variant", "step")] + [("round", pa.int32())])
 _READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.PRAGMA}
@@ -28,10 +29,12 @@ def open_catalog(layout: Layout) -> duckdb.DuckDBPyConnection:
     """
     files: dict[str, dict[str, None]] = {name: {} for name in TABLES}
     labels: list[Row] = []
+    paces: dict[str, list[Row]] = {}
     for reference in catalog.references(layout):
         artifact = described(layout, reference.stage, reference.key)
         if artifact is None:
             continue
+        paces[str(artifact.path)] = pace(artifact)
         for table in TABLES:
             for path in artifact.files(table):
                 files[table][str(path)] = None
@@ -47,6 +50,8 @@ def open_catalog(layout: Layout) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:")
     connection.execute("SET memory_limit = ?", [MEMORY])
     connection.from_arrow(pa.Table.from_pylist(labels, _LABELS)).create("labels")
+    timed = [row for rows in paces.values() for row in rows]
+    connection.from_arrow(pa.Table.from_pylist(timed, PACE)).create("pace")
     for table, paths in files.items():
         if paths:
             relation = connection.read_parquet(list(paths), filename=True, hive_partitioning=False)
@@ -90,29 +95,6 @@ def fetch(relation: duckdb.DuckDBPyRelation) -> list[tuple[Any, ...]]:
 def _refusal(error: duckdb.Error) -> ConfigError:
     reason = " ".join(str(error).split("LINE 1:")[0].split())
     return ConfigError(f"c3 sql: {reason}")
-
-
-def round_summary(artifacts: list[Artifact]) -> tuple[Row, list[Row]]:
-    """A round's figures over its rewards, and per role how many groups carry no signal."""
-    connection = open_tables(artifacts, ("transcripts", "replays", "rewards", "advantages"))
-    try:
-        figures = connection.sql((SQL / "round_summary.sql").read_text()).to_arrow_table().to_pylist()[0]
-        signal = connection.sql((SQL / "signal_summary.sql").read_text()).to_arrow_table().to_pylist()
-    finally:
-        connection.close()
-    return figures, signal
-
-
-def accuracy_change(before: Artifact, after: Artifact) -> Row:
-    """How greedy accuracy changed, paired by problem, with half the width of its 95% interval."""
-    connection = duckdb.connect(":memory:")
-    try:
-        for name, artifact in (("before", before), ("after", after)):
-            connection.read_parquet([str(path) for path in artifact.files("evaluations")]).create_view(name)
-        found: list[Row] = connection.sql((SQL / "accuracy_change.sql").read_text()).to_arrow_table().to_pylist()
-    finally:
-        connection.close()
-    return found[0]
 
 
 def write_parquet(relation: duckdb.DuckDBPyRelation, path: Path) -> None:

@@ -45,6 +45,15 @@ def behind(artifacts: Sequence[Artifact], question: str, parameters: Mapping[str
     return Behind(chosen, alternatives, {row["state_id"]: row for row in states}, replays)
 
 
+def continued(artifacts: Sequence[Artifact], decisions: Sequence[str]) -> list[Row]:
+    """The terminal evaluations that count towards some messages, with what was said after them (why/replays.sql)."""
+    connection = open_tables(artifacts, _TABLES)
+    try:
+        return _rows(connection, "replays", {"decisions": list(decisions)})
+    finally:
+        connection.close()
+
+
 def _rows(connection: duckdb.DuckDBPyConnection, name: str, parameters: Mapping[str, Any]) -> list[Row]:
     text = (SQL / "why" / f"{name}.sql").read_text()
     rows: list[Row] = connection.sql(text, params=dict(parameters)).to_arrow_table().to_pylist()

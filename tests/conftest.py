@@ -102,6 +102,8 @@ def drive_on(scope: Scope, until: str | None = None, steps: tuple[Step, ...] = R
     """The same with what is recorded for the round already: its configuration, variant, redraw or retry."""
     result = Round(scope)
     tools = Tools()
+    steps = scope.steps if steps is ROUND else steps
+    result.artifacts |= scope.artifacts_beside(steps)
     policy = result.scope.policy_after if steps is EVALUATION else None
     for step in steps[: names(steps).index(until) + 1] if until else steps:
         look = result.scope.look(step, result.artifacts, policy)

@@ -21,22 +21,38 @@ Place = tuple[str, str]
 
 _LOGGED_C3 = """
 import os
+import signal
+import threading
 import cli
 from pipeline import runner
 
 make_part = runner.make_part
+deadly_stage, parts, seconds = os.environ["DIES_IN"].split()
+begun = []
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 def logged(writer, look, part, *rest):
-    line = f"{os.getpid()} {look.step.stage.name} {look.key} {part.index}\\n"
+    stage = look.step.stage.name
+    begun.append(stage)
+    line = f"{os.getpid()} {stage} {look.key} {part.index}\\n"
     log = os.open(os.environ["BEGUN_LOG"], os.O_APPEND | os.O_CREAT | os.O_WRONLY)
     os.write(log, line.encode())
     os.close(log)
+    if stage == deadly_stage and begun.count(stage) == int(parts):
+        threading.Timer(float(seconds), die).start() if float(seconds) else die()
+    elif stage != deadly_stage and deadly_stage in begun:
+        die()  # it had fewer parts left
     return make_part(writer, look, part, *rest)
 
 runner.make_part = logged
 cli.main()
 """
-"""`c3` that notes every part it begins to make, in a file that outlives it."""
+"""`c3` that notes every part it begins to make, in a file that outlives it, and can be made to die at one of them.
+
+It sends itself the SIGKILL, because another process is often too late to strike within a part of a few milliseconds.
+"""
 
 
 @dataclass
@@ -54,13 +70,19 @@ class Victim:
         """Where it notes the parts it begins."""
         return self.store.with_name(f"{self.store.name}-begun.log")
 
-    def start(self) -> None:
-        """Start the command."""
+    def start(self, dies_in: str = "nothing 0 0") -> None:
+        """Start the command. `dies_in`: stage, parts of it begun, and seconds from there to SIGKILL."""
         program = ["-c", _LOGGED_C3] if self.logged else [str(ROOT / "cli.py")]
         self.process = subprocess.Popen(
             [sys.executable, *program, *self.arguments, "--store", str(self.store)],
             cwd=ROOT,
-            env={**os.environ, "BEGUN_LOG": str(self.begun_log), "COLUMNS": "200", **self.environment},
+            env={
+                **os.environ,
+                "BEGUN_LOG": str(self.begun_log),
+                "DIES_IN": dies_in,
+                "COLUMNS": "200",
+                **self.environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -71,6 +93,11 @@ class Victim:
         out, err = self.process.communicate(timeout=300)
         assert self.process.returncode == 0, err
         return out
+
+    def die(self) -> None:
+        """Wait until it is dead by the signal it was made to send itself."""
+        _, err = self.process.communicate(timeout=300)
+        assert self.process.returncode == -signal.SIGKILL, err
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""

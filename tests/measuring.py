@@ -6,7 +6,7 @@ files, and held against t = Q - V and the true policy gradient. Axes: M copies, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +20,13 @@ from stages.engines.scripted import Vector
 from stages.problem_sources.load import load_problems
 from stages.problem_sources.protocol import Problem
 from store.credit import advantages, open_returns
-from tests.credits import Ending, samples
+from tests.credits import Ending, samples, solo_samples
 from tests.worlds import Truth, Upstream, diamond, duo, solo, trio
 
 Matrix = npt.NDArray[np.float64]
 Said = tuple[str, ...]
 Reward = Callable[[Said], float]
-"""What an episode of these words earns."""
+"""What an episode of these words earns; an empty word is a message taken away."""
 
 
 class RewardedTruth(Truth):
@@ -65,6 +65,22 @@ class World:
             found.setdefault((problem, self.context(problem, said)), len(found) * len(self.truth.words))
             for word in self.truth.words:
                 walk(problem, (*said, word))
+
+        for problem in self.problems:
+            walk(problem, ())
+        return found
+
+    @cached_property
+    def depth_P(self) -> npt.NDArray[np.int64]:
+        """The place in the speaking order, from 1, of the role that each parameter is of."""
+        size, found = len(self.truth.words), np.zeros(len(self.blocks) * len(self.truth.words), dtype=np.int64)
+
+        def walk(problem: Problem, said: Said) -> None:
+            if len(said) < len(self.truth.order):
+                start = self.blocks[problem, self.context(problem, said)]
+                found[start : start + size] = len(said) + 1
+                for word in self.truth.words:
+                    walk(problem, (*said, word))
 
         for problem in self.problems:
             walk(problem, ())
@@ -128,6 +144,10 @@ class Play:
     endings: list[Ending]
     messages: Mapping[str, Message]
     """By decision."""
+    solo: Mapping[str, list[float]]
+    """By state, of every role but the last: what one episode earned without that role's message."""
+    excess: Mapping[str, float]
+    """By state, of the same: V(h) - V_without(h)."""
 
 
 def play(world: World, copies: int, seed: int) -> Play:
@@ -135,6 +155,11 @@ def play(world: World, copies: int, seed: int) -> Play:
     uniform = np.random.default_rng(seed)
     endings: list[Ending] = []
     messages: dict[str, Message] = {}
+    solo: dict[str, list[float]] = {}
+    excess: dict[str, float] = {}
+    apart = np.random.default_rng([seed, 1])  # the solo replays have a stream of their own
+    followed: dict[tuple[Problem, Said], Vector] = {}
+    worth_of: dict[tuple[Problem, Said], float] = {}
     known: dict[tuple[Problem, Said], tuple[Vector, Vector, slice]] = {}
     cells: dict[tuple[Problem, Said], int] = {}
 
@@ -145,6 +170,17 @@ def play(world: World, copies: int, seed: int) -> Play:
             known[problem, said] = (world.pi(problem, said), world.worth(problem, said), place)
         return known[problem, said]
 
+    def alone(problem: Problem, said: Said) -> float:
+        """What one episode earns that goes on from these words, one of which is empty."""
+        while True:
+            if (problem, said) not in followed:
+                followed[problem, said] = world.pi(problem, said)
+            pi = followed[problem, said]
+            word = min(int(np.searchsorted(np.cumsum(pi), apart.random(), side="right")), len(pi) - 1)
+            if len(said) + 1 == len(world.truth.order):
+                return float(world.truth.q(problem, world.upstream(said))[word])
+            said = (*said, world.truth.words[word])
+
     def grow(copy: int, path: tuple[int, ...], said: Said, above: tuple[str, ...]) -> None:
         problem = world.problems[copy % len(world.problems)]
         if len(said) == len(world.truth.order):
@@ -152,6 +188,13 @@ def play(world: World, copies: int, seed: int) -> Play:
             reward = float(world.truth.q(problem, upstream)[world.truth.words.index(said[-1])])
             endings.append(Ending(above[-1], above, above, reward))
             return
+        if len(said) + 1 < len(world.truth.order):
+            state = f"p{copy}:{'.'.join(map(str, path))}"
+            solo[state] = [alone(problem, (*said, ""))]
+            if (problem, said) not in worth_of:
+                without = world.truth.v(problem, world.upstream((*said, "")))
+                worth_of[problem, said] = world.truth.v(problem, world.upstream(said)) - without
+            excess[state] = worth_of[problem, said]
         pi, worth, parameters = at(problem, said)
         for draw in range(world.fanout(path)):
             word = min(int(np.searchsorted(np.cumsum(pi), uniform.random(), side="right")), len(pi) - 1)
@@ -165,7 +208,7 @@ def play(world: World, copies: int, seed: int) -> Play:
 
     for copy in range(copies):
         grow(copy, (), (), ())
-    return Play(world, copies, endings, messages)
+    return Play(world, copies, endings, messages, solo, excess)
 
 
 @dataclass(frozen=True)
@@ -201,7 +244,8 @@ def credit_of(played: Play, estimators: Sequence[str]) -> dict[str, Credited]:
     """Every estimator's advantages of the same samples."""
     found = {}
     with TemporaryDirectory() as folder:
-        connection = open_returns([samples(Path(folder), [played.endings])], "state")
+        solo = [solo_samples(Path(folder), played.solo)] if played.solo else []
+        connection = open_returns([samples(Path(folder), [played.endings])], "state", solo)
         for estimator in estimators:
             table = advantages(connection, estimator, "none").to_arrow_table().to_pydict()
             both = zip(table["decision_id"], table["advantage"], strict=True)
@@ -210,7 +254,7 @@ def credit_of(played: Play, estimators: Sequence[str]) -> dict[str, Credited]:
 
 
 def measure(played: Play, defined: Credited) -> Figures:
-    """How good these advantages are."""
+    """How good these advantages are, and the gradient of the roles that have one."""
     value_J = np.array([value for _, value in defined])
     worth_J = np.array([message.worth for message, _ in defined])
     copy_J = np.array([message.copy for message, _ in defined])
@@ -225,7 +269,7 @@ def measure(played: Play, defined: Credited) -> Figures:
         bias_noise=noise,
         rmse=float(np.sqrt(((value_J - worth_J) ** 2).mean())),
         variance=variance,
-        **_gradient(played, gradients(played, defined)),
+        **_gradient(played, gradients(played, defined), {message.depth for message, _ in defined}),
     )
 
 
@@ -256,10 +300,10 @@ def gradients(played: Play, defined: Credited) -> Matrix:
     return gradient_MP
 
 
-def _gradient(played: Play, gradient_MP: Matrix) -> dict[str, float]:
+def _gradient(played: Play, gradient_MP: Matrix, depths: Collection[int]) -> dict[str, float]:
     """Bias and variance, problem by problem: that two problems differ is no variance."""
     kinds = len(played.world.problems)
-    truth_P = played.world.gradient
+    truth_P = np.where(np.isin(played.world.depth_P, list(depths)), played.world.gradient, 0.0)
     length = float(truth_P @ truth_P)
     mean_P, slope_variance, chance, variance = np.zeros_like(truth_P), 0.0, 0.0, 0.0
     for kind in range(kinds):
@@ -296,7 +340,7 @@ ADDED = {"ant": -4.0, "bee": 0.0, "cat": 4.0}
 
 def upstream_decides(*fanout: int) -> World:
     """Two roles that say any word with equal probability; the first word's worth is ten times as spread as the second's."""
-    reward: Reward = lambda said: ADDED[said[0]] + WORTH[said[1]]  # noqa: E731
+    reward: Reward = lambda said: ADDED.get(said[0], 0.0) + WORTH[said[1]]  # noqa: E731
     return World("upstream", RewardedTruth(duo(spread=0.0), reward), _problems(1), tree(*fanout))
 
 
@@ -311,11 +355,11 @@ def worlds() -> list[World]:
         # what the first word is worth depends on the second, and the other way round: agreement pays
         World("agreement", RewardedTruth(duo(), lambda said: float(said[0] == said[1])), four, tree(2, 4)),
         # the first word decides alone: whatever the second role says is worth nothing
-        World("irrelevant", RewardedTruth(duo(), lambda said: WORTH[said[0]]), four, tree(2, 4)),
+        World("irrelevant", RewardedTruth(duo(), lambda said: WORTH.get(said[0], 0.0)), four, tree(2, 4)),
         # three messages of the first role, answered two, three and four times
         World(
             "unequal",
-            RewardedTruth(duo(world_seed=91, spread=2.0), lambda said: WORTH[said[0]] * WORTH[said[1]]),
+            RewardedTruth(duo(world_seed=91, spread=2.0), lambda said: WORTH.get(said[0], 0.0) * WORTH[said[1]]),
             four,
             lambda path: path[0] + 2 if path else 3,
         ),

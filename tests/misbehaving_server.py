@@ -1,6 +1,7 @@
 """A real HTTP server on loopback that speaks vLLM's protocol, and misbehaves as told: refuses, stalls, cuts off, lies.
 
-What it "samples" is a function of the seed, so a message is the same from whichever server it comes.
+What it "samples" is a function of the seed, so a message is the same from whichever server it comes; or, where `speak`
+says so, what a real model samples.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 
 Fault = Literal["refuses", "stalls", "truncates", "not_json", "drops", "overloaded", "broken", "empty", "aborts", "key"]
+
+
+Said = tuple[list[int], list[float], str]
+"""Token ids, log-probs, finish reason."""
+Speaker = Callable[[dict[str, Any], str | None], Said]
 
 
 @dataclass
@@ -38,6 +44,8 @@ class FakeServer:
     """The body of every completion request, in the order of arrival."""
     calls: Counter[str] = field(default_factory=Counter)
     """Requests by path."""
+    speak: Speaker | None = None
+    """What answers instead: the request's body and the path of the adapter that it names (None: the base)."""
     busiest: int = 0
     """The most completion requests at work at one time."""
     url: str = ""
@@ -83,7 +91,7 @@ def fake_server(**settings: Any) -> Iterator[FakeServer]:
             fake._http.server_close()
 
 
-def message(seed: int, limit: int, end: int) -> tuple[list[int], list[float], str]:
+def message(seed: int, limit: int, end: int) -> Said:
     """What the fake says for a seed: two tokens and the end, cut at the limit."""
     tokens = [seed % 40, (seed // 40) % 40, end][:limit]
     return tokens, [-0.5 - token / 100 for token in tokens], "stop" if len(tokens) == 3 else "length"
@@ -157,7 +165,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(404, f"The model `{body['model']}` does not exist.")
         if len(body["prompt"]) + body["max_tokens"] > self.fake.window or fault == "refuses":
             return self._error(400, f"This model's maximum context length is {self.fake.window} tokens.")
-        tokens, logprobs, finish = message(body["seed"], body["max_tokens"], (body["stop_token_ids"] or [0])[0])
+        if self.fake.speak is not None:
+            tokens, logprobs, finish = self.fake.speak(body, self.fake.adapters.get(body["model"]))
+        else:
+            tokens, logprobs, finish = message(body["seed"], body["max_tokens"], (body["stop_token_ids"] or [0])[0])
         if fault == "aborts":
             finish = "abort"
         scale = body["temperature"] if self.fake.processed and body["temperature"] else 1.0

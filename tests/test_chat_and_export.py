@@ -147,6 +147,7 @@ def test_questions_are_read_line_by_line_until_they_end(monkeypatch: pytest.Monk
     assert list(cli._questions()) == ["What is 1 + 1?", "And 2 + 2?", "last"]
 
 
+@pytest.mark.slow
 def test_one_question_is_answered_by_every_role(c3: Callable[..., Answer]) -> None:
     store = ("--store", "store")
     assert c3("run", "iteration", "--round", "1", "--config", "scripted-duo", "--until", "problems", *store).code == 0

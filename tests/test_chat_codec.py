@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from configs.errors import EngineError
 from stages.engines.chat_codec import ChatCodec
@@ -88,6 +91,24 @@ def test_decoding_drops_one_final_end_token(codec: ChatCodec) -> None:
     assert codec.decode([a, start, stop, a]) == "a<|im_start|><|im_end|>a"
     assert codec.decode([a, stop, stop]) == "a<|im_end|>"
     assert codec.decode([]) == ""
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_prompts_text_becomes_its_token_ids_again(directory: Path, tmp_path: Path, begins: bool) -> None:
+    # where the tokenizer begins every text with a token of its own, a template that writes it too must not double it
+    shutil.copytree(directory, tmp_path / "model")
+    if begins:
+        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        tokenizer.post_processor = TemplateProcessing("<pad> $A", special_tokens=[(PAD, tokenizer.token_to_id(PAD))])
+        tokenizer.save(str(tmp_path / "model/tokenizer.json"))
+        (tmp_path / "model/chat_template.jinja").write_text(PAD + TEMPLATE)
+    codec = ChatCodec(tmp_path / "model")
+    ids = codec.encode([ChatMessage("user", "2 + 2")])
+    text = codec.prompt_text(ids)
+    assert text == "<|im_start|>user\n2 + 2<|im_end|>\n<|im_start|>assistant\n"
+    loaded = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "model/tokenizer.json"))
+    assert loaded(text)["input_ids"] == ids
+    assert (ids[0] == _id(codec, PAD)) is begins
 
 
 def test_a_chat_that_the_template_refuses_is_an_engine_error(codec: ChatCodec) -> None:

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 
 from configs.errors import CheckError, EvaluatorError
-from configs.schema import EvaluateConfig, GradeConfig, ScriptedProblems, TableEvaluator
-from pipeline.steps import EVALUATION, step_named
+from configs.schema import AdvantagesConfig, EvaluateConfig, GradeConfig, ScriptedProblems, TableEvaluator
+from pipeline.scope import Scope
+from pipeline.steps import DIAGNOSIS, EVALUATION, PROBING, SOLO_REPLAYS, VALUES, step_named, steps_with
 from stages.evaluators.protocol import Grade
 from stages.problem_sources.protocol import Problem
+from stages.stage import Job, Probe
 from stages.tools import Tools
-from stages.tree import draw_tree
+from store import catalog
 from store.artifacts import Artifact, Product, Row, open_writer, provisional
 from store.layout import Layout
 from store.query import SQL, run_checks
-from tests.conftest import Round, config_of, drive
+from tests.conftest import Round, config_of, drive, drive_on
 
 Damage = Callable[[list[Row]], list[Row]]
 Played = Callable[[str, str], Round]
@@ -40,6 +42,10 @@ def _change(**columns: Any) -> Damage:
 
 def _same_id(rows: list[Row]) -> list[Row]:
     return [{**rows[0], "decision_id": rows[1]["decision_id"]}, *rows[1:]]
+
+
+def _same_seed(rows: list[Row]) -> list[Row]:
+    return [{**rows[0], "seed": rows[1]["seed"]}, *rows[1:]]
 
 
 def _same_group(rows: list[Row]) -> list[Row]:
@@ -111,6 +117,40 @@ CASES = [
     ("answer", "every_problem_is_answered_once", "transcripts", _drop),
     ("answer", "every_problem_is_answered_once", "transcripts", _repeat),
     *[("verdict", *case) for case in GRADED],
+    *[("remeasure", *case) for case in WHOLE[:1]],
+    ("remeasure", "ids_are_unique", "decisions", _same_id),
+    ("remeasure", "no_seed_is_used_twice", "decisions", _same_seed),
+    ("remeasure", "every_alternative_is_continued_alike", "replays", _drop),
+    ("remeasure", "every_alternative_is_continued_alike", "replays", _repeat),
+    ("remeasure", "every_alternative_is_continued_alike", "replays", _change(alternative_id="nobody's")),
+    *[("regrade", *case) for case in GRADED],
+    *[("probe", *case) for case in WHOLE[:1]],
+    ("probe", "every_probe_has_its_replays", "replays", _drop),
+    ("probe", "every_probe_has_its_replays", "replays", _repeat),
+    ("probe", "every_probe_has_its_replays", "probes", _drop),
+    ("probe", "every_probe_is_at_a_frozen_state", "probes", _repeat),
+    ("probe", "every_probe_is_at_a_frozen_state", "probes", _change(state_id="nowhere")),
+    ("probe", "every_probe_is_at_a_frozen_state", "probes", _change(role="verifier")),
+    ("probe", "probes_are_apart_from_the_round", "decisions", _same_id),
+    ("probe", "seeds_are_unique", "decisions", _same_seed),
+    *[("score", *case) for case in GRADED],
+    *[("solo", *case) for case in WHOLE[:1]],
+    ("solo", "every_probe_has_its_replays", "probes", _drop),
+    ("solo", "every_probe_has_its_replays", "replays", _drop),
+    ("solo", "every_probe_is_at_a_frozen_state", "probes", _change(role="verifier")),
+    ("solo", "probes_are_apart_from_the_round", "decisions", _same_id),
+    ("solo", "seeds_are_unique", "decisions", _same_seed),
+    ("solo", "the_budget_is_spent_exactly", "decisions", _drop),
+    *[("solo_grade", *case) for case in GRADED],
+    ("critic", "every_alternative_is_told_once", "critic_values", _drop),
+    ("critic", "every_alternative_is_told_once", "critic_values", _repeat),
+    ("critic", "every_alternative_is_told_once", "critic_values", _change(decision_id="nobody's")),
+    ("diagnose", "a_figure_is_there_once", "diagnostics", _repeat),
+    ("diagnose", "a_figure_has_a_value_or_a_reason", "diagnostics", _change(value=None)),
+    ("diagnose", "a_figure_has_a_value_or_a_reason", "diagnostics", _change(reason="none")),
+    ("diagnose", "a_figure_has_a_value_or_a_reason", "diagnostics", _change(value=float("nan"))),
+    ("diagnose", "a_figure_has_a_value_or_a_reason", "diagnostics", _change(high=None)),
+    ("diagnose", "a_figure_has_a_value_or_a_reason", "diagnostics", _change(low=2.0, high=1.0)),
 ]
 
 
@@ -121,9 +161,37 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Round:
     return drive(tmp_path_factory.mktemp("evaluated"), config, round=0, steps=EVALUATION)
 
 
+@pytest.fixture(scope="session")
+def diagnosed(tmp_path_factory: pytest.TempPathFactory) -> Round:
+    """The trio's round, diagnosed with two independent replays of each alternative."""
+    scope = drive(tmp_path_factory.mktemp("diagnosed"), config_of("trio", "tree"), until="advantages").scope
+    catalog.record_extra_replays(scope.layout, scope.run, 1, "main", 2)
+    return drive_on(Scope(scope.store, scope.run, 1), steps=DIAGNOSIS)
+
+
+@pytest.fixture(scope="session")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> Round:
+    """The trio's round, asked what follows when its first role says nothing."""
+    scope = drive(tmp_path_factory.mktemp("probed"), config_of("trio", "tree"), until="replay").scope
+    return drive_on(scope.asking(Probe("", 2, role="reasoner")), steps=PROBING)
+
+
+@pytest.fixture(scope="session")
+def without(tmp_path_factory: pytest.TempPathFactory) -> Round:
+    """The trio's round under ccpo."""
+    config = config_of("trio", "tree", advantages=AdvantagesConfig(estimator="ccpo", solo_replays=2))
+    return drive(tmp_path_factory.mktemp("without"), config, until="advantages")
+
+
+@pytest.fixture(scope="session")
+def valued(tmp_path_factory: pytest.TempPathFactory) -> Round:
+    """The trio's round under mappo."""
+    config = config_of("trio", "tree", advantages=AdvantagesConfig(estimator="mappo"))
+    return drive(tmp_path_factory.mktemp("valued"), config, until="advantages")
+
+
 def _check(step: str, round: Round, artifact: Artifact) -> None:
-    order = [role.name for role in round.scope.config.roles]
-    spending = draw_tree(round.scope.config.plan, order, round.scope.round).spending()
+    spending = step_named(step).stage.spending(Job(round.scope.config, round.scope.round, {}))
     run_checks(step, [*(round.artifacts[name] for name in step_named(step).inputs), artifact], spending)
 
 
@@ -137,9 +205,23 @@ def _with(artifact: Artifact, table: str, damage: Damage, folder: Path) -> Artif
 
 @pytest.mark.parametrize(("step", "check", "table", "damage"), CASES)
 def test_a_check_finds_what_it_looks_for(
-    played: Played, evaluated: Round, step: str, check: str, table: str, damage: Damage, tmp_path: Path
+    played: Played,
+    request: pytest.FixtureRequest,
+    step: str,
+    check: str,
+    table: str,
+    damage: Damage,
+    tmp_path: Path,
 ) -> None:
-    round = evaluated if step in ("answer", "verdict") else played("trio", "tree")
+    lists = {
+        EVALUATION: "evaluated",
+        DIAGNOSIS: "diagnosed",
+        PROBING: "probed",
+        SOLO_REPLAYS: "without",
+        VALUES: "valued",
+    }
+    beside = lists.get(steps_with(step))
+    round = request.getfixturevalue(beside) if beside else played("trio", "tree")
     artifact = round.artifacts[step]
     _check(step, round, artifact)  # it passes before
     claim = (SQL / "checks" / step / f"{check}.sql").read_text().splitlines()[0].removeprefix("-- ")

@@ -13,8 +13,8 @@ from scipy.stats import pearsonr, spearmanr
 from configs.errors import StoreError
 from pipeline.comparing import compare
 from pipeline.samples import stored_samples
-from store.comparison import compare_estimators
-from store.credit import advantages, estimators, open_returns
+from store.comparison import comparable, compare_estimators
+from store.credit import advantages, open_returns
 from tests.conftest import Round, config_of, drive
 from tests.credits import Ending, samples
 
@@ -31,7 +31,7 @@ def _by_decision(round: Round, estimator: str) -> dict[str, tuple[str, float | N
 def test_the_figures_are_those_of_the_estimators_own_advantages(played: Played, world: str, plan: str) -> None:
     round = played(world, plan)
     found = compare(round.scope)
-    credit = {name: _by_decision(round, name) for name in estimators()}
+    credit = {name: _by_decision(round, name) for name in comparable(False)}
     roles = {role for role, _ in credit["c3"].values()}
     assert {(row["estimator"], row["role"]) for row in found.by_estimator} == {(n, r) for n in credit for r in roles}
     for row in found.by_estimator:
@@ -78,7 +78,7 @@ def test_fidelity_is_the_rank_correlation_of_two_independent_halves(tmp_path: Pa
     assert c3["pooled_spearman"] == pytest.approx(spearmanr(*credited).statistic)
     error = fmean((a - b) ** 2 for a, b in zip(*credited, strict=True)) ** 0.5
     assert c3["rmse"] == pytest.approx(error)
-    assert {row["estimator"] for row in found} == set(estimators())
+    assert {row["estimator"] for row in found} == set(comparable(False))
 
 
 def _leave_one_out(values: list[float]) -> list[float]:

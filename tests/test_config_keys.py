@@ -79,6 +79,7 @@ TABLE: Mapping[str, Change] = {
     "engine[vllm].cpu_cache_gib": Change(NOTHING, "engine.cpu_cache_gib=1", "vllm"),
     "engine[vllm].enforce_eager": Change(NOTHING, "engine.enforce_eager=true", "vllm"),
     "engine[vllm].before_update": Change(NOTHING, "engine.before_update=stay", "vllm"),
+    "engine[vllm].probe": Change(NOTHING, "engine.probe=false", "vllm"),
     # of servers: any that serve the model; the device is the trainer's
     "engine[vllm_server].model": Change(("rollout", "freeze", *WEIGHTS[1:]), "engine.model='{other}'", "vllm_server"),
     "engine[vllm_server].revision": Change(NOTHING, "engine.revision='main'", "vllm_server"),
@@ -91,6 +92,7 @@ TABLE: Mapping[str, Change] = {
     "engine[vllm_server].timeout_seconds": Change(NOTHING, "engine.timeout_seconds=1.0", "vllm_server"),
     "engine[vllm_server].attempts": Change(NOTHING, "engine.attempts=1", "vllm_server"),
     "engine[vllm_server].first_pause_seconds": Change(NOTHING, "engine.first_pause_seconds=0.5", "vllm_server"),
+    "engine[vllm_server].probe": Change(NOTHING, "engine.probe=false", "vllm_server"),
     "problems.source": Change(("problems",), "problems={source='arithmetic',count=9}", says="source: scripted -> "),
     "problems[scripted].count": Change(("problems",), "problems.count=5"),
     "problems[scripted].seed": Change(("problems",), "problems.seed=1"),
@@ -161,6 +163,8 @@ TABLE: Mapping[str, Change] = {
     "advantages.estimator": Change(("advantages",), "advantages.estimator=full_mean"),
     "advantages.group_by": Change(("advantages",), "advantages.group_by=context"),
     "advantages.normalisation": Change(("advantages",), "advantages.normalisation=batch_std"),
+    "advantages.solo_replays": Change((), "advantages.solo_replays=2"),
+    "critic.folds": Change((), "critic.folds=3"),  # no estimator here reads learned values; see test_critic.py
     "update.learning_rate": Change(("update",), "update.learning_rate=0.5"),
     "update.schedule.kind": Change(
         ("update",), "update.schedule={kind='cosine',rounds=5}", says="schedule.kind: constant -> cosine"
@@ -194,6 +198,7 @@ TABLE: Mapping[str, Change] = {
     "update.train_truncated": Change(("update",), "update.train_truncated=false"),
     "update.undefined_advantage": Change(("update",), "update.undefined_advantage=zero"),
     "update.checkpoint_steps": Change(("update",), "update.checkpoint_steps=1"),
+    "update.processes": Change(("update",), "update.processes=2"),
     "update.layout": Change(("update",), "update.layout=single"),
     "update.max_tokens": Change(("update",), "update.max_tokens=64"),
     "update.dtype": Change(("update",), "update.dtype=bfloat16", "model"),
@@ -209,6 +214,10 @@ TABLE: Mapping[str, Change] = {
     "workers.runner": Change(NOTHING, "workers.runner=dask"),
     "workers.count": Change(NOTHING, "workers.count=2"),
     "workers.address": Change(NOTHING, "workers.address='tcp://somewhere:1'"),
+    "tracking.to": Change(NOTHING, "tracking.to=['tensorboard','mlflow']"),
+    "tracking.tensorboard_dir": Change(NOTHING, "tracking.tensorboard_dir=elsewhere"),
+    "tracking.project": Change(NOTHING, "tracking.project=other"),
+    "tracking.mlflow_uri": Change(NOTHING, "tracking.mlflow_uri='http://somewhere:5000'"),
 }
 MODELS = {"model": "transformers", "vllm": "vllm", "vllm_server": "vllm_server"}
 """Bases with a language model, and their engine. Keys are made without its weights, so no such round is run."""

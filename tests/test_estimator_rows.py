@@ -1,7 +1,8 @@
 """Every estimator against rows worked by hand: tests/estimators/given.csv and, by its name, what is expected of it.
 
 The given rows hold unequal replay counts, an unscored evaluation, states of one alternative, and (problem r) evaluations
-that count towards some of their messages only, as in the `replay` plan.
+that count towards some of their messages only, as in the `replay` plan. tests/estimators/solo.csv holds, by state, what was
+earned without its role's message; only ccpo reads it. critic_values.csv holds what value heads expected; the last three read it.
 """
 
 from __future__ import annotations
@@ -37,9 +38,26 @@ def _given() -> list[Ending]:
         ]
 
 
+def _solo() -> dict[str, list[float | None]]:
+    """By state, what replays without its role's message earned."""
+    found: dict[str, list[float | None]] = {}
+    with (ROWS / "solo.csv").open() as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["state"], []).append(_number(row["reward"]))
+    return found
+
+
+def _values() -> dict[str, tuple[float | None, float | None]]:
+    """By decision, what value heads expected of its state and of itself."""
+    with (ROWS / "critic_values.csv").open() as file:
+        return {
+            row["decision"]: (_number(row["state_value"]), _number(row["action_value"])) for row in csv.DictReader(file)
+        }
+
+
 def _hold(folder: Path, estimator: str, expected: Path) -> None:
     """Assert that the estimator makes the expected rows of the given ones, and no other."""
-    found = {row["decision_id"]: row for row in credit(folder, [_given()], estimator)}
+    found = {row["decision_id"]: row for row in credit(folder, [_given()], estimator, solo=_solo(), values=_values())}
     with expected.open() as file:
         rows = list(csv.DictReader(file))
     assert {row["decision"] for row in rows} == set(found)
@@ -53,7 +71,7 @@ def _hold(folder: Path, estimator: str, expected: Path) -> None:
 
 
 def test_every_estimator_has_its_rows() -> None:
-    assert {path.stem for path in ROWS.glob("*.csv")} == {*estimators(), "given"}
+    assert {path.stem for path in ROWS.glob("*.csv")} == {*estimators(), "given", "solo", "critic_values"}
 
 
 @pytest.mark.parametrize("estimator", estimators())
@@ -100,6 +118,7 @@ def test_adding_an_estimator_is_adding_its_file_and_its_rows(
 
 def test_an_unknown_estimator_is_refused_with_the_known_ones(store: Path) -> None:
     with pytest.raises(
-        ConfigError, match="no estimator named 'c33'; there is c3, full_mean, global_mean, magrpo, no_replay, rloo"
+        ConfigError,
+        match="no estimator named 'c33'; there is c3, ccpo, full_mean, global_mean, magrpo, mappo, no_replay, ",
     ):
         drive(store, config_of("duo", "tree", advantages=AdvantagesConfig(estimator="c33")))

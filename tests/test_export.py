@@ -16,6 +16,7 @@ from pipeline.scope import Scope
 from store import catalog
 from store.layout import Layout
 from tests.conftest import Round, config_of
+from tests.worlds import WORDS
 
 Played = Callable[[str, str], Round]
 
@@ -47,6 +48,20 @@ def test_a_pair_is_the_best_and_the_worst_alternative_of_a_state(
         # the text of exactly the stored tokens: turns and all
         assert pair["prompt"].startswith("<|user|>") or pair["prompt"].startswith("<|system|>")
         assert pair["prompt"].endswith("<|assistant|>")
+
+
+def test_every_pair_is_a_line_of_one_schema_as_trl_reads_it(played: Played, tmp_path: Path) -> None:
+    # TRL wants prompt, chosen and rejected as plain strings, and adds the end token; `datasets` wants one type a column
+    write_lines(preference_pairs(played("duo", "tree").scope, None), tmp_path / "pairs.jsonl")
+    pairs = _lines(tmp_path / "pairs.jsonl")
+    assert {tuple((name, type(value)) for name, value in pair.items()) for pair in pairs} == {
+        (
+            *((name, str) for name in ("prompt", "chosen", "rejected", "problem_id", "role", "state_id")),
+            *(("chosen_id", str), ("chosen_return", float), ("chosen_truncated", bool)),
+            *(("rejected_id", str), ("rejected_return", float), ("rejected_truncated", bool)),
+        )
+    }
+    assert all(pair["chosen"] in WORDS and pair["rejected"] in WORDS for pair in pairs)
 
 
 def test_pairs_of_one_role(played: Played) -> None:

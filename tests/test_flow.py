@@ -146,7 +146,7 @@ def test_a_finished_round_needs_neither_server_nor_prefect_nor_torch(store: Path
     script = (
         "import sys, cli\n"
         "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-        "print(sorted({'prefect', 'torch', 'transformers'} & set(sys.modules)))"
+        "print(sorted({'prefect', 'torch', 'transformers', 'pyarrow', 'numpy', 'scipy', 'sklearn'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, "run", "iteration", "--round", "1", "--store", str(store)],
@@ -158,3 +158,24 @@ def test_a_finished_round_needs_neither_server_nor_prefect_nor_torch(store: Path
     )
     assert done.stdout.splitlines()[-1] == "[]"
     assert "reused" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_question_and_a_round_with_solo_replays_are_seen_too(
+    reporting: Command, prefect_server: str, store: Path
+) -> None:
+    drive(store, load_config("scripted-duo"), run="asked")
+    question = ("what-if", "--role", "reasoner", "--empty", "--run", "asked", "--round", "1")
+    assert "(there already)" not in reporting(*question).out
+    [first] = _flow_runs(prefect_server, "asked · what if, round 1")
+    states = _states(prefect_server, first)
+    assert {name for name in states if " of " not in name} == {"probe · round 1", "score · round 1"}
+    assert set(states.values()) == {"Completed"}
+    assert "(there already)" in reporting(*question).out
+    again = _flow_runs(prefect_server, "asked · what if, round 1")[-1]
+    assert set(_states(prefect_server, again).values()) == {"Cached"}
+    ccpo = ("--variant", "ccpo", "--set", "advantages.estimator=ccpo")
+    reporting("run", "iteration", "--run", "asked", "--round", "1", *ccpo)
+    steps = _states(prefect_server, _flow_runs(prefect_server, "asked · round 1")[-1])
+    made = [name for name, state in steps.items() if " of " not in name and state == "Completed"]
+    assert made == ["solo · round 1", "solo_grade · round 1", "advantages · round 1", "update · round 1"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from math import e, exp, log
+from typing import Any
 
 import pytest
 import torch
 
 from configs.errors import ConfigError
 from configs.load import build_config
+from configs.notes import config_notes
 from configs.schema import KlConfig, UpdateConfig
 from stages.losses.clipped_policy_gradient import clipped_policy_gradient
 from stages.losses.kl_to_reference import kl_to_reference
@@ -130,6 +132,35 @@ def test_kl_estimators_average_to_the_kl_under_the_policy(estimator: str, bias: 
     estimate = float((p * kl_to_reference(p.log(), q.log(), estimator)).sum())  # type: ignore[arg-type]
     assert exact == pytest.approx(0.5 * log(1.25) + 0.3 * log(0.75))
     assert estimate == pytest.approx(exact, abs=bias)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "towards"), [("k1", "nowhere"), ("k2", "KL of the policy"), ("k3", "KL of the reference")]
+)
+def test_what_a_kl_in_the_loss_pushes_towards(estimator: str, towards: str) -> None:
+    # E over a ~ pi, by enumeration, of d kl(a) / d logits, held against the gradients of the two KLs and of nothing
+    logits_V = torch.tensor([0.3, -1.1, 0.8, 0.0], dtype=torch.float64, requires_grad=True)
+    reference_V = torch.tensor([0.5, 0.2, -0.4, -0.1], dtype=torch.float64).log_softmax(-1)
+    policy_V = logits_V.log_softmax(-1)
+    own, other = policy_V.exp(), reference_V.exp()
+    kls = {
+        "nowhere": 0.0 * policy_V.sum(),
+        "KL of the policy": (own * (policy_V - reference_V)).sum(),
+        "KL of the reference": (other * (reference_V - policy_V)).sum(),
+    }
+    (wanted_V,) = torch.autograd.grad(kls[towards], logits_V, retain_graph=True)
+    loss = (own.detach() * kl_to_reference(policy_V, reference_V, estimator)).sum()  # type: ignore[arg-type]
+    (found_V,) = torch.autograd.grad(loss, logits_V)
+    torch.testing.assert_close(found_V, wanted_V, rtol=1e-9, atol=1e-12)
+
+
+def test_a_kl_that_pushes_nowhere_is_noted() -> None:
+    def notes(**kl: Any) -> list[str]:
+        return config_notes(duo(update=UpdateConfig(kl=KlConfig(**kl))))
+
+    [note] = notes(coefficient=0.01, estimator="k1")
+    assert note.startswith("update.kl.estimator=k1: ") and "k2 has the gradient of the KL" in note
+    assert notes(coefficient=0.01, estimator="k2") == notes(estimator="k1") == []
 
 
 def test_importance_weights_are_the_ratio_up_to_their_cap_and_constants() -> None:

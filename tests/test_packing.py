@@ -180,6 +180,20 @@ def test_single_is_a_plain_forward_pass_of_the_model_with_its_adapter(tmp_path: 
         torch.testing.assert_close(logprob_T.detach(), wanted_T, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_readings_are_the_hidden_states_of_a_plain_forward_pass(family: str) -> None:
+    rows = _rows(AWKWARD)
+    learner = _learner(family, "single")
+    packed = _learner(family, "packed").read(rows)
+    for row, alone, together in zip(rows, learner.read(rows), packed, strict=True):
+        seen = torch.tensor([row.context_ids + row.token_ids[:-1]])
+        with torch.no_grad():
+            hidden = learner._model(input_ids=seen, output_hidden_states=True).hidden_states[-1][0]
+        for reading in (alone, together):
+            torch.testing.assert_close(reading.context_D, hidden[len(row.context_ids) - 1], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(reading.message_D, hidden[-1], rtol=1e-4, atol=1e-5)
+
+
 def test_rows_of_several_temperatures_share_a_batch() -> None:
     rows = [*_rows(AWKWARD[:3], 0.5), *_rows(AWKWARD[3:], 1.3)]
     wanted_N, got_N = (torch.cat(_learner("llama", layout).logprobs(rows)) for layout in ("single", "packed"))

@@ -21,6 +21,7 @@ from pipeline import commands
 from pipeline.importing import import_transcripts
 from pipeline.scope import Scope
 from pipeline.standing import standings
+from pipeline.steps import EVALUATION, step_named
 from pipeline.terminal import retrying
 from pipeline.verify import verify
 from store import catalog
@@ -293,6 +294,21 @@ def test_too_many_failures_are_no_artifact_and_need_no_retry(store: Path, sums: 
     assert "retried" not in round.reports["grade"].ledger
 
 
+def test_the_missing_rewards_of_an_evaluation_are_graded_again(store: Path, sums: Config, out_of_order: Path) -> None:
+    held = sums.evaluate.model_copy(update={"problems": sums.problems})
+    config = sums.model_copy(update={"evaluate": held})
+    out_of_order.write_text("1\n2\n3\n")
+    first = drive(store, config, round=0, steps=EVALUATION)
+    assert {row["reward"] for row in first.rows("rewards")} == {None}
+    out_of_order.write_text("")
+    scope = Scope(store, "test", 0)
+    assert commands.settle_retry(scope, "verdict")
+    second = drive_on(scope, steps=EVALUATION)
+    assert second.made == ["verdict", "evaluate"]
+    assert None not in {row["reward"] for row in second.rows("rewards")}
+    assert drive_on(scope, steps=EVALUATION).made == []
+
+
 # ---- elsewhere
 
 
@@ -386,6 +402,10 @@ def test_imported_transcripts_are_credited_from_freeze_on(
     round = drive_on(Scope(store, "taken", 1))
     assert round.made == ["freeze", "sample", "replay", "grade", "advantages", "update"]
     assert round.artifacts["rollout"].key == rollout.key
+    scope = Scope(store, "taken", 1)
+    look = scope.look(step_named("rollout"), {"problems": round.artifacts["problems"]})
+    with pytest.raises(ConfigError, match="--from rollout: the transcripts of round 1 were imported"):
+        scope.beside(look)
     assert [row["text"] for row in round.rows("decisions", "rollout")] == [
         row["text"] for row in other.rows("decisions", "rollout")
     ]
@@ -523,11 +543,15 @@ def _receipt(answer: Answer) -> dict[str, dict[str, str]]:
     }
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("story")
 def test_until_stops_after_that_stage(story: SimpleNamespace) -> None:
     assert story.until.code == 0, story.until.err
     assert list(_receipt(story.until)) == sorted(story.told.steps["until"], key=STEPS.index) == STEPS[:3]
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("story")
 def test_a_cap_stops_at_the_end_of_a_part_and_the_same_command_goes_on(story: SimpleNamespace) -> None:
     go_on = "what is finished is kept, and the same command goes on from there\n"
     assert story.capped.code == story.late.code == 7
@@ -542,6 +566,8 @@ def test_a_cap_stops_at_the_end_of_a_part_and_the_same_command_goes_on(story: Si
     assert (grade["made"], grade["reused"], grade["evals"]) == ("1", "1", "32")
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("story")
 def test_the_receipt_is_what_the_tables_hold(story: SimpleNamespace) -> None:
     receipt, layout = _receipt(story.whole), Layout(story.told.store)
     found = {name: described(layout, entry["stage"], entry["key"]) for name, entry in story.told.steps["whole"].items()}
@@ -567,6 +593,8 @@ def test_the_receipt_is_what_the_tables_hold(story: SimpleNamespace) -> None:
     assert told is not None and float(told[1]) == pytest.approx(seconds, abs=0.051)  # printed to a tenth
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("story")
 def test_a_stage_made_again_beside_says_whether_its_rows_are_equal(story: SimpleNamespace) -> None:
     assert story.beside.code == 0, story.beside.err
     receipt = _receipt(story.beside)
@@ -576,6 +604,8 @@ def test_a_stage_made_again_beside_says_whether_its_rows_are_equal(story: Simple
     assert list((story.told.store / "artifacts").glob("*/*~*")) == []
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("story")
 def test_other_draws_are_asked_for_by_number(story: SimpleNamespace) -> None:
     assert story.redrawn.code == 0, story.redrawn.err
     assert [name for name, line in _receipt(story.redrawn).items() if line["seconds"] == "reused"] == ["problems"]
@@ -583,6 +613,8 @@ def test_other_draws_are_asked_for_by_number(story: SimpleNamespace) -> None:
     assert [name for name in STEPS if before[name]["key"] == after[name]["key"]] == ["problems"]
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("story")
 def test_a_variant_is_one_command_that_generates_nothing(story: SimpleNamespace) -> None:
     assert story.branched.code == 0, story.branched.err
     assert {name: (line["made"], line["messages"]) for name, line in _receipt(story.branched).items()} == {
@@ -594,6 +626,8 @@ def test_a_variant_is_one_command_that_generates_nothing(story: SimpleNamespace)
     assert story.refused.err.startswith("c3: --variant no-loo: is already the branch of main at advantages of round 1")
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("story")
 def test_parts_made_by_two_workers_have_the_same_bytes(story: SimpleNamespace) -> None:
     assert story.workers.code == 0, story.workers.err
     side = story.told.store / "side"
@@ -609,7 +643,7 @@ def test_two_workers_of_the_real_model_give_the_same_bytes(prefect_server: str, 
     apart = ["policies={plans={},answers={}}", "roles.reasoner.policy=plans", "roles.actor.policy=answers"]
     overrides = [*apart, "rounds.problems=4", "parts.problems=1"]
     config = load_config("arithmetic-duo", overrides)
-    one = [drive(store, config, round=1), drive(store, config, round=2, until="replay")]
+    one = [drive(store, config, 1, run="told"), drive(store, config, 2, run="told", until="replay")]
     told = Story(tmp_path, prefect_server)
     chosen = [argument for override in overrides for argument in ("--set", override)]
     for number, until in (("1", "update"), ("2", "replay")):
@@ -619,8 +653,7 @@ def test_two_workers_of_the_real_model_give_the_same_bytes(prefect_server: str, 
     for round in one:
         for artifact in round.artifacts.values():
             folder = f"artifacts/{artifact.stage}/{artifact.key}"
-            rows = {name: content for name, content in _files(store, folder).items() if not name.endswith(".json")}
-            assert rows and rows.items() <= _files(told.store, folder).items()
+            assert _files(store, folder) == _files(told.store, folder)
 
 
 def test_the_table_of_parts_and_tokens_is_what_the_tables_hold(store: Path) -> None:

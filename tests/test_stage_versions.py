@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.steps import EVALUATION, ROUND
+from pipeline.steps import EVERYTHING, PROBING
 from stages.stage import Stage
 
 ROOT = Path(__file__).parents[1]
@@ -29,28 +29,41 @@ SHARED = {
     "advantages": [
         "store/credit.py",
         "store/sql/episodes.sql",
+        "store/sql/stable_sum.sql",
         "store/sql/returns.sql",
+        "store/sql/solo.sql",
         "store/sql/normalisations/*.sql",
         "store/sql/advantages.sql",
+        "store/sql/write_advantages.sql",
     ],
     "update": [
         "stages/lessons.py",
         "stages/provenance.py",
         "stages/schedules.py",
-        "stages/training.py",
-        "stages/training_state.py",
+        "stages/training*.py",
         "stages/losses/*.py",
         "stages/learners/*.py",
     ],
     "answer": ["stages/team.py"],
     "evaluate": [],
+    "critic": ["stages/value_head.py", "stages/learners/*.py", "store/sql/returns.sql"],
+    "remeasure": ["stages/continuing.py", "stages/team.py", "store/identity.py"],
+    "solo": ["stages/probes.py", "stages/continuing.py", "stages/team.py", "stages/tree.py", "store/identity.py"],
+    "probe": ["stages/probes.py", "stages/continuing.py", "stages/team.py", "store/identity.py"],
+    "diagnose": [
+        "stages/figures.py",
+        "stages/groups.py",
+        "stages/statistics.py",
+        "store/diagnostics.py",
+        "store/sql/diagnose/*.sql",
+    ],
 }
 """What a stage's rows depend on besides its own file."""
 
 
 def stages() -> list[Stage]:
     """Every stage, once."""
-    return list({step.stage.name: step.stage for step in (*ROUND, *EVALUATION)}.values())
+    return list({step.stage.name: step.stage for step in (*EVERYTHING, *PROBING)}.values())
 
 
 def meaning(stage: str) -> str:

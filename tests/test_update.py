@@ -12,6 +12,7 @@ import torch
 from tiny_models import TARGETS, tiny_model
 
 from configs.errors import UpdateError
+from configs.load import load_config
 from configs.schema import Config, KlConfig, PolicyConfig, ScheduleConfig, ScriptedEngineConfig, UpdateConfig
 from stages.learners.lora import LoraLearner
 from stages.learners.make import learner_settings
@@ -21,7 +22,7 @@ from stages.tools import Tools
 from stages.training import Trainer
 from store.artifacts import Row
 from store.policies import initial_policy
-from tests.conftest import drive
+from tests.conftest import ROOT, drive
 from tests.worlds import duo, four_turns
 
 POLICY = PolicyConfig(lora_rank=4, lora_alpha=8, target_modules=TARGETS["llama"])
@@ -162,6 +163,21 @@ def test_each_policy_has_its_rate_and_a_frozen_role_is_left_out(store: Path) -> 
     }
     assert {row["role"] for row in round.rows("steps")} == {"proposer_1", "critic_1"}
     assert {row["skipped"] for row in round.rows("trained") if row["role"] == "proposer_2"} == {"frozen role"}
+
+
+def test_one_adapter_per_role_takes_three_overrides(store: Path) -> None:
+    split = ["policies={reasoner={},actor={}}", "roles.reasoner.policy=reasoner", "roles.actor.policy=actor"]
+    assert "--set 'policies={reasoner={},actor={}}'" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(load_config("arithmetic-duo", split).policies) == {"reasoner", "actor"}
+    round = drive(store, load_config("scripted-duo", split))
+    assert {(row["role"], row["policy"]) for row in round.rows("steps")} == {
+        ("reasoner", "reasoner"),
+        ("actor", "actor"),
+    }
+    assert {path.name for path in (round.artifacts["update"].parts()[-1] / "weights").iterdir()} == {
+        "reasoner",
+        "actor",
+    }
 
 
 def test_the_entropy_of_a_world_where_every_word_is_as_likely(store: Path) -> None:

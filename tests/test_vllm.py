@@ -1,7 +1,7 @@
 """Real vLLM on a CPU, in process and as a server: rounds, adapters, faults, and how far the engines are apart.
 
-One engine and one server for the file, because each takes a minute to start. All of it in float32, so that a gap is a
-mistake and not rounding.
+One engine and one server for the file, because each takes a minute to start; they start at the same time, on a core each.
+All of it in float32, so that a gap is a mistake and not rounding.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ from pipeline.runner import Limits, make_part, make_step
 from pipeline.scope import Scope
 from pipeline.steps import ROUND, names
 from stages.engines.adapters import adapter_name
-from stages.engines.make import make_engine, resolved_model
+from stages.engines.make import base_digest, make_engine, resolved_model
 from stages.engines.protocol import Completion, Engine, Request, SamplingParameters
 from stages.learners.adapter_files import CONFIG_FILE, TENSOR_FILE, adapter_digest, write_adapter
+from stages.learners.make import make_learner
 from stages.tools import Tools
 from store import catalog
 from store.artifacts import Artifact, Row, open_writer
 from store.layout import Layout
-from store.policies import Adapter, PolicyVersion
+from store.policies import Adapter, PolicyVersion, initial_policy
 from tests.conftest import ROOT, drive
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
 pytest.importorskip("vllm", reason="vLLM is not installed; `make setup-vllm` installs its CPU build")
 
 WINDOW = 512
@@ -51,17 +52,27 @@ CONTEXTS = 50
 SMALL = (
     *("rounds.problems=6", "parts.problems=3"),  # few, but some of them with a signal: the update must move the weights
     *("update.minibatches=2", "update.learning_rate=3e-3", "engine.dtype=float32"),
-    'policies={"plans"={},"answers"={}}',
+    'policies={"plans"={lora_rank=8},"answers"={lora_rank=8}}',  # on a CPU vLLM's time with adapters grows with the rank
     'roles.reasoner.policy="plans"',
     'roles.actor.policy="answers"',
 )
 IN_PROCESS = (
     *("engine.kind=vllm", "engine.enforce_eager=true", f"engine.max_model_len={WINDOW}", "engine.cpu_cache_gib=1"),
+    "engine.max_lora_rank=8",
 )
 
 
 def _config(*overrides: str) -> Config:
     return load_config("arithmetic-duo", [*SMALL, *overrides])
+
+
+@dataclass
+class Starting:
+    """A server's address, and what it says while it starts."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
 
 
 @dataclass
@@ -79,10 +90,11 @@ def _play(store: Path, config: Config, tools: Tools) -> Played:
     return Played(Scope(store, "test", 1), first, _steps(Scope(store, "test", 2), tools, "rollout"))
 
 
-def _steps(scope: Scope, tools: Tools, until: str) -> dict[str, Artifact]:
+def _steps(scope: Scope, tools: Tools, until: str, policy: PolicyVersion | None = None) -> dict[str, Artifact]:
+    """The round's steps as far as `until`, under its own policy version or the one given."""
     artifacts: dict[str, Artifact] = {}
     for step in ROUND[: names().index(until) + 1]:
-        look = scope.look(step, artifacts)
+        look = scope.look(step, artifacts, policy if step.stage.weights else None)
         with open_writer(scope.layout, step.stage.name, look.key) as writer:
             artifacts[step.name], _ = make_step(
                 writer, look, lambda parts, w=writer, seen=look: [make_part(w, seen, p, tools, Limits()) for p in parts]
@@ -92,28 +104,15 @@ def _steps(scope: Scope, tools: Tools, until: str) -> dict[str, Artifact]:
 
 
 @pytest.fixture(scope="module")
-def tools() -> Iterator[Tools]:
-    tools = Tools()
-    yield tools
-    tools.close()
-
-
-@pytest.fixture(scope="module")
-def in_process(tmp_path_factory: pytest.TempPathFactory, tools: Tools) -> Played:
-    """With memory given back for the update: vLLM is shut down, and starts again for the second round."""
-    return _play(tmp_path_factory.mktemp("vllm"), _config(*IN_PROCESS), tools)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real vLLM server on loopback."""
-    folder = tmp_path_factory.mktemp("server")
+def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starting]:
+    """A real vLLM server on loopback, on its way."""
+    log = tmp_path_factory.mktemp("server") / "server.log"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--model", str(resolved_model(_config().engine)), "--dtype", "float32", "--enforce-eager"]  # type: ignore[arg-type]
-    command += ["--max-model-len", str(WINDOW), "--enable-lora", "--max-lora-rank", "16", "--max-loras", "4"]
+    command += ["--max-model-len", str(WINDOW), "--enable-lora", "--max-lora-rank", "8", "--max-loras", "4"]
     command += ["--logprobs-mode", "processed_logprobs"]
     environment = {
         **os.environ,
@@ -123,15 +122,52 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "VLLM_NO_USAGE_STATS": "1",
         "OMP_NUM_THREADS": "2",
     }
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
     try:
-        url = f"http://127.0.0.1:{port}"
-        _await(url, process, folder / "server.log")
-        yield url
+        yield Starting(f"http://127.0.0.1:{port}", process, log)
     finally:
         process.terminate()
         process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def tools(starting: Starting) -> Iterator[Tools]:
+    """The process's engine is made with these."""
+    tools = Tools()
+    yield tools
+    tools.close()
+
+
+@pytest.fixture(scope="module")
+def server(starting: Starting) -> str:
+    """The address of the server, once it is there."""
+    _await(starting.url, starting.process, starting.log)
+    return starting.url
+
+
+@pytest.fixture(scope="module")
+def untrained() -> PolicyVersion:
+    """The team before any update."""
+    config = _config()
+    return initial_policy(base_digest(config.engine), list(config.policies))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, untrained: PolicyVersion) -> PolicyVersion:
+    """The team with adapters that change what is said: those of the trainer, B drawn at random."""
+    folder, random = tmp_path_factory.mktemp("trained"), np.random.default_rng(0)
+    learner = make_learner(_config())
+    learner.load(untrained, 0)
+    adapters = {}
+    for name, written in learner.save(folder / "zero").items():
+        drawn = {
+            key: (random.normal(0, 0.01, value.shape) if ".lora_B." in key else value).astype(np.float32)
+            for key, value in load_file(written / TENSOR_FILE).items()
+        }
+        write_adapter(folder / name, json.loads((written / CONFIG_FILE).read_text()), drawn)
+        adapters[name] = Adapter(adapter_digest(folder / name), folder / name)
+    return PolicyVersion("trained", untrained.base, adapters)
 
 
 def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -147,6 +183,75 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 def _served(url: str) -> tuple[str, ...]:
     return ("engine.kind=vllm_server", f"engine.urls=['{url}']", "engine.first_pause_seconds=0.1")
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """50 contexts of both roles, as another engine froze them."""
+    overrides = ("plan={kind='episodes',budget=1}", f"rounds.problems={CONTEXTS // 2}", "parts.problems=25")
+    ran = drive(tmp_path_factory.mktemp("frozen"), _config(*overrides), until="freeze")
+    contexts = ran.artifacts["freeze"].rows("contexts")[:CONTEXTS]
+    assert len(contexts) == CONTEXTS
+    return contexts
+
+
+def test_three_engines_agree_on_fifty_frozen_contexts(
+    starting: Starting,
+    frozen: list[Row],
+    trained: PolicyVersion,
+    untrained: PolicyVersion,
+    tools: Tools,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    in_process = tools.engine(_config(*IN_PROCESS), untrained)  # meanwhile the server starts
+    server = request.getfixturevalue("server")
+    policy_of = {"reasoner": "plans", "actor": "answers"}
+    greedy = SamplingParameters(0.0, 1.0, 0, 12)
+    requests = [Request(tuple(row["token_ids"]), (0,), greedy, policy_of[row["role"]]) for row in frozen]
+    engines: dict[str, ModelEngineConfig] = {
+        "transformers": _config().engine,  # type: ignore[dict-item]
+        "vllm_server": _config(*_served(server)).engine,  # type: ignore[dict-item]
+    }
+    said: dict[tuple[str, str], list[Completion]] = {}
+    made = {name: make_engine(config) for name, config in engines.items()}
+    made["vllm"] = in_process
+    for adapter, policy in (("off", untrained), ("on", trained)):
+        for name, engine in made.items():
+            engine.use(policy)
+            said[name, adapter] = [completions[0] for completions in engine.generate(requests)]
+    lines = ["", "float32, greedy, 50 contexts     adapter  same messages  mean gap  largest gap (nats, equal tokens)"]
+    for adapter in ("off", "on"):
+        for one, other in (("vllm", "transformers"), ("vllm_server", "transformers"), ("vllm", "vllm_server")):
+            same, gaps = _compare(said[one, adapter], said[other, adapter])
+            lines.append(f"{one + ' / ' + other:<32} {adapter:<8} {same:>10}/50  {fmean(gaps):.1e}  {max(gaps):.1e}")
+            assert same >= 48 and fmean(gaps) < 1e-3, lines
+    with capsys.disabled():
+        print("\n".join(lines))
+    for name in made:  # the adapter is seen by each
+        _, gaps = _compare(said[name, "on"], said[name, "off"])
+        assert fmean(gaps) > 0.01, name
+    for name in engines:
+        made[name].close()
+
+
+def _compare(ours: Sequence[Completion], theirs: Sequence[Completion]) -> tuple[int, list[float]]:
+    """Equal messages, and gaps of log-probs as far as the tokens are equal."""
+    gaps = []
+    for mine, other in zip(ours, theirs, strict=True):
+        for token, also, logprob, against in zip(
+            mine.token_ids, other.token_ids, mine.logprobs, other.logprobs, strict=False
+        ):
+            if token != also:
+                break
+            gaps.append(abs(logprob - against))
+    return sum(a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True)), gaps
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory: pytest.TempPathFactory, tools: Tools) -> Played:
+    """With memory given back for the update: vLLM is shut down, and starts again for the second round."""
+    return _play(tmp_path_factory.mktemp("vllm"), _config(*IN_PROCESS), tools)
 
 
 @pytest.fixture(scope="module")
@@ -234,8 +339,8 @@ def _scored_gap(engine: Engine, policy: PolicyVersion, prompts: Sequence[Row], s
     return fmean(gaps)
 
 
-def test_the_doctor_finds_the_server_well(by_server: Played, server: str) -> None:
-    found = list(examine(_config(*_served(server)), by_server.scope.policy_after))
+def test_the_doctor_finds_the_server_well(trained: PolicyVersion, server: str) -> None:
+    found = list(examine(_config(*_served(server)), trained))
     assert [checked.good for checked in found] == [True, True, True], found
     assert "mean gap" in found[-1].said
 
@@ -247,9 +352,9 @@ def test_the_doctor_names_a_server_of_another_model(server: str) -> None:
 
 
 def test_a_broken_adapter_is_refused_by_a_real_server_in_one_line(
-    by_server: Played, server: str, tmp_path: Path
+    trained: PolicyVersion, server: str, tmp_path: Path
 ) -> None:
-    broken = _broken_adapter(by_server, tmp_path)
+    broken = _broken_adapter(trained, tmp_path)
     engine = make_engine(_config(*_served(server)).engine)
     with pytest.raises(EngineError, match="refuses adapter") as caught:
         engine.use(PolicyVersion("broken", "base", {"plans": broken, "answers": broken}))
@@ -257,17 +362,19 @@ def test_a_broken_adapter_is_refused_by_a_real_server_in_one_line(
     engine.close()
 
 
-def test_an_adapter_of_too_high_a_rank_is_refused_in_process(in_process: Played, tools: Tools, tmp_path: Path) -> None:
-    engine = tools.engine(_config(*IN_PROCESS), in_process.scope.policy_after)
-    broken = _broken_adapter(in_process, tmp_path)
+def test_an_adapter_of_too_high_a_rank_is_refused_in_process(
+    trained: PolicyVersion, tools: Tools, tmp_path: Path
+) -> None:
+    engine = tools.engine(_config(*IN_PROCESS), trained)
+    broken = _broken_adapter(trained, tmp_path)
     with pytest.raises(EngineError, match="its rank is 99"):
         engine.use(PolicyVersion("broken", "base", {"plans": broken, "answers": broken}))
-    engine.use(in_process.scope.policy_after)
+    engine.use(trained)
 
 
-def _broken_adapter(played: Played, folder: Path) -> Adapter:
+def _broken_adapter(policy: PolicyVersion, folder: Path) -> Adapter:
     """A trained adapter whose configuration claims another rank."""
-    whole = played.scope.policy_after.adapters["plans"].directory
+    whole = policy.adapters["plans"].directory
     assert whole is not None
     shutil.copytree(whole, folder / "adapter")
     settings = json.loads((whole / "adapter_config.json").read_text())
@@ -275,101 +382,56 @@ def _broken_adapter(played: Played, folder: Path) -> Adapter:
     return Adapter("broken" * 6, folder / "adapter")
 
 
-def test_a_prompt_past_the_window_is_refused_by_both(in_process: Played, tools: Tools, server: str) -> None:
+def test_a_prompt_past_the_window_is_refused_by_both(untrained: PolicyVersion, tools: Tools, server: str) -> None:
     long = Request(tuple([7] * WINDOW), (1,), SamplingParameters(1.0, 1.0, 0, 4), "plans")
     served = make_engine(_config(*_served(server)).engine)
-    served.use(in_process.scope.policy)
-    for engine in (tools.engine(_config(*IN_PROCESS), in_process.scope.policy_after), served):
+    served.use(untrained)
+    for engine in (tools.engine(_config(*IN_PROCESS), untrained), served):
         with pytest.raises(EngineError, match=f"a prompt of {WINDOW} tokens and 4 new ones are 516, past the"):
             engine.generate([long])
     served.close()
 
 
-@pytest.fixture(scope="module")
-def frozen(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    """50 contexts of both roles, as another engine froze them."""
-    overrides = ("plan={kind='episodes',budget=1}", f"rounds.problems={CONTEXTS // 2}", "parts.problems=25")
-    ran = drive(tmp_path_factory.mktemp("frozen"), _config(*overrides), until="freeze")
-    contexts = ran.artifacts["freeze"].rows("contexts")[:CONTEXTS]
-    assert len(contexts) == CONTEXTS
-    return contexts
-
-
-def test_three_engines_agree_on_fifty_frozen_contexts(
-    frozen: list[Row],
-    in_process: Played,
-    tools: Tools,
-    server: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_a_server_holds_only_the_adapters_of_the_version_in_use(
+    trained: PolicyVersion, untrained: PolicyVersion, server: str
 ) -> None:
-    trained, untrained = _far_off(in_process.scope.policy_after, tmp_path), in_process.scope.policy
-    policy_of = {"reasoner": "plans", "actor": "answers"}
-    greedy = SamplingParameters(0.0, 1.0, 0, 12)
-    requests = [Request(tuple(row["token_ids"]), (0,), greedy, policy_of[row["role"]]) for row in frozen]
-    engines: dict[str, ModelEngineConfig] = {
-        "transformers": _config().engine,  # type: ignore[dict-item]
-        "vllm_server": _config(*_served(server)).engine,  # type: ignore[dict-item]
-    }
-    said: dict[tuple[str, str], list[Completion]] = {}
-    made = {name: make_engine(config) for name, config in engines.items()}
-    made["vllm"] = tools.engine(_config(*IN_PROCESS), untrained)
-    for adapter, policy in (("off", untrained), ("on", trained)):
-        for name, engine in made.items():
-            engine.use(policy)
-            said[name, adapter] = [completions[0] for completions in engine.generate(requests)]
-    lines = ["", "float32, greedy, 50 contexts     adapter  same messages  mean gap  largest gap (nats, equal tokens)"]
-    for adapter in ("off", "on"):
-        for one, other in (("vllm", "transformers"), ("vllm_server", "transformers"), ("vllm", "vllm_server")):
-            same, gaps = _compare(said[one, adapter], said[other, adapter])
-            lines.append(f"{one + ' / ' + other:<32} {adapter:<8} {same:>10}/50  {fmean(gaps):.1e}  {max(gaps):.1e}")
-            assert same >= 48 and fmean(gaps) < 1e-3, lines
-    with capsys.disabled():
-        print("\n".join(lines))
-    for name in made:  # the adapter is seen by each
-        _, gaps = _compare(said[name, "on"], said[name, "off"])
-        assert fmean(gaps) > 0.01, name
-    for name in engines:
-        made[name].close()
-
-
-def _far_off(policy: PolicyVersion, folder: Path) -> PolicyVersion:
-    """The team with adapters of the trained ones' shapes that change what is said: B is drawn at random."""
-    random = np.random.default_rng(0)
-    adapters = {}
-    for name, adapter in policy.adapters.items():
-        assert adapter.directory is not None
-        tensors = load_file(adapter.directory / TENSOR_FILE)
-        drawn = {
-            key: (random.normal(0, 0.01, value.shape) if ".lora_B." in key else value).astype(np.float32)
-            for key, value in tensors.items()
-        }
-        write_adapter(folder / name, json.loads((adapter.directory / CONFIG_FILE).read_text()), drawn)
-        adapters[name] = Adapter(adapter_digest(folder / name), folder / name)
-    return PolicyVersion("far-off", policy.base, adapters)
-
-
-def _compare(ours: Sequence[Completion], theirs: Sequence[Completion]) -> tuple[int, list[float]]:
-    """Equal messages, and gaps of log-probs as far as the tokens are equal."""
-    gaps = []
-    for mine, other in zip(ours, theirs, strict=True):
-        for token, also, logprob, against in zip(
-            mine.token_ids, other.token_ids, mine.logprobs, other.logprobs, strict=False
-        ):
-            if token != also:
-                break
-            gaps.append(abs(logprob - against))
-    return sum(a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True)), gaps
-
-
-def test_a_server_holds_only_the_adapters_of_the_version_in_use(by_server: Played, server: str) -> None:
     engine = make_engine(_config(*_served(server)).engine)
-    engine.use(by_server.scope.policy_after)
-    wanted = {adapter_name(adapter) for adapter in by_server.scope.policy_after.adapters.values()}
+    engine.use(trained)
+    wanted = {adapter_name(adapter) for adapter in trained.adapters.values()}
     assert wanted <= _offered(server)
-    engine.use(by_server.scope.policy)
+    engine.use(untrained)
     assert not wanted & _offered(server)
     engine.close()
+
+
+def test_exchanged_adapters_at_a_server_stop_the_round_before_its_first_message(
+    trained: PolicyVersion, server: str, tmp_path: Path
+) -> None:
+    names = {role: adapter_name(adapter) for role, adapter in trained.adapters.items()}
+    for role, other in (("plans", "answers"), ("answers", "plans")):
+        _administer(server, "unload", {"lora_name": names[role]}, missing_ok=True)
+        _administer(server, "load", {"lora_name": names[role], "lora_path": str(trained.adapters[other].directory)})
+    catalog.record_config(Layout(tmp_path), "test", 1, _config(*_served(server)).model_dump(mode="json"))
+    scope, tools = Scope(tmp_path, "test", 1), Tools()
+    with pytest.raises(EngineError, match=f"server {server}: .*nothing was sampled under policy trained"):
+        _steps(scope, tools, "rollout", trained)
+    assert not list(tmp_path.glob("artifacts/rollout/*/part-*"))
+    for name in names.values():
+        _administer(server, "unload", {"lora_name": name})
+    assert _steps(scope, tools, "rollout", trained)["rollout"].rows("decisions")
+    tools.close()
+
+
+def _administer(server: str, action: str, body: dict[str, str], missing_ok: bool = False) -> None:
+    request = urllib.request.Request(
+        f"{server}/v1/{action}_lora_adapter", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=120):
+            return
+    except urllib.error.HTTPError as error:
+        if not missing_ok or error.code != 404:
+            raise
 
 
 def _offered(server: str) -> set[str]:

@@ -62,6 +62,12 @@ class ChatCodec:
             ids.pop()
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
+    def prompt_text(self, token_ids: Sequence[int]) -> str:
+        """The context's text, without what the tokenizer puts in front by itself (a token that begins every text)."""
+        ids, own = list(token_ids), self._tokenizer.encode("").ids
+        rest = ids[len(own) :] if ids[: len(own)] == own else ids
+        return str(self._tokenizer.decode(rest, skip_special_tokens=False))
+
     def escape(self, content: str) -> str:
         """`content` with every special token broken by a space after its first character.
 

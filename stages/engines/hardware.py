@@ -35,6 +35,13 @@ def _has_nvidia_device() -> bool:
     return Path("/dev/nvidia0").exists() or Path("/dev/dxg").exists()  # dxg: the GPU of WSL
 
 
+def gpu_count() -> int | None:
+    """NVIDIA devices of this machine; None where they cannot be counted (WSL)."""
+    if Path("/dev/dxg").exists():
+        return None
+    return sum(path.name.removeprefix("nvidia").isdigit() for path in Path("/dev").glob("nvidia*"))
+
+
 @lru_cache
 def _processor_flags() -> frozenset[str]:
     """The instruction sets of /proc/cpuinfo; empty where there is no such file (then nothing is assumed native)."""

@@ -52,10 +52,11 @@ def write_merged_model(config: ModelEngineConfig, adapter: Adapter, target: Path
     write_plain_model(resolved_model(config), adapter, target)
 
 
-def one_by_one(config: EngineConfig) -> list[tuple[str, EngineConfig]]:
-    """The engine's parts that can fail alone, by name: each server, or the engine itself."""
+def one_by_one(config: EngineConfig, attempts: int) -> list[tuple[str, EngineConfig]]:
+    """The engine's parts that can fail alone, by name: each server, asked so many times, or the engine itself."""
     if isinstance(config, VllmServerEngineConfig):
-        return [(f"server {url}", config.model_copy(update={"urls": (url,), "attempts": 2})) for url in config.urls]
+        alone = [(url, config.model_copy(update={"urls": (url,), "attempts": attempts})) for url in config.urls]
+        return [(f"server {url}", one) for url, one in alone]
     return [(f"engine {config.kind}", config)]
 
 

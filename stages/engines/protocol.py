@@ -73,6 +73,10 @@ class Codec(Protocol):
         """The message's text: a final end token is dropped, any other special token stays visible as text."""
         ...
 
+    def prompt_text(self, token_ids: Sequence[int]) -> str:
+        """A context as text that the model's tokenizer, called as it comes, turns into these ids again."""
+        ...
+
 
 class Engine(Protocol):
     """Samples from one policy version at a time."""

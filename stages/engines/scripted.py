@@ -69,12 +69,18 @@ class ScriptedCodec:
         return [*ids, self._turn("assistant")]
 
     def encode_message(self, text: str) -> list[int]:
-        """A word and the end. EngineError when the world does not know the word."""
+        """A word and the end; of an empty message the end alone. EngineError when the world does not know the word."""
+        if not text:
+            return [END]
         if text not in self.words:
             raise EngineError(
                 f"scripted codec: '{text}' is no word of this world; its words are {', '.join(self.words)}"
             )
         return [self.word_id(text), END]
+
+    def prompt_text(self, token_ids: Sequence[int]) -> str:
+        """The context's text, its turns visible."""
+        return self.decode(token_ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text; a final end is dropped, other special ids and bytes that are no UTF-8 stay visible.

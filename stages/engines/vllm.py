@@ -149,6 +149,8 @@ class VllmEngine:
 
     def _wake(self) -> None:
         """Ready to sample, with the adapters of the policy version in use."""
+        if self._asleep or self._llm is None:
+            _return_trainers_memory()
         if self._asleep:
             self._llm.wake_up()
             self._asleep = False
@@ -238,6 +240,15 @@ class _Refusals:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is Exception and error is not None:  # that class itself: anything more specific is a fault of this side
             raise EngineError(f"{self._what}: {_one_line(error)}") from error
+
+
+def _return_trainers_memory() -> None:
+    """torch keeps what a trainer in this process had of a GPU, and vLLM's process could not have it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _one_line(error: BaseException) -> str:

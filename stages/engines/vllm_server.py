@@ -16,7 +16,7 @@ from pathlib import Path
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from configs.environment import server_key
-from configs.errors import EngineError
+from configs.errors import EngineError, Unreachable
 from configs.schema import VllmServerEngineConfig
 from stages.engines.adapters import adapter_name, adapter_of
 from stages.engines.chat_codec import ChatCodec
@@ -120,7 +120,7 @@ class VllmServerEngine:
                     last = served
                     return served.message(request, seed, adapter, self._end, plain)
         except ServerTrouble as error:
-            raise EngineError(
+            raise Unreachable(
                 f"{error}; {config.attempts} attempts on {len(config.urls)} servers failed. What is finished is kept: "
                 f"run the same command again when a server answers"
             ) from error
@@ -216,7 +216,7 @@ class _Fleet:
                 self._rest(served)
                 troubles.append(str(error))
         if len(troubles) == len(self._all):
-            raise EngineError(f"{troubles[0]}; none of {len(troubles)} servers in engine.urls can be used: start one")
+            raise Unreachable(f"{troubles[0]}; none of {len(troubles)} servers in engine.urls can be used: start one")
 
     def check_adapters_allowed(self) -> None:
         """Ask every server."""

@@ -18,8 +18,8 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from configs.errors import UpdateError
-from stages.learners.packing import pack, packed_batches, padded_batches
-from stages.learners.protocol import Scored, TrainRow
+from stages.learners.packing import PackedRows, pack, packed_batches, padded_batches
+from stages.learners.protocol import Reading, Scored, TrainRow
 from stages.learners.spoken import SpokenTokens
 from stages.learners.trie_attention import TRIE_ATTENTION, blocks
 
@@ -33,7 +33,7 @@ class CausalScorer:
     """
 
     def __init__(self, model: Any, base: Any, layout: Layout, checkpointing: bool = False) -> None:
-        self._model, self._layout = model, layout
+        self._model, self._base, self._layout = model, base, layout
         weight = next(base.parameters())
         self._device, self._dtype = weight.device, weight.dtype
         self._window = _attention_window(base.config.get_text_config())
@@ -62,6 +62,21 @@ class CausalScorer:
         return [scored for row in rows for scored in self._padded([row])]
 
     @torch.no_grad()
+    def read(self, rows: Sequence[TrainRow]) -> list[Reading]:
+        """Per row the backbone's last hidden state [D] at its context's end and at its message's end, float32."""
+        if self._layout != "packed":
+            return [self._reading(row) for row in rows]
+        packed = self._packable(rows)
+        hidden_TD = self._base.base_model(**self._fed(packed)).last_hidden_state[0].float()
+        # copies: a view would keep every state of the batch
+        return [Reading(hidden_TD[place_N[0]].clone(), hidden_TD[place_N[-1]].clone()) for place_N in packed.predicting]
+
+    def _reading(self, row: TrainRow) -> Reading:
+        seen = self._tensor(np.array(row.context_ids + row.token_ids[:-1], np.int64))[None]
+        hidden_TD = self._base.base_model(input_ids=seen, use_cache=False).last_hidden_state[0].float()
+        return Reading(hidden_TD[len(row.context_ids) - 1].clone(), hidden_TD[-1].clone())
+
+    @torch.no_grad()
     def check_packing(self, policy: str) -> None:
         """Refuse a model that looks at the order in memory (ALiBi, recurrences) instead of positions and mask."""
         rows = [TrainRow("probe", policy, context, tokens, 1.0) for context, tokens in _PROBE]
@@ -75,6 +90,14 @@ class CausalScorer:
             )
 
     def _packed(self, rows: Sequence[TrainRow]) -> list[Scored]:
+        packed = self._packable(rows)
+        place_N = np.concatenate(packed.predicting)
+        # alternatives share the node that predicts their first token: its logits are made once
+        needed_K, where_N = np.unique(place_N, return_inverse=True)
+        logits_KV = self._model(**self._fed(packed), logits_to_keep=self._tensor(needed_K)).logits[0]
+        return _spoken(logits_KV, self._tensor(where_N), rows)
+
+    def _packable(self, rows: Sequence[TrainRow]) -> PackedRows:
         packed = pack(rows)
         depth = int(packed.position_T.max()) + 1
         if self._window is not None and depth > self._window:
@@ -82,20 +105,18 @@ class CausalScorer:
                 f"learner: a row of {depth} tokens is past this model's attention window of {self._window}, which a "
                 f'packed batch cannot show; set update.layout = "padded"'
             )
-        place_N = np.concatenate(packed.predicting)
-        # alternatives share the node that predicts their first token: its logits are made once
-        needed_K, where_N = np.unique(place_N, return_inverse=True)
+        return packed
+
+    def _fed(self, packed: PackedRows) -> dict[str, Any]:
         mask: Any = self._tensor(packed.mask_TT)[None, None]
         if self._plans:
             mask.plan = blocks(packed.mask_TT)  # rides on the mask through the model to the attention
-        logits_KV = self._model(
-            input_ids=self._tensor(packed.token_T)[None],
-            position_ids=self._tensor(packed.position_T)[None],
-            attention_mask=mask,
-            logits_to_keep=self._tensor(needed_K),
-            use_cache=False,
-        ).logits[0]
-        return _spoken(logits_KV, self._tensor(where_N), rows)
+        return {
+            "input_ids": self._tensor(packed.token_T)[None],
+            "position_ids": self._tensor(packed.position_T)[None],
+            "attention_mask": mask,
+            "use_cache": False,
+        }
 
     def _padded(self, rows: Sequence[TrainRow]) -> list[Scored]:
         seen = [row.context_ids + row.token_ids[:-1] for row in rows]

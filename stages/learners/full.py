@@ -21,7 +21,7 @@ from stages.engines.hardware import resolved_device, resolved_dtype
 from stages.engines.transformers import load_model
 from stages.learners.adapter_files import FULL_FILE
 from stages.learners.causal_scoring import CausalScorer, Layout
-from stages.learners.protocol import Scored, TrainRow
+from stages.learners.protocol import Reading, Scored, TrainRow, one_policy
 from store.policies import PolicyVersion
 
 
@@ -96,19 +96,26 @@ class FullLearner:
 
         The rows are of one policy. UpdateError when they are of several, or longer than a packed model can see.
         """
-        if len({row.policy for row in rows}) > 1:
-            raise UpdateError("learner: rows of several policies in one micro-batch; give one policy's rows at a time")
         if not rows:
             return []
+        policy = one_policy(rows)
         torch.set_num_threads(self._threads)  # another library may have changed it, and a sum's order with it
         with self._arithmetic():
-            return self._scorers[rows[0].policy].score(rows)
+            return self._scorers[policy].score(rows)
 
     def reference_logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
         """Per row [T] under the model before any training; no gradient."""
         torch.set_num_threads(self._threads)
         with torch.no_grad(), self._arithmetic():
             return [scored.logprob_T for scored in self._reference_scorer.score(rows)] if rows else []
+
+    def read(self, rows: Sequence[TrainRow]) -> list[Reading]:
+        """Per row (of one policy) the hidden states [D] of that policy's model; no gradient."""
+        if not rows:
+            return []
+        torch.set_num_threads(self._threads)
+        with torch.no_grad(), self._arithmetic():
+            return self._scorers[one_policy(rows)].read(rows)
 
     def save(self, directory: Path) -> dict[str, Path]:
         """Write each policy's weights below `directory`; equal weights are equal bytes."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from configs.errors import ConfigError
 from configs.schema import Config, ModelEngineConfig, ScriptedEngineConfig
-from stages.engines.hardware import Dtype, resolved_device, resolved_dtype
+from stages.engines.hardware import Dtype, gpu_count, resolved_device, resolved_dtype
 from stages.engines.make import base_digest
 
 
@@ -21,6 +22,18 @@ def learner_identity(config: Config) -> dict[str, Any]:
         "device": resolved_device(engine.device),
         "threads": engine.threads,
     }
+
+
+def check_processes(config: Config) -> None:
+    """ConfigError when the update wants more processes than there are GPUs to train on."""
+    engine, wanted = config.engine, config.update.processes
+    if isinstance(engine, ScriptedEngineConfig) or resolved_device(engine.device) == "cpu":
+        return
+    there = gpu_count()
+    if there is not None and there < wanted > 1:
+        raise ConfigError(
+            f"update.processes: {wanted}, but this machine has {there} GPUs and each process wants its own; lower it"
+        )
 
 
 def training_dtype(config: Config, engine: ModelEngineConfig) -> Dtype:

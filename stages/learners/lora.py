@@ -23,7 +23,7 @@ from stages.engines.transformers import load_model
 from stages.learners.adapter_files import TENSOR_FILE, adapter_config, write_adapter
 from stages.learners.causal_scoring import CausalScorer, Layout
 from stages.learners.lora_products import quicken
-from stages.learners.protocol import Scored, TrainRow
+from stages.learners.protocol import Reading, Scored, TrainRow, one_policy
 from store.identity import seed_from
 from store.policies import PolicyVersion
 
@@ -123,7 +123,7 @@ class LoraLearner:
         if not rows:
             return []
         torch.set_num_threads(self._threads)  # another library may have changed it, and a sum's order with it
-        self._activate(_one_policy(rows))
+        self._activate(one_policy(rows))
         return self._scorer.score(rows)
 
     def logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
@@ -139,6 +139,15 @@ class LoraLearner:
             found = [scored.logprob_T for scored in self._scorer.score(rows)]
         self._active = None  # PEFT has switched the adapters off and on
         return found
+
+    def read(self, rows: Sequence[TrainRow]) -> list[Reading]:
+        """Per row (of one policy) the hidden states [D] of the base with that policy's adapter; no gradient."""
+        if not rows:
+            return []
+        torch.set_num_threads(self._threads)
+        with torch.no_grad():
+            self._activate(one_policy(rows))
+            return self._scorer.read(rows)
 
     def save(self, directory: Path) -> dict[str, Path]:
         """Write each policy's adapter below `directory`; equal weights are equal bytes."""
@@ -214,9 +223,3 @@ class LoraLearner:
             )
         for name, parameter in wanted.items():
             parameter.copy_(stored[name])
-
-
-def _one_policy(rows: Sequence[TrainRow]) -> str:
-    if len({row.policy for row in rows}) > 1:
-        raise UpdateError("learner: rows of several policies in one micro-batch; give one policy's rows at a time")
-    return rows[0].policy

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from configs.errors import UpdateError
 from store.policies import PolicyVersion
 
 if TYPE_CHECKING:
@@ -31,6 +32,22 @@ class Scored(NamedTuple):
     """Natural log-probs of the tokens."""
     entropy_T: torch.Tensor
     """Entropy in nats of the distribution that each token was drawn from."""
+
+
+class Reading(NamedTuple):
+    """What the weights know: the backbone's last hidden states, float32, without gradient. Input of a value head."""
+
+    context_D: torch.Tensor
+    """At the context's last token, before anything is said."""
+    message_D: torch.Tensor
+    """Where the message's last token (the end token, unless it was cut) is about to be said."""
+
+
+def one_policy(rows: Sequence[TrainRow]) -> str:
+    """The policy of these rows. UpdateError when they are of several."""
+    if len({row.policy for row in rows}) > 1:
+        raise UpdateError("learner: rows of several policies in one micro-batch; give one policy's rows at a time")
+    return rows[0].policy
 
 
 class Learner(Protocol):
@@ -62,6 +79,10 @@ class Learner(Protocol):
 
     def reference_logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
         """Per row [T] log-probs under the reference: the model before any training. No gradient."""
+        ...
+
+    def read(self, rows: Sequence[TrainRow]) -> list[Reading]:
+        """Per row (of one policy) what the weights know at its context and at its message's end. No gradient."""
         ...
 
     def save(self, directory: Path) -> dict[str, Path]:

@@ -25,7 +25,7 @@ from stages.engines.scripted import (
     save_table,
     world_logits,
 )
-from stages.learners.protocol import Scored, TrainRow
+from stages.learners.protocol import Reading, Scored, TrainRow
 from store.policies import PolicyVersion
 
 
@@ -96,6 +96,17 @@ class TabularLearner:
         """Per row [T] under the world's own logits; no gradient."""
         return [self._scored(row, None).logprob_T for row in rows]
 
+    @torch.no_grad()
+    def read(self, rows: Sequence[TrainRow]) -> list[Reading]:
+        """Per row the log-probs of all words [W] at its context, and these with the word said marked [2 W]."""
+        return [self._reading(row) for row in rows]
+
+    def _reading(self, row: TrainRow) -> Reading:
+        log_pi_W = self._log_pi(row, self._tables.get(row.policy, {}).get(context_key(row.context_ids))).float()
+        said_W = torch.zeros_like(log_pi_W)
+        said_W[self._word(row)] = 1.0
+        return Reading(log_pi_W, torch.cat([log_pi_W, said_W]))
+
     def save(self, directory: Path) -> dict[str, Path]:
         """Write each policy's table below `directory`; returns policy -> folder."""
         folders = {}
@@ -111,6 +122,12 @@ class TabularLearner:
         return delta
 
     def _scored(self, row: TrainRow, delta: torch.Tensor | None) -> Scored:
+        word, log_pi_W = self._word(row), self._log_pi(row, delta)
+        certain = log_pi_W.new_zeros(len(row.token_ids) - 1)
+        entropy = -(log_pi_W.exp() * log_pi_W).sum(-1, keepdim=True)
+        return Scored(torch.cat([log_pi_W[word : word + 1], certain]), torch.cat([entropy, certain]))
+
+    def _word(self, row: TrainRow) -> int:
         word = row.token_ids[0] - self._first_word if row.token_ids else -1
         if not 0 <= word < len(self._config.words) or row.token_ids[1:] not in ((), (END,)):
             last_word = self._first_word + len(self._config.words) - 1
@@ -118,13 +135,13 @@ class TabularLearner:
                 f"decision {row.decision_id}: tokens {list(row.token_ids)[:8]} are no message of this world: "
                 f"one word (ids {self._first_word} to {last_word}) and the end ({END})"
             )
+        return word
+
+    def _log_pi(self, row: TrainRow, delta: torch.Tensor | None) -> torch.Tensor:
         logits_W = torch.from_numpy(world_logits(self._config, context_key(row.context_ids)))
         if delta is not None:
             logits_W = logits_W + delta
-        log_pi_W = torch.log_softmax(logits_W / row.temperature, dim=-1)
-        certain = log_pi_W.new_zeros(len(row.token_ids) - 1)
-        entropy = -(log_pi_W.exp() * log_pi_W).sum(-1, keepdim=True)
-        return Scored(torch.cat([log_pi_W[word : word + 1], certain]), torch.cat([entropy, certain]))
+        return torch.log_softmax(logits_W / row.temperature, dim=-1)
 
 
 def _parameter(delta: Vector) -> torch.nn.Parameter:

@@ -1,4 +1,6 @@
 -- grain: one alternative; the stored order
+-- reads: normalised; variables estimator, normalisation (their names)
+create or replace temporary view advantages as
 select
     decision_id,
     state_id,
@@ -16,7 +18,7 @@ select
     mean_return,
     baseline,
     advantage,
-    ? as estimator,
-    ? as normalisation
+    getvariable('estimator') as estimator,
+    getvariable('normalisation') as normalisation
 from normalised
 order by problem_id, depth, path

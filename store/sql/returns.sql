@@ -6,14 +6,14 @@ credits as (
     from episodes
 ),
 
--- sums are ordered by what is summed, so that equal rewards in another order give the same last bit: a tie stays a tie
+-- equal rewards in another order give the same last bit: a tie stays a tie
 returns as (
     select
         decision_id,
         -- three times .1 divided by 3 is not .1: equal rewards are their own mean
         case
             when min(reward) = max(reward) then min(reward)
-            else sum(reward order by reward) / count(reward)
+            else stable_sum(reward) / count(reward)
         end as mean_return,
         count(reward) as replay_count,
         count(*) - count(reward) as unscored_count

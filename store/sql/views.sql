@@ -27,7 +27,8 @@ from contexts_files as t inner join labels as l on l.filename = t.filename;
 
 create view replays as
 select l.run, l.round, l.variant, t.* exclude (filename)
-from replays_files as t inner join labels as l on l.filename = t.filename;
+from replays_files as t inner join labels as l on l.filename = t.filename
+where l.step = 'replay';
 
 create view rewards as
 select l.run, l.round, l.variant, t.* exclude (filename)
@@ -67,9 +68,14 @@ select *
 from decisions
 qualify count(*) over (partition by run, round, variant, state_id) >= 2;
 
+-- seconds: of the whole step, all roles together; the tokens a second of a step's roles add up to the step's
 create view steps as
-select l.run, l.round, l.variant, t.* exclude (filename)
-from steps_files as t inner join labels as l on l.filename = t.filename;
+select
+    l.run, l.round, l.variant, t.* exclude (filename),
+    pace.seconds, t.tokens / nullif(pace.seconds, 0) as tokens_per_second
+from steps_files as t
+inner join labels as l on l.filename = t.filename
+left join pace on pace.filename = t.filename and pace.step = t.step;
 
 create view trained as
 select l.run, l.round, l.variant, t.* exclude (filename)
@@ -83,3 +89,63 @@ from gaps_files as t inner join labels as l on l.filename = t.filename;
 create view evaluations as
 select l.run, l.round, l.variant, t.* exclude (filename)
 from evaluations_files as t inner join labels as l on l.filename = t.filename;
+
+-- the independent replays of `c3 diagnose`, graded: no advantage and no update reads them
+create view remeasured as
+select
+    l.run, l.round, l.variant, t.* exclude (filename),
+    rewards.* exclude (run, round, variant, episode_id, problem_id)
+from replays_files as t
+inner join labels as l on l.filename = t.filename
+left join (
+    select of_rewards.run, of_rewards.round, of_rewards.variant, r.* exclude (filename)
+    from rewards_files as r inner join labels as of_rewards on of_rewards.filename = r.filename
+    where of_rewards.step = 'regrade'
+) as rewards
+    on rewards.run = l.run and rewards.round = l.round and rewards.variant = l.variant
+    and rewards.episode_id = t.episode_id
+where l.step = 'remeasure';
+
+create view diagnostics as
+select l.run, l.round, l.variant, t.* exclude (filename)
+from diagnostics_files as t inner join labels as l on l.filename = t.filename;
+
+-- a given message at a frozen state, with what it earned: what `c3 what-if` asked (source: probe), or the empty message that
+-- ccpo compares with (source: solo); it is in no group, and no update learns from it
+create view probe_replays as
+select
+    l.run, l.round, l.variant, l.step as source, t.* exclude (filename, alternative_id), t.alternative_id as probe_id,
+    rewards.* exclude (run, round, variant, episode_id, problem_id)
+from replays_files as t
+inner join labels as l on l.filename = t.filename
+left join (
+    select of_rewards.run, of_rewards.round, of_rewards.variant, r.* exclude (filename)
+    from rewards_files as r inner join labels as of_rewards on of_rewards.filename = r.filename
+    where of_rewards.step in ('score', 'solo_grade')
+) as rewards
+    on rewards.run = l.run and rewards.round = l.round and rewards.variant = l.variant
+    and rewards.episode_id = t.episode_id
+where l.step in ('probe', 'solo');
+
+create view probes as
+select
+    l.run, l.round, l.variant, l.step as source, t.* exclude (filename),
+    earned.mean_return, coalesce(earned.replay_count, 0) as replay_count, coalesce(earned.unscored_count, 0) as unscored_count
+from probes_files as t
+inner join labels as l on l.filename = t.filename
+left join (
+    select
+        run, round, variant, probe_id,
+        avg(reward order by reward) as mean_return,
+        count(reward) as replay_count,
+        count(*) - count(reward) as unscored_count
+    from probe_replays
+    group by run, round, variant, probe_id
+) as earned
+    on earned.run = l.run and earned.round = l.round and earned.variant = l.variant and earned.probe_id = t.probe_id
+where l.step in ('probe', 'solo');
+
+-- what value heads expected of each alternative, where the estimator reads them
+create view critic_values as
+select l.run, l.round, l.variant, t.* exclude (filename)
+from critic_values_files as t inner join labels as l on l.filename = t.filename;

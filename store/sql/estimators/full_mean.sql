@@ -11,7 +11,7 @@ groups as (
     select
         group_id,
         count(mean_return) as group_size,
-        sum(mean_return order by decision_id) / count(mean_return) as group_mean,
+        stable_sum(mean_return) / count(mean_return) as group_mean,
         min(mean_return) = max(mean_return) as is_tied
     from alternatives
     group by group_id

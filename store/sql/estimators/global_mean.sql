@@ -10,7 +10,7 @@ alternatives as (
 batch as (
     select
         count(mean_return) as batch_size,
-        sum(mean_return order by decision_id) / count(mean_return) as batch_mean,
+        stable_sum(mean_return) / count(mean_return) as batch_mean,
         min(mean_return) = max(mean_return) as is_tied
     from alternatives
 ),

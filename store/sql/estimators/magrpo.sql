@@ -13,7 +13,7 @@ problems as (
     select
         problem_id,
         count(reward) as episode_count,
-        sum(reward order by reward) / count(reward) as mean_reward,
+        stable_sum(reward) / count(reward) as mean_reward,
         min(reward) = max(reward) as is_tied
     from episodes
     group by problem_id

@@ -14,7 +14,7 @@ groups as (
         group_id,
         count(mean_return) as group_size,
         sum(replay_count) as group_replays,
-        sum(replay_count * mean_return order by decision_id) as group_return,
+        stable_sum(replay_count * mean_return) as group_return,
         min(mean_return) = max(mean_return) as is_tied
     from alternatives
     group by group_id

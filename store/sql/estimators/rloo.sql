@@ -13,7 +13,7 @@ problems as (
     select
         problem_id,
         count(reward) as episode_count,
-        sum(reward order by reward) as total,
+        stable_sum(reward) as total,
         min(reward) = max(reward) as is_tied
     from episodes
     group by problem_id
@@ -25,7 +25,7 @@ passages as (
 ),
 
 own as (
-    select decision_id, count(reward) as episode_count, sum(reward order by reward) as total
+    select decision_id, count(reward) as episode_count, stable_sum(reward) as total
     from passages
     group by decision_id
 ),

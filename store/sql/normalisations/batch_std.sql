@@ -2,7 +2,7 @@
 -- Divided by the standard deviation (ddof 0) of all advantages of the batch; nothing is subtracted, so a sign stays a sign.
 -- A batch whose advantages differ by rounding alone is left as it is: there is nothing to divide by.
 with
-alternatives as materialized (
+alternatives as (
     select * from credit
 ),
 
@@ -13,33 +13,35 @@ sizes as (
 ),
 
 shares as (
-    select alternatives.decision_id, case when sizes.size > 0 then alternatives.advantage / sizes.size end as share
+    select
+        alternatives.*,
+        sizes.size,
+        sizes.return_size,
+        case when sizes.size > 0 then alternatives.advantage / sizes.size end as share
     from alternatives
     cross join sizes
 ),
 
 means as (
-    select sum(share order by decision_id) / count(share) as mean_share
+    select stable_sum(share) / count(share) as mean_share
     from shares
 ),
 
 spreads as (
-    select sqrt(sum((share - mean_share) * (share - mean_share) order by decision_id) / count(share)) as spread
+    select sqrt(stable_sum((share - mean_share) * (share - mean_share)) / count(share)) as spread
     from shares
     cross join means
 ),
 
 final as (
     select
-        alternatives.* replace (
+        shares.* exclude (size, return_size, share) replace (
             case
-                when coalesce(spreads.spread, 0) * sizes.size <= 1e-12 * sizes.return_size then alternatives.advantage
-                else shares.share / spreads.spread
+                when coalesce(spreads.spread, 0) * size <= 1e-12 * return_size then advantage
+                else share / spreads.spread
             end as advantage
         )
-    from alternatives
-    inner join shares on shares.decision_id = alternatives.decision_id
-    cross join sizes
+    from shares
     cross join spreads
 )
 

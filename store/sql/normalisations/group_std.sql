@@ -3,7 +3,7 @@
 -- At equal replay counts it makes c3 and full_mean the same numbers, because the factor n/(n-1) cancels; of two
 -- alternatives it makes +1 and -1, whatever the returns were. A group whose advantages differ by rounding alone is tied: 0.
 with
-alternatives as materialized (
+alternatives as (
     select * from credit
 ),
 
@@ -18,13 +18,17 @@ sizes as (
 ),
 
 shares as (
-    select alternatives.decision_id, alternatives.group_id, case when sizes.size > 0 then alternatives.advantage / sizes.size end as share
+    select
+        alternatives.*,
+        sizes.size,
+        sizes.return_size,
+        case when sizes.size > 0 then alternatives.advantage / sizes.size end as share
     from alternatives
     inner join sizes on sizes.group_id = alternatives.group_id
 ),
 
 means as (
-    select group_id, sum(share order by decision_id) / count(share) as mean_share
+    select group_id, stable_sum(share) / count(share) as mean_share
     from shares
     group by group_id
 ),
@@ -33,7 +37,7 @@ spreads as (
     select
         shares.group_id,
         any_value(means.mean_share) as mean_share,
-        sqrt(sum((share - mean_share) * (share - mean_share) order by decision_id) / count(share)) as spread
+        sqrt(stable_sum((share - mean_share) * (share - mean_share)) / count(share)) as spread
     from shares
     inner join means on means.group_id = shares.group_id
     group by shares.group_id
@@ -41,17 +45,15 @@ spreads as (
 
 final as (
     select
-        alternatives.* replace (
+        shares.* exclude (size, return_size, share) replace (
             case
-                when alternatives.advantage is null then null
-                when coalesce(spreads.spread, 0) * sizes.size <= 1e-12 * sizes.return_size then 0
-                else (shares.share - spreads.mean_share) / spreads.spread
+                when advantage is null then null
+                when coalesce(spreads.spread, 0) * size <= 1e-12 * return_size then 0
+                else (share - spreads.mean_share) / spreads.spread
             end as advantage
         )
-    from alternatives
-    inner join shares on shares.decision_id = alternatives.decision_id
-    inner join sizes on sizes.group_id = alternatives.group_id
-    inner join spreads on spreads.group_id = alternatives.group_id
+    from shares
+    inner join spreads on spreads.group_id = shares.group_id
 )
 
 select * from final

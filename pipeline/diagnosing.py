@@ -1,0 +1,91 @@
+"""`c3 diagnose`: what a round's credit is worth. Spends replays only where they are asked for, and says first how many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.scope import Scope
+from pipeline.steps import DIAGNOSIS
+from stages.remeasure import asked_for
+from store import catalog
+from store.artifacts import Artifact, Row
+
+_DISTRIBUTION = "advantage_"
+
+
+def settle_replays(scope: Scope, replays: int | None) -> str:
+    """Let the round's diagnosis spend so many independent replays of each alternative; None: as before.
+
+    Returns what they come to, or what one of each would. StoreError when the round has not run so far.
+    """
+    given = scope.artifacts_beside(DIAGNOSIS)
+    if replays is not None:
+        catalog.record_extra_replays(scope.layout, scope.run, scope.round, scope.line("remeasure"), replays)
+        scope.__dict__.pop("extra_replays", None)
+    look = scope.look(DIAGNOSIS[0], given)
+    cost, times = asked_for(look.job), scope.extra_replays
+    price = (
+        f"{cost['alternatives'] * max(times, 1):,} evaluations, {cost['messages'] * max(times, 1):,} messages, "
+        f"{cost['tokens_at_most'] * max(times, 1):,} new tokens at most"
+    )
+    if not times:
+        return f"no independent replays; --replays 1 would buy one of each alternative: {price}"
+    there = " (there already)" if look.artifact is not None else ""
+    return f"{times} independent replays of each of {cost['alternatives']:,} alternatives: {price}{there}"
+
+
+def figures_of(artifact: Artifact) -> list[Row]:
+    """The figures, role by role."""
+    return artifact.rows("diagnostics")
+
+
+def as_json(scope: Scope, artifact: Artifact) -> dict[str, Any]:
+    """The same as plain data."""
+    return {**scope.name, "extra_replays": scope.extra_replays, "figures": figures_of(artifact)}
+
+
+def show_diagnosis(console: Console, artifact: Artifact) -> None:
+    """A table per role that fits 80 columns."""
+    rows = figures_of(artifact)
+    console.print(
+        "\nbound: none shows better, the target being noisy; nothing: one that says nothing\n"
+        "p: how often one that says nothing shows as much, by permutation; of: groups",
+        style="dim",
+    )
+    for role in dict.fromkeys(row["role"] for row in rows):
+        _show_role(console, role, [row for row in rows if row["role"] == role])
+
+
+def _show_role(console: Console, role: str, rows: Sequence[Row]) -> None:
+    told = [row for row in rows if row["value"] is not None and not row["name"].startswith(_DISTRIBUTION)]
+    console.print(f"\n[bold]{role}[/bold]")
+    if told:
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        for heading in ("figure", "value", "95% interval", "bound", "nothing", "p", "of"):
+            table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=True)
+        for row in told:
+            interval = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+            numbers = (_number(row[name]) for name in ("bound", "null_value", "null_p"))
+            table.add_row(row["name"], _number(row["value"]), interval, *numbers, str(row["count"]))
+        console.print(table)
+    for reason in dict.fromkeys(row["reason"] for row in rows if row["reason"]):
+        names = ", ".join(row["name"] for row in rows if row["reason"] == reason)
+        console.print(f"NULL, {reason}: {names}")
+    spread = {
+        row["name"].removeprefix(_DISTRIBUTION): row["value"] for row in rows if row["name"].startswith(_DISTRIBUTION)
+    }
+    shown = ("smallest", "p05", "p25", "median", "p75", "p95", "largest")
+    if spread.get("mean") is not None:
+        console.print(
+            f"advantages: mean {spread['mean']:+.3f}, spread {spread['spread']:.3f}, {spread['zero']:.0%} zero, "
+            f"{spread['undefined']:.0%} undefined\n"
+            f"  from smallest to largest (5, 25, 50, 75, 95%): {', '.join(f'{spread[name]:+.2f}' for name in shown)}"
+        )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

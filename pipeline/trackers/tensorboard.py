@@ -1,0 +1,39 @@
+"""TensorBoard: an event file per round. A round that is told again replaces its file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from pipeline.trackers.protocol import Figure, Line
+from store.files import writing
+
+
+class TensorBoardTracker:
+    """Writes below a folder: `tensorboard --logdir FOLDER` shows it. Implements Tracker."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def destination(self) -> str:
+        """The folder."""
+        return f"tensorboard {self._folder.resolve()}"
+
+    def tell(self, line: Line, chapter: str, figures: Sequence[Figure]) -> None:
+        """One file, named after the chapter; an earlier one of that name goes."""
+        folder = self._folder / line.run / line.variant
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for earlier in folder.glob(f"events.out.tfevents.*.{chapter}"):
+                earlier.unlink()
+            writer = EventFileWriter(str(folder), filename_suffix=f".{chapter}")
+            for figure in figures:
+                summary = scalar_pb(figure.name, figure.value)
+                writer.add_event(Event(wall_time=time.time(), step=figure.at, summary=summary))
+            writer.close()

@@ -1,0 +1,45 @@
+"""Weights & Biases: one of its runs per line of ours, gone on with from round to round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import wandb
+
+from configs.errors import StoreError
+from pipeline.trackers.protocol import Figure, Line
+
+
+class WandbTracker:
+    """Logs to a project; WANDB_MODE, WANDB_ENTITY and the like hold as W&B reads them. Implements Tracker."""
+
+    def __init__(self, project: str) -> None:
+        self._project = project
+
+    @property
+    def destination(self) -> str:
+        """The project."""
+        return f"wandb {self._project}"
+
+    def tell(self, line: Line, chapter: str, figures: Sequence[Figure]) -> None:
+        """Each figure over its own axis. Told again, W&B keeps both points."""
+        try:
+            run = wandb.init(
+                project=self._project,
+                id=line.id,
+                name=line.name,
+                config=dict(line.config),
+                allow_val_change=True,
+                resume="allow",
+                settings=wandb.Settings(console="off", silent=True),
+            )
+            for axis in ("step", "round"):
+                run.define_metric(axis, hidden=True)
+            for name, axis in dict.fromkeys((figure.name, figure.axis) for figure in figures):
+                run.define_metric(name, step_metric=axis)
+            for axis, at in dict.fromkeys((figure.axis, figure.at) for figure in figures):
+                here = {figure.name: figure.value for figure in figures if (figure.axis, figure.at) == (axis, at)}
+                run.log({axis: at, **here})
+            run.finish()
+        except wandb.Error as error:
+            raise StoreError(f"W&B: {' '.join(str(error).split())[:300] or type(error).__name__}") from error

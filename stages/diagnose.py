@@ -1,0 +1,73 @@
+"""Diagnose: what a round's credit is worth, as figures with their intervals (METHOD, section 6).
+
+Reads transcripts, decisions, replays, rewards and advantages, and the independent replays with their rewards where they
+were asked for; writes diagnostics (a figure). Generates nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages.stage import Job, Part, Stage, one_part
+from stages.tools import Tools
+from store.artifacts import Product, Row
+
+REMEASURED = ("remeasure", "regrade")
+"""The steps that hold the independent replays and their rewards."""
+
+_QUANTILES = ("smallest", "p05", "p25", "median", "p75", "p95", "largest")
+
+
+def _slice(job: Job) -> dict[str, Any]:
+    return {"seed": job.config.seed, "roles": [role.name for role in job.roles]}
+
+
+def _make(part: Part, job: Job, tools: Tools) -> Product:
+    from stages.figures import figures  # brings scipy, which takes a second to import
+    from stages.groups import groups_of
+    from store.diagnostics import diagnosed_rows
+
+    own = [artifact for name, artifact in job.inputs.items() if name not in REMEASURED]
+    found = diagnosed_rows(own, [job.inputs[name] for name in REMEASURED])
+    groups = groups_of(found["alternatives"], found["units"])
+    lawful = all(
+        (row["estimator"], row["normalisation"], row["group_id"]) == ("c3", "none", row["state_id"])
+        for row in found["alternatives"]
+    )
+    rows: list[Row] = []
+    for row in found["distribution"]:
+        last = row["depth"] == job.tree.depth
+        rows += figures(row["role"], groups.get(row["role"], []), last, lawful, job.config.seed)
+        rows += _distribution(row)
+    return Product({"diagnostics": rows})
+
+
+def _distribution(row: Row) -> list[Row]:
+    """How a role's advantages are distributed, as figures without interval: a description, no inference."""
+    shapes: dict[str, tuple[float | None, int]] = {"advantage_undefined": (row["undefined"], row["alternatives"])}
+    quantiles = row["quantiles"] or [None] * len(_QUANTILES)
+    values = {"zero": row["zero"], "mean": row["mean"], "spread": row["spread"]}
+    values |= dict(zip(_QUANTILES, quantiles, strict=True))
+    shapes |= {f"advantage_{name}": (value, row["defined"]) for name, value in values.items()}
+    return [
+        {
+            "name": name,
+            "role": row["role"],
+            "value": value,
+            "low": None,
+            "high": None,
+            "bound": None,
+            "null_value": None,
+            "null_p": None,
+            "count": count,
+            "tied": None,
+            "left_out": row["alternatives"] - count,
+            "problems": row["problems"],
+            "samples": "round" if value is not None else None,
+            "reason": "every advantage is undefined" if value is None else None,
+        }
+        for name, (value, count) in shapes.items()
+    ]
+
+
+DIAGNOSE = Stage("diagnose", 1, _slice, one_part, _make)

@@ -1,0 +1,13 @@
+-- no message drawn after a probe, and no probe, is a decision of the round
+-- reads: decisions, which holds those of the round that the step was given too
+with
+ids as (
+    select decision_id as id from decisions
+    union all
+    select probe_id as id from probes
+)
+
+select id, count(*) as times
+from ids
+group by id
+having count(*) > 1

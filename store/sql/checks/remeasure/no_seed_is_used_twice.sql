@@ -1,0 +1,6 @@
+-- no message of an independent replay was drawn with a seed that another message was drawn with
+select seed, count(*) as times
+from decisions
+where seed is not null
+group by seed
+having count(*) > 1
