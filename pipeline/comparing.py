@@ -51,7 +51,7 @@ def compare_gradients(scope: Scope) -> list[Row]:
     if scope.config.update.undefined_advantage == "zero":
         credit = {name: {key: value or 0.0 for key, value in of.items()} for name, of in credit.items()}
     by_role, team = gradient_geometry(scope.config, learner, lessons, credit)
-    geometries: dict[str | None, Geometry] = {role: geometry for role, geometry in by_role.items()}
+    geometries: dict[str | None, Geometry] = {role: geometry for role, geometry in by_role.items()}  # noqa: C416 (dict() would not widen the keys)
     if len(by_role) > 1:
         geometries[None] = team
     return [

@@ -17,7 +17,7 @@ from stages.problem_sources.load import load_problems, source_identity
 from stages.problem_sources.overlap import normalised, overlap
 from stages.problem_sources.protocol import Problem
 
-DATA = Path("/work/shared/data")
+DATA = Path(__file__).parents[2] / "shared/data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the public data sets are not on this machine")
 
 
