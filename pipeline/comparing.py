@@ -110,7 +110,7 @@ def show_comparison(console: Console, scope: Scope, found: Comparison) -> None:
             for row in found.by_estimator
         ],
     )
-    console.print("\nagreement: share of equal signs / correlation")
+    console.print("\nagreement: share of equal signs below the diagonal, correlation above it")
     for role in dict.fromkeys(row["role"] for row in found.by_pair):
         _pairs(console, role, [row for row in found.by_pair if row["role"] == role])
     if not found.fidelity:
@@ -136,15 +136,16 @@ def show_comparison(console: Console, scope: Scope, found: Comparison) -> None:
 
 def _pairs(console: Console, role: str, rows: list[Row]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in (row["estimator"], row["other"])))
-    cells = {(row["estimator"], row["other"]): row for row in rows}
-    lines = []
-    for name in names[1:]:
-        line = [name]
-        for other in names[:-1]:
-            row = cells.get((other, name))
-            line.append("" if row is None else f"{row['sign_agreement']:.2f}/{_short(row['correlation'])}")
-        lines.append(tuple(line))
-    _table(console, (role, *names[:-1]), lines)
+    pairs = {(row["estimator"], row["other"]): row for row in rows}
+
+    def cell(name: str, other: str) -> str:
+        if (name, other) in pairs:
+            return _short(pairs[name, other]["correlation"])
+        return f"{pairs[other, name]['sign_agreement']:.2f}" if (other, name) in pairs else ""
+
+    # columns are numbered like the rows, so that ten estimators fit 80 columns
+    lines = [(f"{place} {name}", *(cell(name, other) for other in names)) for place, name in enumerate(names, start=1)]
+    _table(console, (role, *map(str, range(1, len(names) + 1))), lines)
 
 
 def _table(console: Console, headings: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

@@ -17,11 +17,14 @@ _SHOWN = 10
 def cost_line(cost: dict[str, int], spent: bool) -> str:
     """What the question costs, before it is spent."""
     there = " (there already)" if spent else ""
-    states = "1 state" if cost["states"] == 1 else f"{cost['states']:,} states"
-    return (
-        f"{states}: {cost['evaluations']:,} evaluations, {cost['messages']:,} messages, "
-        f"{cost['tokens_at_most']:,} new tokens at most{there}"
-    )
+    names = ("state", "evaluation", "message")
+    states, evaluations, messages = (_counted(cost[f"{name}s"], name) for name in names)
+    line = f"{states}: {evaluations}, {messages}, {_counted(cost['tokens_at_most'], 'new token')} at most{there}"
+    return "\n".join(wrapped(line))
+
+
+def _counted(number_of: int, name: str) -> str:
+    return f"{number_of:,} {name}" if number_of == 1 else f"{number_of:,} {name}s"
 
 
 def page_lines(page: Page) -> Iterator[str]:
@@ -72,8 +75,10 @@ def _probe_line(page: Page, row: dict[str, Any]) -> str:
         return "the asked message: no replay of it was scored, so its return is unknown (NULL)"
     line = f"the asked message: mean return {number(row['mean_return'])} over {row['replay_count']}"
     if page["interval"] is None:
-        nothing = " (nothing follows this role, so it is graded once)" if row["replays"] == 1 else ""
-        return f"{line}{nothing}; one evaluation has no standard error"
+        nothing = (
+            " (nothing follows this role, so it is graded once)" if page["asked"]["replays"] > row["replays"] else ""
+        )
+        return f"{line}{nothing}; one scored evaluation has no standard error"
     interval = f"{number(page['interval']['low'])} to {number(page['interval']['high'])}"
     return f"{line}, standard error {number(row['standard_error'])} (95%: {interval})"
 
@@ -83,7 +88,9 @@ def _role_lines(page: Page) -> Iterator[str]:
     yield from wrapped(f"mean return with that message: {_figure(page['mean'])}")
     yield from wrapped(f"V of the alternatives less that: {_figure(difference, signed)}")
     if page["left_out"]:
-        yield from wrapped(f"{page['left_out']} states left out: nothing scored, or no alternative credited there")
+        yield from wrapped(
+            f"{_counted(page['left_out'], 'state')} left out: nothing scored, or no alternative credited there"
+        )
     if difference is None:
         return
     told = [row for row in page["states"] if row["difference"] is not None]

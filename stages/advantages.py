@@ -1,6 +1,7 @@
 """Advantages: what each alternative was worth, by an estimator's .sql file in DuckDB.
 
-Reads transcripts, replays, rewards and decisions, and for ccpo the solo replays; writes advantages (an alternative).
+Reads transcripts, replays, rewards and decisions, for ccpo the solo replays, for learned values the
+critic's; writes advantages (an alternative).
 """
 
 from __future__ import annotations

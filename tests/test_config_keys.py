@@ -198,7 +198,7 @@ TABLE: Mapping[str, Change] = {
     "update.train_truncated": Change(("update",), "update.train_truncated=false"),
     "update.undefined_advantage": Change(("update",), "update.undefined_advantage=zero"),
     "update.checkpoint_steps": Change(("update",), "update.checkpoint_steps=1"),
-    "update.processes": Change(("update",), "update.processes=2"),
+    "update.processes": Change(("update",), "update.processes=2", says="processes: None -> 2"),
     "update.layout": Change(("update",), "update.layout=single"),
     "update.max_tokens": Change(("update",), "update.max_tokens=64"),
     "update.dtype": Change(("update",), "update.dtype=bfloat16", "model"),
