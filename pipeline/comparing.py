@@ -16,7 +16,9 @@ from pipeline.workbench import workbench
 from stages.lessons import UNDEFINED, collect
 from store.artifacts import Artifact, Row
 from store.comparison import Comparison, compare_estimators, credit_of_all
+from store.credit import estimators
 from store.identity import seed_from
+from store.layout import MAIN
 
 
 def compare(scope: Scope) -> Comparison:
@@ -93,7 +95,11 @@ def show_gradients(console: Console, rows: Sequence[Row]) -> None:
 
 def show_comparison(console: Console, scope: Scope, found: Comparison) -> None:
     """Three tables that fit 80 columns."""
-    console.print(f"[bold]run {scope.run}, round {scope.round}[/bold]: every estimator on the same samples")
+    variant = "" if scope.variant == MAIN else f", {scope.variant}"
+    console.print(f"[bold]run {scope.run}, round {scope.round}{variant}[/bold]: estimators on the same samples")
+    absent = [name for name in estimators() if name not in {row["estimator"] for row in found.by_estimator}]
+    if absent:
+        console.print(f"not among them, because the round has no stage for what they read: {', '.join(absent)}")
     _table(
         console,
         ("role", "estimator", "alternatives", "undefined", "zero", "mean", "variance"),
@@ -116,7 +122,7 @@ def show_comparison(console: Console, scope: Scope, found: Comparison) -> None:
     if not found.fidelity:
         console.print("\nno fidelity: no alternative has two independent replays to tell it from")
         return
-    console.print("\nfidelity: half of the replays against c3 on the other, independent half")
+    console.print("\nfidelity: half of the replays against c3 on the other, independent half (not of the last role)")
     _table(
         console,
         ("role", "estimator", "groups", "rank in group", "rank, all", "RMSE"),
@@ -162,7 +168,7 @@ def _number(value: float | None) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return "NULL" if value is None else f"{value:+.4f}"
+    return "NULL" if value is None else f"{value:+.4f}" if round(value, 4) else "0"
 
 
 def _short(value: float | None) -> str:

@@ -173,7 +173,7 @@ def _headline(result: RoundResult) -> str:
         text += f", {figures['unscored']} unscored (--retry-unscored grades them again)"
     tied = [f"{row['role']} {row['groups_without_signal']}/{row['groups']}" for row in result.signal if row["groups"]]
     if tied:
-        text += f"\ngroups without signal: {', '.join(tied)}"
+        text += f"\ngroups whose returns tie: {', '.join(tied)}"
     return text
 
 
@@ -193,7 +193,9 @@ def saving(reports: Sequence[StepReport]) -> str:
     parts = sum(report.parts_reused for report in reports)
     if not parts:
         return ""
-    return f"reused {parts} parts: {_count(tokens)} tokens and {seconds:.1f} s not spent again"
+    return (
+        f"reused {parts} part{'' if parts == 1 else 's'}: {_count(tokens)} tokens and {seconds:.1f} s not spent again"
+    )
 
 
 def show_training(console: Console, rounds: Sequence[RoundResult], evaluations: Sequence[EvaluationResult]) -> None:

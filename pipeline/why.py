@@ -23,6 +23,9 @@ NEEDED = ("problems", "rollout", "freeze", "sample", "replay", "grade", "advanta
 
 def why(scope: Scope, question: str, parameters: Mapping[str, Any]) -> Page:
     """Everything behind the advantages that a question picks. ConfigError when it picks none."""
+    roles = [role.name for role in scope.config.roles]
+    if parameters.get("role") not in (None, *roles):
+        raise ConfigError(f"c3 why: --role {parameters['role']}: no such role; there is {', '.join(roles)}")
     found = behind(stored_samples(scope, NEEDED, also=("update",)), question, parameters)
     if not found.chosen:
         raise ConfigError(

@@ -48,5 +48,7 @@ def cross_fitted(
             head = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES, cv=splits))
             with threadpool_limits(limits=1):  # the last bit of a product depends on how many threads share it
                 head.fit(feature_ND[known], return_N[known], ridgecv__sample_weight=replays_N[known])
-                expected_N[mine] = head.predict(feature_ND[mine])
+                told_N = head.predict(feature_ND[mine])
+            # no return lies beyond those that were seen: a head that says so has been asked too far from what it knows
+            expected_N[mine] = np.clip(told_N, return_N[known].min(), return_N[known].max())
     return expected_N

@@ -17,9 +17,10 @@ def _features(seed: int = 0) -> np.ndarray:
 
 def test_what_the_features_tell_of_other_problems_is_found() -> None:
     feature_ND = _features()
-    return_N = feature_ND[:, 0].astype(float) * 2 - feature_ND[:, 3] + 5
+    return_N = np.clip(feature_ND[:, 0].astype(float) * 2 - feature_ND[:, 3] + 5, 1, 9)
     expected_N = cross_fitted(feature_ND, return_N, ONES, PROBLEMS, folds=5)
-    np.testing.assert_allclose(expected_N, return_N, atol=0.05)
+    assert np.corrcoef(expected_N, return_N)[0, 1] > 0.97
+    assert expected_N.min() >= 1 and expected_N.max() <= 9  # a line would go on beyond what was ever earned
 
 
 def test_a_row_is_told_without_its_own_problem_s_returns() -> None:
@@ -48,7 +49,7 @@ def test_missing_returns_are_told_but_not_learned_from() -> None:
     return_N = feature_ND[:, 0].astype(float)
     return_N[::7] = np.nan
     expected_N = cross_fitted(feature_ND, return_N, ONES, PROBLEMS, folds=5)
-    np.testing.assert_allclose(expected_N, feature_ND[:, 0], atol=0.05)
+    assert np.corrcoef(expected_N, feature_ND[:, 0])[0, 1] > 0.99
 
 
 def test_more_replays_weigh_more() -> None:

@@ -173,4 +173,4 @@ def test_the_command_prints_a_page_and_json_of_the_latest_round(
     assert run("why", "--role", "actor", "--worst", "2") == "\n".join(page_lines(page)) + "\n"
     compared = json.loads(run("compare", "--round", "1", "--json"))
     assert {row["estimator"] for row in compared["by_estimator"]} >= {"c3", "magrpo", "rloo"}
-    assert "every estimator on the same samples" in run("compare", "--round", "1")
+    assert "estimators on the same samples" in run("compare", "--round", "1")

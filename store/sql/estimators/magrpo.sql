@@ -33,6 +33,9 @@ final as (
             when alternatives.mean_return is null or problems.episode_count < 2 then null
             -- a tie is exactly 0: rounding in the sum must not make signal out of none
             when problems.is_tied then alternatives.mean_return
+            -- two sums of the same rewards in other groupings differ in their last bits: that is no difference either
+            when abs(alternatives.mean_return - problems.mean_reward) <= 2e-15 * abs(alternatives.mean_return)
+                then alternatives.mean_return
             else problems.mean_reward
         end as baseline,
         alternatives.mean_return - baseline as advantage

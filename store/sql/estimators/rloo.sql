@@ -30,6 +30,15 @@ own as (
     group by decision_id
 ),
 
+others as (
+    select
+        own.decision_id,
+        (problems.total - own.total) / nullif(problems.episode_count - own.episode_count, 0) as mean_reward
+    from own
+    inner join alternatives on alternatives.decision_id = own.decision_id
+    inner join problems on problems.problem_id = alternatives.problem_id
+),
+
 groups as (
     select group_id, count(mean_return) as group_size
     from alternatives
@@ -44,12 +53,16 @@ final as (
             when alternatives.mean_return is null or problems.episode_count = own.episode_count then null
             -- a tie is exactly 0: rounding in the sum must not make signal out of none
             when problems.is_tied then alternatives.mean_return
-            else (problems.total - own.total) / (problems.episode_count - own.episode_count)
+            -- two sums of the same rewards in other groupings differ in their last bits: that is no difference either
+            when abs(alternatives.mean_return - others.mean_reward) <= 2e-15 * abs(alternatives.mean_return)
+                then alternatives.mean_return
+            else others.mean_reward
         end as baseline,
         alternatives.mean_return - baseline as advantage
     from alternatives
     inner join problems on problems.problem_id = alternatives.problem_id
     inner join own on own.decision_id = alternatives.decision_id
+    inner join others on others.decision_id = alternatives.decision_id
     inner join groups on groups.group_id = alternatives.group_id
 )
 
