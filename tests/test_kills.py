@@ -94,7 +94,8 @@ class Campaign:
         if len(self.victim.closed(stage)) >= artifacts:
             return
         started = time.monotonic()
-        self.victim.start(f"{stage} {self._random.choice((1, 1, 2))} {self._random.uniform(0, seconds)}")
+        parts = self._random.choice((1, 1, 2)) if seconds else 1  # at once: in the only part of its stage
+        self.victim.start(f"{stage} {parts} {self._random.uniform(0, seconds)}")
         self.victim.die()
         self._seconds_to_start = time.monotonic() - started
         open_now = unfinished(self.victim.store)
