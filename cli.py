@@ -616,8 +616,8 @@ def main() -> None:
     from configs.errors import C3Error
     from pipeline.interruption import INTERRUPTED, arm, leave, stopped
 
-    arm()
     try:
+        arm()
         app()
     except C3Error as error:
         if "--debug" in sys.argv:

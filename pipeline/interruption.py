@@ -25,14 +25,14 @@ def arm() -> None:
     """Take over both signals. Again inside a flow, because Prefect takes SIGTERM for itself when one starts."""
     if threading.current_thread() is not threading.main_thread():
         return
-    for number in _SIGNALS:
-        signal.signal(number, _stop)
-    if not _listening:
+    if not _listening:  # first, so that no handler can raise while the thread starts
         listen, tell = os.pipe()
         os.set_blocking(tell, False)
-        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
         _listening.append(threading.Thread(target=_watch, args=(listen,), daemon=True))
         _listening[0].start()
+        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    for number in _SIGNALS:
+        signal.signal(number, _stop)
 
 
 _listening: list[threading.Thread] = []
