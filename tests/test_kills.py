@@ -288,6 +288,30 @@ def test_a_command_stopped_by_hand_says_how_to_go_on_and_does(
     assert temporary_files(store) == []
 
 
+_STOPPED_AT_ONCE = """
+import os, signal, sys
+import cli
+
+take_over = signal.signal
+
+def and_hear(number, handler):
+    take_over(number, handler)
+    if number == signal.SIGTERM and handler is not signal.SIG_IGN:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+signal.signal, sys.argv = and_hear, ["c3", "status"]
+cli.main()
+"""
+
+
+def test_a_signal_in_the_moment_it_is_taken_over_is_one_line_too() -> None:
+    environment = {**os.environ, "PYTHONPATH": "."}
+    ran = subprocess.run(
+        [sys.executable, "-c", _STOPPED_AT_ONCE], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert _is_one_line_on_how_to_go_on(ran.returncode, ran.stderr), ran.stderr
+
+
 @pytest.mark.slow
 def test_a_signal_ends_a_command_at_once_in_every_stage(
     tmp_path: Path, prefect_server: str, capsys: pytest.CaptureFixture[str]
