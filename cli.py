@@ -89,7 +89,10 @@ def run_iteration(
     workers: Workers = None,
     store: Store = None,
 ) -> None:
-    """One round: roll out, freeze, sample, replay, grade, credit, update. What is there is reused."""
+    """One round: collect, credit, update. What is there is reused.
+
+    Roll out, freeze, sample, replay, grade, credit, update.
+    """
     from pipeline import commands
     from pipeline.planning import heldout_overlap
     from pipeline.terminal import Bars, show_notes, show_overlap, show_round
@@ -227,7 +230,10 @@ def doctor(
     set: Overrides = None,
     store: Store = None,
 ) -> None:
-    """Check the engine, or each server: reachable, right model, adapters, same log-probs as the trainer."""
+    """Check the engine, or each server, before a round needs it.
+
+    Reachable, the right model, adapters can be loaded, the same log-probs as the trainer.
+    """
     from pipeline.doctor import examine
     from pipeline.planning import wanted_config
     from pipeline.terminal import show_checks
@@ -302,7 +308,7 @@ def diagnose(
     workers: Workers = None,
     store: Store = None,
 ) -> None:
-    """What a round's credit is worth: fidelity, noise, influence, waste. Without --replays nothing is generated."""
+    """What a round's credit is worth: fidelity, noise, influence. Without --replays nothing is generated."""
     from pipeline import commands, diagnosing
     from pipeline.terminal import Bars, show_steps
 
@@ -336,7 +342,10 @@ def why(
     json: AsJson = False,
     store: Store = None,
 ) -> None:
-    """Why a message got its advantage: what it saw, its alternatives, the arithmetic, and how each replay ended."""
+    """Why a message got its advantage.
+
+    What it saw, its alternatives, the arithmetic, and how each replay ended.
+    """
     from pipeline.samples import latest_round
     from pipeline.why import question_of
     from pipeline.why import why as answer
@@ -370,7 +379,10 @@ def what_if(
     workers: Workers = None,
     store: Store = None,
 ) -> None:
-    """Put another message, or none, into a frozen state and see what the frozen team makes of it. Never trained on."""
+    """Put another message, or none, into a frozen state.
+
+    And see what the frozen team makes of it. It is never trained on.
+    """
     from pipeline import commands
     from pipeline import what_if as asking
     from pipeline.samples import latest_round
@@ -402,7 +414,10 @@ def export_pairs(
     variant: VariantName = "main",
     store: Store = None,
 ) -> None:
-    """Best against worst alternative of every state: a preference data set for TRL's DPO trainer."""
+    """Best against worst alternative of every state.
+
+    A preference data set for TRL's DPO trainer.
+    """
     from pipeline.exporting import preference_pairs, write_lines
 
     count = write_lines(preference_pairs(_scope(store, run, round, variant), role), output)
@@ -418,7 +433,10 @@ def export_episodes(
     variant: VariantName = "main",
     store: Store = None,
 ) -> None:
-    """Every terminal evaluation with its messages and its reward, as `c3 import` reads them."""
+    """Every terminal evaluation with its messages and its reward.
+
+    As `c3 import` reads them.
+    """
     from pipeline.exporting import episodes, write_lines
 
     count = write_lines(episodes(_scope(store, run, round, variant), source and source.value), output)
@@ -453,7 +471,7 @@ def chat(
     variant: VariantName = "main",
     store: Store = None,
 ) -> None:
-    """Talk to the team as it is after a round, and see what each role says. Nothing is stored."""
+    """Talk to the team and see what each role says. Nothing is stored."""
     from pipeline.chatting import Chat, chat_lines
 
     team = Chat(_scope(store, run, round, variant), sample)
@@ -471,7 +489,10 @@ def import_(
     set: Overrides = None,
     store: Store = None,
 ) -> None:
-    """Take another system's transcripts as a round's rollout; credit them from freeze on."""
+    """Take another system's transcripts as a round's rollout.
+
+    They are credited from freeze on.
+    """
     from pipeline import commands
     from pipeline.importing import import_transcripts
 
@@ -483,7 +504,10 @@ def import_(
 
 @app.command()
 def verify(run: Annotated[str | None, typer.Option(help="Only this run.")] = None, store: Store = None) -> None:
-    """Check every artifact: bytes, row counts, the SQL checks, and lineage from advantages back to problems."""
+    """Check every artifact: bytes, rows, SQL checks, lineage.
+
+    Lineage goes from advantages back to problems and policy.
+    """
     from pipeline.terminal import show_findings
     from pipeline.verify import verify as verify_store
 
@@ -496,7 +520,7 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this it is only shown.")] = False,
     store: Store = None,
 ) -> None:
-    """What no run, round or variant refers to: show it, or remove it with --yes."""
+    """What nothing refers to: show it, or remove it with --yes."""
     from pipeline.terminal import show_garbage
     from store.collect import garbage, sweep
     from store.layout import Layout
@@ -525,7 +549,7 @@ def ui(
     stop: Annotated[bool, typer.Option("--stop", help="Stop the server that was started.")] = False,
     store: Store = None,
 ) -> None:
-    """Start a lasting Prefect server and page; later commands in this store report to it."""
+    """Start a lasting Prefect page. Later commands in this store report to it."""
     from pipeline.server import start_lasting, stop_lasting
     from store.layout import Layout
 
@@ -542,7 +566,7 @@ def serve(
     limit: Annotated[int, typer.Option(min=1, help="Rounds at once.")] = 1,
     store: Store = None,
 ) -> None:
-    """Run rounds that are started from the Prefect page, until stopped."""
+    """Run rounds that are started from the Prefect page."""
     from pipeline.server import use_lasting
     from store.layout import Layout
 
