@@ -1,6 +1,7 @@
 """Seconds and memory of one optimiser step: alternatives packed behind their shared context, beside plain padded ones.
 
-    python bench/update.py [--states 4] [--repeat 3] [--dtype auto]
+    python bench/update.py [--states 4] [--repeat 3] [--dtype auto] [--threads 2] [--max-tokens 1024]
+        [--only 110x8] [--ways plain packed]
 
 Four ways of the same step (forward, backward, clipping, AdamW) on SmolLM2 with LoRA adapters:
 
@@ -9,18 +10,23 @@ Four ways of the same step (forward, backward, clipping, AdamW) on SmolLM2 with 
     padded          update.layout = "padded": the same rows through C3's products and log-probs
     packed          update.layout = "packed": one trie of tokens
 
-They are run in turn, so that what else the machine does falls on all alike. "share" is the products of the packed step (the
-least there are to do) over the time, as a share of what this machine reaches on 2048 x 2048 matrices in the same dtype.
+They are run in turn, so that what else the machine does falls on all alike. "s" is a step's time by the clock, "CPU s" what
+the processor spent on it (beside other work the steadier of the two, most of all with one thread), both medians; "times" is
+plain's over it, the median over the turns. "share" is the products of the packed step (the least there are to do) over the
+time, as a share of what this machine reaches on 1024 x 1024 matrices in the same dtype; on a CPU both in CPU seconds.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import os
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +35,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from configs.schema import PolicyConfig, TransformersEngineConfig
+from configs.schema import PolicyConfig, TransformersEngineConfig, UpdateConfig
 from stages.engines.hardware import resolved_device, resolved_dtype
 from stages.engines.make import resolved_model
 from stages.learners.lora import LoraLearner
@@ -40,7 +46,10 @@ from store.policies import initial_policy
 CASES = ((110, 4), (110, 8), (512, 8))
 """Tokens of the context, alternatives of each."""
 MESSAGE = (12, 24)
-MAX_TOKENS = 1024
+
+WAYS = ("plain", "plain, few", "padded", "packed")
+Way = Callable[[list[TrainRow]], int]
+"""A step on these rows; how many tokens went through the model, padding included."""
 
 
 def main() -> None:
@@ -50,13 +59,19 @@ def main() -> None:
     arguments.add_argument("--repeat", type=int, default=3)
     arguments.add_argument("--dtype", default="auto")
     arguments.add_argument("--device", default="auto")
+    arguments.add_argument("--threads", type=int, default=TransformersEngineConfig().threads)
+    arguments.add_argument("--max-tokens", type=int, default=UpdateConfig().max_tokens)
+    arguments.add_argument("--only", choices=[f"{context}x{siblings}" for context, siblings in CASES])
+    arguments.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     chosen = arguments.parse_args()
-    engine = TransformersEngineConfig(dtype=chosen.dtype, device=chosen.device)
+    engine = TransformersEngineConfig(dtype=chosen.dtype, device=chosen.device, threads=chosen.threads)
     torch.set_num_threads(engine.threads)
     dtype, device = resolved_dtype(engine.dtype, engine.device), resolved_device(engine.device)
     speed = {name: product_speed(name, device) for name in ("bfloat16", "float32")}
     print(
-        f"products of 2048^3: bfloat16 {speed['bfloat16']:.0f}, float32 {speed['float32']:.0f} GFLOP/s; here: {dtype}"
+        f"products of 1024^3: bfloat16 {speed['bfloat16']:.1f}, float32 {speed['float32']:.1f} GFLOP a second; "
+        f"here: {dtype}, {engine.threads} thread(s); load {os.getloadavg()[0]:.1f}",
+        flush=True,
     )
     model_dir, policy = resolved_model(engine), PolicyConfig()
     plain = Plain(model_dir, dtype, device, policy)
@@ -66,33 +81,45 @@ def main() -> None:
     }
     for learner in learners.values():
         learner.load(initial_policy("base", ["team"]), seed=0)
-    print(f"{'context':>7} {'K':>2}  {'way':<12}{'s a step':>9}{'times':>7}{'MiB':>7}{'tokens':>8}{'share':>7}")
+    print(f"{'case':>7}  {'way':<12}{'s':>7}{'times':>7}{'CPU s':>7}{'times':>7}{'MiB':>7}{'tokens':>8}{'share':>7}")
     for context, siblings in CASES:
+        case = f"{context}x{siblings}"
+        if chosen.only not in (None, case):
+            continue
         rows = states(chosen.states, context, siblings)
-        ways: dict[str, Callable[[], int]] = {
-            "plain": lambda rows=rows, size=siblings: plain.step(rows, size, few=False),
-            "plain, few": lambda rows=rows, size=siblings: plain.step(rows, size, few=True),
-            "padded": lambda rows=rows: step(learners["padded"], rows),
-            "packed": lambda rows=rows: step(learners["packed"], rows),
+        ways: dict[str, Way] = {
+            "plain": lambda rows, size=siblings: plain.step(rows, size, few=False),
+            "plain, few": lambda rows, size=siblings: plain.step(rows, size, few=True),
+            "padded": lambda rows: step(learners["padded"], rows, chosen.max_tokens),
+            "packed": lambda rows: step(learners["packed"], rows, chosen.max_tokens),
         }
+        ways = {name: way for name, way in ways.items() if name in {"plain", *chosen.ways}}
         work = least_products(learners["packed"], rows)
-        timed = in_turn(ways, chosen.repeat)
-        for name, (seconds, mib, tokens) in timed.items():
-            times = timed["plain"][0] / seconds
-            share = work / seconds / 1e9 / speed[dtype]
+        measured = in_turn(ways, rows, chosen.repeat)
+        for name, way in measured.items():
+            seconds, cpu = statistics.median(way.seconds), statistics.median(way.cpu)
+            share = work / (cpu if device == "cpu" else seconds) / 1e9 / speed[dtype]
             print(
-                f"{context:>7} {siblings:>2}  {name:<12}{seconds:>9.2f}{times:>7.2f}{mib:>7.0f}{tokens:>8}{share:>7.1%}"
+                f"{case:>7}  {name:<12}{seconds:>7.2f}{_times(measured['plain'].seconds, way.seconds):>7.2f}{cpu:>7.2f}"
+                f"{_times(measured['plain'].cpu, way.cpu):>7.2f}{way.mib:>7.0f}{way.tokens:>8}{share:>7.1%}",
+                flush=True,
             )
+    print(f"load {os.getloadavg()[0]:.1f}")
 
 
-def product_speed(dtype: str, device: str, size: int = 2048) -> float:
-    """GFLOP/s of one matrix product, the median of some."""
+def _times(plain: list[float], way: list[float]) -> float:
+    return statistics.median(one / other for one, other in zip(plain, way, strict=True))
+
+
+def product_speed(dtype: str, device: str, size: int = 1024) -> float:
+    """GFLOP of matrix products a second (on a CPU: a CPU second), the median of some."""
     one, other = (torch.randn(size, size, dtype=getattr(torch, dtype), device=device) for _ in range(2))
-    seconds = []
-    for _ in range(9):
-        started = time.perf_counter()
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    seconds: list[float] = []
+    while len(seconds) < 9 and sum(seconds) < 5:
+        started = clock()
         float((one @ other)[0, 0])
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
     return 2 * size**3 / statistics.median(seconds) / 1e9
 
 
@@ -121,12 +148,12 @@ def least_products(learner: LoraLearner, rows: list[TrainRow]) -> float:
     return float(len(packed.token_T) * (4 * weights + 6 * adapters) + places * 4 * head)
 
 
-def step(learner: LoraLearner, rows: list[TrainRow]) -> int:
+def step(learner: LoraLearner, rows: list[TrainRow], max_tokens: int) -> int:
     """One step of ours; how many tokens went through the model."""
     optimizer = _optimizer(learner, fused=True)
     optimizer.zero_grad()
     tokens = 0
-    for batch in learner.batches(rows, MAX_TOKENS):
+    for batch in learner.batches(rows, max_tokens):
         torch.cat([scored.logprob_T for scored in learner.score(batch)]).sum().backward()
         fed = [len(row.context_ids) + len(row.token_ids) - 1 for row in batch]
         tokens += len(pack(batch).token_T) if learner._scorer._layout == "packed" else max(fed) * len(fed)
@@ -182,26 +209,38 @@ def _optimizer(learner: LoraLearner, fused: bool) -> torch.optim.Optimizer:
     return _OPTIMIZERS.setdefault(id(learner), torch.optim.AdamW(parameters, lr=0.0, fused=fused))
 
 
-def in_turn(ways: dict[str, Callable[[], int]], repeat: int) -> dict[str, tuple[float, float, int]]:
-    """Way -> the median of its seconds, the most MiB above where it began, tokens; one run each to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    mib, tokens = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0)
-    for turn in range(repeat + 1):
+@dataclass
+class Measured:
+    """One way of a step, turn by turn."""
+
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    mib: float = 0.0
+    """The most above where it began."""
+    tokens: int = 0
+
+
+def in_turn(ways: dict[str, Way], rows: list[TrainRow], repeat: int) -> dict[str, Measured]:
+    """Every way on one row to warm up, then `repeat` times on all."""
+    for way in ways.values():
+        way(rows[:1])
+    found = {name: Measured() for name in ways}
+    for _ in range(repeat):
         for name, way in ways.items():
             with Memory() as memory:
-                started = time.perf_counter()
-                tokens[name] = way()
-                took = time.perf_counter() - started
-            mib[name] = max(mib[name], memory.most)
-            if turn:
-                seconds[name].append(took)
-    return {name: (statistics.median(seconds[name]), mib[name], tokens[name]) for name in ways}
+                started, cpu_started = time.perf_counter(), time.process_time()
+                found[name].tokens = way(rows)
+                found[name].seconds.append(time.perf_counter() - started)
+                found[name].cpu.append(time.process_time() - cpu_started)
+            found[name].mib = max(found[name].mib, memory.most)
+    return found
 
 
 class Memory:
     """The most MiB that the process (or the GPU) holds above what it held at the start, looked at every 5 ms."""
 
     def __enter__(self) -> Memory:
+        _trim()
         self._stop, self.most, self._start = threading.Event(), 0.0, self._held()
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
@@ -223,6 +262,13 @@ class Memory:
         if torch.cuda.is_available():
             return torch.cuda.memory_allocated() / 2**20
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+def _trim() -> None:
+    """Hand freed memory back to the system (glibc), else a step is counted from what the one before it left."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,31 @@ def test_the_clip_removes_the_gradient_only_where_it_pays(
 
 
 @pytest.mark.parametrize(
+    ("log_ratio", "advantage", "dual_clip", "loss", "gradient"),
+    [
+        # clip 1/4, and ratios that float64 holds exactly. At an edge both branches of the minimum are equal: nothing is
+        # removed yet, and the gradient is whole (half by each branch, and a clamp passes it at its own edge)
+        (log(1.25), 1.0, None, -1.25, -1.25),
+        (log(0.75), -1.0, None, 0.75, 0.75),
+        (log(0.75), 1.0, None, -0.75, -0.75),  # the other edge of each sign: no clip there
+        (log(1.25), -1.0, None, 1.25, 1.25),
+        (log(2.0), -1.0, 2.0, 2.0, 2.0),  # r = c: the second clip's own edge
+    ],
+)
+def test_at_an_edge_of_the_clip_nothing_is_removed_yet(
+    log_ratio: float, advantage: float, dual_clip: float | None, loss: float, gradient: float
+) -> None:
+    policy_T = torch.tensor([log_ratio], dtype=torch.float64, requires_grad=True)
+    old_T = torch.zeros(1, dtype=torch.float64)
+    result = clipped_policy_gradient(policy_T, old_T, advantage, clip=0.25, dual_clip=dual_clip)
+    assert result.ratio_T.item() == exp(log_ratio) in (0.75, 1.25, 2.0)
+    result.loss_T.sum().backward()
+    assert policy_T.grad is not None
+    assert (result.loss_T.item(), policy_T.grad.item()) == pytest.approx((loss, gradient), abs=1e-12)
+    assert result.clipped_T.tolist() == [False]
+
+
+@pytest.mark.parametrize(
     ("ratio", "advantage", "loss", "gradient", "clipped"),
     [
         # c = 3: for A < 0 the loss is -max(min(r A, clip(r) A), 3 A), so never more than 3 |A|

@@ -95,6 +95,28 @@ def test_attention_block_by_block_is_attention(family: str, monkeypatch: pytest.
     _assert_same(got, wanted)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_packing_in_bfloat16_is_as_near_the_truth_as_one_sequence_at_a_time(family: str) -> None:
+    # both round; what packing adds may not be more than rounding itself: errors against float32, of everything at once
+    def found(layout: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        policy = PolicyConfig(lora_rank=4, lora_alpha=8, target_modules=TARGETS[family])
+        learner = LoraLearner.of_model(tiny_model(family).to(dtype), {"team": policy}, layout)  # type: ignore[arg-type]
+        learner.load(UNTRAINED, seed=1)
+        _disturb(learner)
+        logprob_N, gradients = _logprobs_and_gradients(learner, _rows(AWKWARD))
+        assert logprob_N.dtype == torch.float32
+        assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
+        return logprob_N, torch.cat([gradient.flatten() for gradient in gradients.values()])
+
+    exact = found("single", torch.float32)
+    for truth, packed, alone in zip(
+        exact, found("packed", torch.bfloat16), found("single", torch.bfloat16), strict=True
+    ):
+        rounding = (alone - truth).norm()
+        assert 0 < rounding < 0.1 * truth.norm()
+        assert (packed - truth).norm() <= 1.5 * rounding
+
+
 def test_a_block_meets_only_what_one_of_its_queries_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     # 1 2 | 3 4 (5) and 1 2 | 6 7 (8): nodes 1 2 3 4 6 7; in blocks of two the last sees 1 2 6 7 and neither 3 nor 4
     monkeypatch.setattr(trie_attention, "_BLOCK", 2)

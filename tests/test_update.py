@@ -17,7 +17,7 @@ from configs.schema import Config, KlConfig, PolicyConfig, ScheduleConfig, Scrip
 from stages.learners.lora import LoraLearner
 from stages.learners.make import learner_settings
 from stages.learners.protocol import TrainRow
-from stages.lessons import Lesson, StepPlan
+from stages.lessons import Lesson, StepPlan, collect, deal
 from stages.tools import Tools
 from stages.training import Trainer
 from store.artifacts import Row
@@ -199,7 +199,6 @@ def test_gaps_are_stored_per_role(store: Path) -> None:
 
 def test_rows_without_the_engines_log_probs_are_left_out_of_importance_weights(store: Path) -> None:
     from pipeline.steps import step_named
-    from stages.lessons import collect
 
     ran = drive(store, duo(update=UpdateConfig(truncated_importance=2.0)), until="advantages")
     job = ran.scope.look(step_named("update"), ran.artifacts).job
@@ -208,6 +207,37 @@ def test_rows_without_the_engines_log_probs_are_left_out_of_importance_weights(s
     skipped = {lesson.row.decision_id: lesson.skipped for lesson in collect(job)}
     assert skipped[first["decision_id"]] == "no behaviour log-probs"
     assert set(skipped.values()) == {"no behaviour log-probs", None}
+
+
+@pytest.mark.parametrize(("undefined", "rows", "loss"), [("skip", 1, -2.0), ("zero", 1, -2.0 / 3)])
+def test_a_null_advantage_leaves_the_denominator_and_a_zero_stays_in_it(
+    store: Path, undefined: str, rows: int, loss: float
+) -> None:
+    # three messages of a role, 2 tokens each, ratio 1, advantages 2, NULL, NULL: -2 * 2 over the 2 tokens of the first,
+    # or over the 6 of all three; either way only the first is computed
+    from pipeline.steps import step_named
+    from stages.learners.make import make_learner
+
+    update = UpdateConfig(undefined_advantage=undefined, minibatches=1)  # type: ignore[arg-type]
+    ran = drive(store, duo(update=update), until="advantages")
+    job = ran.scope.look(step_named("update"), ran.artifacts).job
+    for row in job.rows("advantages"):
+        row["advantage"] = None
+    actors = [row for row in job.rows("advantages") if row["role"] == "actor"][:3]
+    actors[0]["advantage"] = 2.0
+    kept = {row["decision_id"] for row in actors}
+    lessons = [lesson for lesson in collect(job) if lesson.row.decision_id in kept]
+    assert [lesson.advantage for lesson in lessons] == [2.0, *[None if undefined == "skip" else 0.0] * 2]
+    assert [len(lesson.row.token_ids) for lesson in lessons] == [2, 2, 2]
+    [plan] = deal(job, lessons)
+    learner = make_learner(job.config)
+    learner.load(job.weights, seed=0)
+    learner.prepare([lesson.row for lesson in plan.lessons])
+    trainer = Trainer(job.config, 1, learner, None)
+    trainer.measure([plan], lessons, list(job.config.policies))
+    [figures] = trainer.step(plan, 1)
+    assert (figures["rows"], figures["ratio_mean"]) == (rows, 1.0)
+    assert figures["loss"] == pytest.approx(loss)
 
 
 def _kept(config: Config, others: Sequence[Config], monkeypatch: pytest.MonkeyPatch) -> list[bool]:
