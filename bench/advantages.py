@@ -22,33 +22,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from store.artifacts import Artifact
+from store.artifacts import Artifact, write_table
 from store.credit import write_advantages
-from store.schemas import DECISIONS, REPLAYS, REWARDS
+from store.schemas import DECISIONS, REWARDS
 
 PART_STATES = 25_000
 BYTES_PER_REPLAY = 60
 """On disk, with its reward and its share of an alternative."""
 
+IDENTITIES = """
+    -- as many ids as there are rows, no two alike, in no order: an odd factor permutes the numbers of 48 bits
+    create macro identity(k) as printf('%012x', ((k::hugeint * 201374682317213) % 281474976710656)::bigint);
+    -- a round's problems come in no order; the prime is no factor of any number of states up to its size
+    create macro problem(s, states) as 'p' || lpad(((s::bigint * 2147483647) % states)::varchar, 9, '0')"""
+
 SAMPLES = {
-    # ids are hashes, as real ones are; a row of an alternative j, or of a replay i of one
+    # a row of an alternative j, or of a replay i of one
     "decisions": """
-        select substr(md5('d' || j), 1, 12) as decision_id, substr(md5('s' || j // $alternatives), 1, 12) as state_id,
-               'same' as context_id, 'p' || lpad((j // $alternatives)::varchar, 9, '0') as problem_id, 'actor' as role,
-               1 as depth, [(j % $alternatives)::int] as path, (j % $alternatives)::int as draw,
-               j % $alternatives = 0 as is_logged, 'frozen' as policy_version
+        select identity(3 * j) as decision_id, identity(3 * (j // $alternatives) + 1) as state_id, 'same' as context_id,
+               problem(j // $alternatives, $states) as problem_id, 'actor' as role, 1 as depth,
+               [(j % $alternatives)::int] as path, (j % $alternatives)::int as draw, j % $alternatives = 0 as is_logged,
+               'frozen' as policy_version
         from range($first * $alternatives, $last * $alternatives) as t(j)""",
-    "replays": """
-        select substr(md5('e' || i), 1, 12) as episode_id, substr(md5('d' || i // $replays), 1, 12) as alternative_id,
-               'p' || lpad((i // $replays // $alternatives)::varchar, 9, '0') as problem_id,
-               [alternative_id] as decision_ids, [alternative_id] as credited
-        from range($first * $alternatives * $replays, $last * $alternatives * $replays) as t(i)""",
     "rewards": """
-        select substr(md5('e' || i), 1, 12) as episode_id,
-               'p' || lpad((i // $replays // $alternatives)::varchar, 9, '0') as problem_id,
+        select identity(3 * i + 2) as episode_id, problem(i // $replays // $alternatives, $states) as problem_id,
+               [identity(3 * (i // $replays))] as decision_ids, [identity(3 * (i // $replays))] as credited,
                (hash(i) % 2)::double as reward
         from range($first * $alternatives * $replays, $last * $alternatives * $replays) as t(i)""",
 }
+"""What the stage reads of them. Transcripts and replays it does not open."""
 
 
 def main() -> None:
@@ -78,26 +80,36 @@ def main() -> None:
         command = [sys.executable, __file__, "--credit-only", "--folder", name]
         for option in ("states", "alternatives", "replays", "estimator", "normalisation"):
             command += [f"--{option}", str(getattr(chosen, option))]
-        subprocess.run(command, check=True)
+        stage = measured(command)
         if count <= 20_000_000:
-            beside(chosen)
+            for other, seconds in beside(chosen).items():
+                print(f"the stage / {other:<17} {stage / seconds:8.2f} of its time")
+
+
+def measured(command: list[str]) -> float:
+    """Seconds of the stage in a process of its own: its memory is its own too."""
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    print(run.stdout, end="", flush=True)
+    return float(run.stdout.partition("Parquet to Parquet")[2].split()[0])
 
 
 def make_samples(chosen: argparse.Namespace) -> float:
     """The stored tables of so many states, in parts."""
     started = time.perf_counter()
-    schemas = {"decisions": DECISIONS, "replays": REPLAYS, "rewards": REWARDS}
+    schemas = {"decisions": DECISIONS, "rewards": REWARDS}
     connection = duckdb.connect()
+    connection.execute(IDENTITIES)
     for index, first in enumerate(range(0, chosen.states, PART_STATES)):
         part = chosen.folder / f"part-{index:05d}"
         part.mkdir()
         for table, text in SAMPLES.items():
             last = min(first + PART_STATES, chosen.states)
-            given = {"first": first, "last": last, "alternatives": chosen.alternatives, "replays": chosen.replays}
+            given = {name: getattr(chosen, name) for name in ("states", "alternatives", "replays")}
+            given |= {"first": first, "last": last}
             rows = connection.sql(text, params={k: v for k, v in given.items() if f"${k}" in text}).to_arrow_table()
             fields = [field for field in schemas[table] if field.name in rows.column_names]
             typed = rows.select([field.name for field in fields]).cast(pa.schema(fields))
-            pq.write_table(typed, part / f"{table}.parquet", compression="zstd")
+            write_table(part / f"{table}.parquet", typed)
     connection.close()
     return time.perf_counter() - started
 
@@ -119,14 +131,14 @@ def credit(chosen: argparse.Namespace) -> None:
     )
 
 
-def beside(chosen: argparse.Namespace) -> None:
-    """numpy over the dense array, and one small torch tensor per state."""
+def beside(chosen: argparse.Namespace) -> dict[str, float]:
+    """Seconds of numpy over the dense array, and of one small torch tensor per state."""
     shape = (chosen.states, chosen.alternatives, chosen.replays)
     reward_SAR = np.random.default_rng(0).integers(0, 2, shape).astype(np.float64)
     started = time.perf_counter()
     mean_SA = reward_SAR.mean(-1)
     advantage_SA = mean_SA - (mean_SA.sum(-1, keepdims=True) - mean_SA) / (chosen.alternatives - 1)
-    report("numpy, in memory", reward_SAR.size, time.perf_counter() - started)
+    found = {"numpy, in memory": time.perf_counter() - started}
     assert np.allclose(advantage_SA.sum(-1), 0)
     import torch
 
@@ -135,8 +147,10 @@ def beside(chosen: argparse.Namespace) -> None:
     for reward_AR in few:
         mean_A = torch.tensor(reward_AR).mean(-1)
         mean_A - (mean_A.sum() - mean_A) / (chosen.alternatives - 1)
-    seconds = (time.perf_counter() - started) * chosen.states / len(few)
-    report("a loop of torch tensors", reward_SAR.size, seconds)
+    found["torch tensor loop"] = (time.perf_counter() - started) * chosen.states / len(few)
+    for name, seconds in found.items():
+        report(name, reward_SAR.size, seconds)
+    return found
 
 
 def report(name: str, replays: int, seconds: float) -> None:

@@ -51,6 +51,8 @@ def _reward(evaluator: Evaluator, kind: str, episode: Row, problem: Problem) -> 
     row: Row = {
         "episode_id": episode["episode_id"],
         "problem_id": episode["problem_id"],
+        "decision_ids": episode["decision_ids"],
+        "credited": episode["credited"],
         "reward": None,
         "reason": None,
         "parsed_answer": None,
@@ -67,4 +69,4 @@ def _reward(evaluator: Evaluator, kind: str, episode: Row, problem: Problem) -> 
     return {**row, "reward": grade.reward, "reason": grade.reason, "parsed_answer": grade.parsed_answer}
 
 
-GRADE = Stage("grade", 1, _slice, cut_by_problem_of("transcripts", "replays"), _make)
+GRADE = Stage("grade", 2, _slice, cut_by_problem_of("transcripts", "replays"), _make)

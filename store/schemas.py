@@ -83,6 +83,9 @@ REWARDS = pa.schema(
     [
         ("episode_id", pa.string()),
         ("problem_id", pa.string()),
+        # the episode's own, so that credit is computed from these rows and need not look every episode up
+        ("decision_ids", _IDS),
+        ("credited", _IDS),
         ("reward", pa.float64()),  # NULL: the evaluator failed, see error
         ("reason", pa.string()),
         ("parsed_answer", pa.string()),  # NULL: nothing could be read

@@ -111,4 +111,5 @@ def _path(name: str) -> list[int]:
 
 
 def _reward(ending: Ending) -> Row:
-    return {"episode_id": ending.episode_id, "reward": ending.reward}
+    row = {"episode_id": ending.episode_id, "problem_id": ending.messages[0].partition(":")[0], "reward": ending.reward}
+    return row | {"decision_ids": list(ending.messages), "credited": list(ending.credited)}

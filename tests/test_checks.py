@@ -102,6 +102,8 @@ CASES = [
     ("replay", "the_budget_is_spent_exactly", "replays", _repeat),
     ("replay", "the_budget_is_spent_exactly", "decisions", _drop),
     *[("grade", *case) for case in GRADED],
+    ("grade", "a_reward_counts_where_its_episode_does", "rewards", _change(credited=[])),
+    ("grade", "a_reward_counts_where_its_episode_does", "rewards", _change(decision_ids=None)),
     ("advantages", "a_group_is_one_state_and_one_team", "advantages", _change(policy_version="another")),
     ("advantages", "a_group_is_one_state_and_one_team", "advantages", _same_group),
     ("advantages", "a_group_is_one_state_and_one_team", "advantages", _joined_states),

@@ -38,7 +38,8 @@ def _credit(tmp_path: Path, groups: Mapping[str, Rewards], backwards: bool = Fal
             for place, reward in enumerate(returned):
                 episode = f"{name}/{place}"
                 replays.append({"episode_id": episode, "alternative_id": name, "credited": [name]})
-                rewards.append({"episode_id": episode, "reward": reward, "error": None if reward is not None else "?"})
+                graded = {"reward": reward, "error": None if reward is not None else "?"}
+                rewards.append({"episode_id": episode, "credited": [name], **graded})
     tables = {"decisions": decisions, "replays": replays, "rewards": rewards, "transcripts": []}
     turn = -1 if backwards else 1
     with open_writer(Layout(tmp_path), "hand", "made") as writer:

@@ -45,7 +45,7 @@ ended as (
     select run, round, variant, 'replay' as source, episode_id, alternative_id, problem_id, path, decision_ids, output, truncated
     from replays
 )
-select ended.*, rewards.* exclude (run, round, variant, episode_id, problem_id)
+select ended.*, rewards.* exclude (run, round, variant, episode_id, problem_id, decision_ids, credited)
 from ended
 left join rewards
     on rewards.run = ended.run and rewards.round = ended.round and rewards.variant = ended.variant
@@ -94,7 +94,7 @@ from evaluations_files as t inner join labels as l on l.filename = t.filename;
 create view remeasured as
 select
     l.run, l.round, l.variant, t.* exclude (filename),
-    rewards.* exclude (run, round, variant, episode_id, problem_id)
+    rewards.* exclude (run, round, variant, episode_id, problem_id, decision_ids, credited)
 from replays_files as t
 inner join labels as l on l.filename = t.filename
 left join (
@@ -115,7 +115,7 @@ from diagnostics_files as t inner join labels as l on l.filename = t.filename;
 create view probe_replays as
 select
     l.run, l.round, l.variant, l.step as source, t.* exclude (filename, alternative_id), t.alternative_id as probe_id,
-    rewards.* exclude (run, round, variant, episode_id, problem_id)
+    rewards.* exclude (run, round, variant, episode_id, problem_id, decision_ids, credited)
 from replays_files as t
 inner join labels as l on l.filename = t.filename
 left join (
