@@ -92,7 +92,7 @@ def run_iteration(
     """One round: roll out, freeze, sample, replay, grade, credit, update. What is there is reused."""
     from pipeline import commands
     from pipeline.planning import heldout_overlap
-    from pipeline.terminal import Bars, show_notes, show_overlap, show_round
+    from pipeline.terminal import Bars, show_notes, show_overlap, show_round, show_stale
 
     scope = _scope(store, run, round, variant)
     commands.settle_config(scope, config, set or [])
@@ -106,6 +106,7 @@ def run_iteration(
     if commands.has_work(scope, until):
         show_overlap(console, heldout_overlap(scope.config))
     show_round(console, commands.run_iteration(scope, Bars(console), until, again_from))
+    show_stale(console, scope)
 
 
 @run_app.command("training")
@@ -162,7 +163,7 @@ def run_stage(
 ) -> None:
     """One stage of a round; the stages before it must have run."""
     from pipeline import commands
-    from pipeline.terminal import Bars, show_notes, show_steps, show_untold
+    from pipeline.terminal import Bars, show_notes, show_stale, show_steps, show_untold
 
     scope = _scope(store, run, round, variant)
     commands.known_stage(stage)
@@ -175,6 +176,7 @@ def run_stage(
     reports, untold = commands.run_stage(scope, stage, Bars(console))
     show_steps(console, reports)
     show_untold(console, untold)
+    show_stale(console, scope)
 
 
 @run_app.command("evaluation")
