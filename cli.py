@@ -474,12 +474,10 @@ def import_(
     store: Store = None,
 ) -> None:
     """Take another system's transcripts as a round's rollout; credit them from freeze on."""
-    from pipeline import commands
     from pipeline.importing import import_transcripts
 
-    scope = _scope(store, run, round)
-    commands.settle_config(scope, config, set or [])
-    rows = import_transcripts(scope, file).manifest["tables"]["transcripts"]["rows"]
+    artifact = import_transcripts(_scope(store, run, round), file, config, set or [])
+    rows = artifact.manifest["tables"]["transcripts"]["rows"]
     typer.echo(f"{rows} transcripts taken; go on with `c3 run iteration --run {run} --round {round}`")
 
 
