@@ -95,7 +95,7 @@ def run_iteration(
     """
     from pipeline import commands
     from pipeline.planning import heldout_overlap
-    from pipeline.terminal import Bars, show_notes, show_overlap, show_round
+    from pipeline.terminal import Bars, show_notes, show_overlap, show_round, show_stale
 
     scope = _scope(store, run, round, variant)
     commands.settle_config(scope, config, set or [])
@@ -109,6 +109,7 @@ def run_iteration(
     if commands.has_work(scope, until):
         show_overlap(console, heldout_overlap(scope.config))
     show_round(console, commands.run_iteration(scope, Bars(console), until, again_from))
+    show_stale(console, scope)
 
 
 @run_app.command("training")
@@ -165,7 +166,7 @@ def run_stage(
 ) -> None:
     """One stage of a round; the stages before it must have run."""
     from pipeline import commands
-    from pipeline.terminal import Bars, show_notes, show_steps, show_untold
+    from pipeline.terminal import Bars, show_notes, show_stale, show_steps, show_untold
 
     scope = _scope(store, run, round, variant)
     commands.known_stage(stage)
@@ -178,6 +179,7 @@ def run_stage(
     reports, untold = commands.run_stage(scope, stage, Bars(console))
     show_steps(console, reports)
     show_untold(console, untold)
+    show_stale(console, scope)
 
 
 @run_app.command("evaluation")
@@ -493,12 +495,10 @@ def import_(
 
     They are credited from freeze on.
     """
-    from pipeline import commands
     from pipeline.importing import import_transcripts
 
-    scope = _scope(store, run, round)
-    commands.settle_config(scope, config, set or [])
-    rows = import_transcripts(scope, file).manifest["tables"]["transcripts"]["rows"]
+    artifact = import_transcripts(_scope(store, run, round), file, config, set or [])
+    rows = artifact.manifest["tables"]["transcripts"]["rows"]
     typer.echo(f"{rows} transcripts taken; go on with `c3 run iteration --run {run} --round {round}`")
 
 

@@ -2,7 +2,8 @@
 
     PYTHONPATH=. python bench/estimators.py [--copies 4000] [--seed 1] [--output docs/results-credit.md]
 
-Worlds and measures are those of tests/measuring.py, which tests/test_estimators.py holds to its claims.
+Worlds and measures are those of tests/measuring.py, which tests/test_estimators.py holds to its claims. What the page says
+below the tables is written by hand and stays.
 """
 
 from __future__ import annotations
@@ -46,7 +47,18 @@ by the slope's square first. Where a role makes no difference (`irrelevant`), c3
 `ccpo`, here with one solo replay a state, is off by V(h) less V without the message (`tests/test_ccpo.py` takes exactly that
 off): the same for all messages of a state, so the gradient is unbiased. The last role has none; its figures are over the
 others.
+
+`mappo`, `value_assisted` and `value_only` read learned values, fitted as the stage `critic` fits them: per role two ridge
+regressions, on the log-probabilities of all words at the context, and (for Q) on which word was said; each copy is told by
+heads that were fitted on other copies. How likely its words are is all that such a head knows of a context, so it is often
+wrong. The baselines of the first two do not depend on the message that is credited: their gradients are unbiased
+whatever the head says, and as estimates of Q - V they are off by its error in V(h). No sibling's luck is in `mappo`'s
+baseline, so its gradient varies less than c3's in each of these worlds. `value_only` is as good as its head: nearly right
+where a word is worth the same in every context (`irrelevant`), far off where its worth hangs on what else is said
+(`agreement`), and no number of samples mends that.
 """
+BELOW = "\n## Do the diagnostics hold?"
+"""Where what was written by hand begins."""
 
 
 def table(world: World, copies: int, seed: int) -> str:
@@ -87,6 +99,8 @@ def main() -> None:
     page = HEAD.format(copies=chosen.copies, seed=chosen.seed)
     page += "".join(table(world, chosen.copies, chosen.seed) for world in worlds())
     if chosen.output:
+        before = chosen.output.read_text(encoding="utf-8") if chosen.output.exists() else ""
+        page += "".join(before.partition(BELOW)[1:])
         chosen.output.write_text(page, encoding="utf-8")
     print(page)
 

@@ -2,7 +2,7 @@
 
 made      there, and what the recorded configuration asks for
 reused    the same, made for another run, round or variant
-stale     there, but made by an earlier configuration or from something since made again
+stale     there, but made by an earlier configuration or from something since made again, in its round or one before
 partial   some parts are there; the next run goes on from them
 running   a live process is making it
 failed    the last attempt ended in an error
@@ -18,8 +18,10 @@ from typing import Any
 from configs.errors import C3Error
 from pipeline.scope import Scope, Walk
 from pipeline.steps import DIAGNOSIS, EVALUATION, ROUND, Step, names
+from stages.problems import HELDOUT, PROBLEMS
 from store import catalog
 from store.artifacts import PART_RECORD, described, is_whole
+from store.descent import Descents
 from store.layout import Layout
 from store.locks import holder
 from store.variants import steps_of
@@ -33,13 +35,16 @@ def standings(store: Path, run: str | None = None) -> list[Standing]:
     layout = Layout(store)
     found = []
     for name in catalog.runs(layout) if run is None else [run]:
+        descents = Descents(layout, name)
         for variant in catalog.variants(layout, name):
             for round in catalog.rounds(layout, name, variant):
-                found.append(_standing(Scope(store, name, round, variant)))
+                after_stale = round > 1 and descents.of(variant, round - 1).stale is True
+                found.append(_standing(Scope(store, name, round, variant), after_stale))
     return found
 
 
-def _standing(scope: Scope) -> Standing:
+def _standing(scope: Scope, after_stale: bool) -> Standing:
+    """`after_stale`: whether the round before is stale. What follows its policy is as stale, though it fits it."""
     recorded = steps_of(scope.layout, scope.run, scope.variant, scope.round)
     failures = catalog.recorded_failures(scope.layout, scope.run, scope.round, scope.variant)
     states: dict[str, str] = {}
@@ -47,7 +52,10 @@ def _standing(scope: Scope) -> Standing:
     for steps in (_round(scope), EVALUATION, DIAGNOSIS):
         walk = _walk(scope, steps, recorded)
         for step in steps:
-            states[step.name] = state = _state(scope, step, walk, recorded.get(step.name), failures)
+            state = _state(scope, step, walk, recorded.get(step.name), failures)
+            if after_stale and state in ("made", "reused") and step.stage not in (PROBLEMS, HELDOUT):
+                state = "stale"
+            states[step.name] = state
             place = f"{scope.run} round {scope.round} {scope.variant} {step.name}"
             if state == "failed":
                 notes.append(f"{place}: {failures[step.name]}")

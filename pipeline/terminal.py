@@ -30,10 +30,13 @@ from pipeline.standing import Standing
 from pipeline.verify import Finding
 from store.catalog import Reference
 from store.collect import Garbage
+from store.descent import Descents
+from store.layout import MAIN
 from store.summaries import accuracy_change
 
 if TYPE_CHECKING:
     from pipeline.doctor import Checked
+    from pipeline.scope import Scope
 
 _SHOW_AFTER_SECONDS = 2.0
 _STEP_HEADINGS = {
@@ -121,6 +124,25 @@ def show_untold(console: Console, lines: Sequence[str]) -> None:
     """Trackers that could not be told: nothing is lost, and nothing was stopped by it."""
     for line in lines:
         console.print(f"note: {line}", style="yellow", markup=False, soft_wrap=True)
+
+
+def show_stale(console: Console, scope: Scope) -> None:
+    """Which later rounds were made from a policy that the run no longer holds, in one line; nothing when there are none."""
+    stale = Descents(scope.layout, scope.run).later_stale(scope.variant, scope.round)
+    if not stale:
+        return
+    named = ", ".join(
+        str(entry.round) if entry.variant == scope.variant else f"{entry.round} of {entry.variant}" for entry in stale
+    )
+    last = max(entry.round for entry in stale)
+    variant = "" if scope.variant == MAIN else f" --variant {scope.variant}"
+    console.print(
+        f"stale now, made from a policy that the run no longer holds: round {named}; "
+        f"`c3 run training --run {scope.run}{variant} --rounds {last}` makes them again",
+        style="yellow",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def show_steps(console: Console, reports: Sequence[StepReport]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from configs.errors import StoreError
 from store.artifacts import PART_RECORD, Artifact
@@ -58,8 +59,7 @@ def policy_in(part: Path, base: str, names: Iterable[str]) -> PolicyVersion:
     files = record["files"]
     adapters = {}
     for name in names:
-        prefix = f"{WEIGHTS}/{name}/"
-        found = {file.removeprefix(prefix): entry["sha256"] for file, entry in files.items() if file.startswith(prefix)}
+        found = _weights_of(name, files)
         if not found:
             raise StoreError(
                 f"update {part.parent.name[:12]}: holds no weights for policy '{name}'; policies can only be added or "
@@ -67,6 +67,19 @@ def policy_in(part: Path, base: str, names: Iterable[str]) -> PolicyVersion:
             )
         adapters[name] = Adapter(digest(found), part / WEIGHTS / name)
     return _version(base, adapters, part / OPTIMIZER)
+
+
+def version_after(update: Artifact, base: str) -> str:
+    """The version of the team that an update ended with on that base, by its manifest alone: no weights are looked at."""
+    files = update.manifest["parts"][-1]["files"]
+    names = {file.split("/")[1] for file in files if file.startswith(f"{WEIGHTS}/")}
+    return _version(base, {name: Adapter(digest(_weights_of(name, files)), None) for name in names}, None).version
+
+
+def _weights_of(name: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """One policy's weight files and their digests."""
+    prefix = f"{WEIGHTS}/{name}/"
+    return {file.removeprefix(prefix): entry["sha256"] for file, entry in files.items() if file.startswith(prefix)}
 
 
 def _version(base: str, adapters: dict[str, Adapter], optimizer: Path | None) -> PolicyVersion:

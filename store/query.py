@@ -42,22 +42,29 @@ def add_table(connection: duckdb.DuckDBPyConnection, view: str, table: str, arti
         connection.from_arrow(TABLES[table].empty_table()).create_view(view)
 
 
-def run_check(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+def run_check(connection: duckdb.DuckDBPyConnection, path: Path, step: str) -> None:
     """Run one check: its query must return no row. CheckError quoting the check's first line and the first row."""
     text = path.read_text()
     offences = connection.sql(text).limit(1)
     for offence in offences.fetchall():
         claim = text.splitlines()[0].removeprefix("--").strip()
         found = ", ".join(f"{name} {value}" for name, value in zip(offences.columns, offence, strict=True))
-        raise CheckError(f"check {path.parent.name}/{path.stem} failed: {claim}; first offence: {found}")
+        raise CheckError(f"check {step}/{path.stem} failed: {claim}; first offence: {found}")
+
+
+def checks_of(step: str, own: Artifact) -> list[Path]:
+    """A step's own checks and those of every table that it wrote, in the order of their names."""
+    shared = [folder for folder in (SQL / "checks" / "tables").iterdir() if own.files(folder.name)]
+    files = [path for folder in (SQL / "checks" / step, *shared) for path in folder.glob("*.sql")]
+    return sorted(files, key=lambda path: path.stem)
 
 
 def run_checks(stage: str, artifacts: Sequence[Artifact], planned: Sequence[Row]) -> None:
-    """All checks of a stage over its own and its inputs' tables, with the plan's `spending` beside them.
+    """All checks of a step over its own and its inputs' tables, with the plan's `spending` beside them.
 
     The last artifact is its own; a check that names `own_TABLE` sees the rows of that alone.
     """
-    files = sorted((SQL / "checks" / stage).glob("*.sql"))
+    files = checks_of(stage, artifacts[-1])
     if not files:
         return
     import pyarrow as pa
@@ -73,7 +80,7 @@ def run_checks(stage: str, artifacts: Sequence[Artifact], planned: Sequence[Row]
             add_table(connection, f"own_{name}", name, artifacts[-1:])
         connection.from_arrow(pa.Table.from_pylist(list(planned), SPENDING)).create_view("spending")
         for path in files:
-            run_check(connection, path)
+            run_check(connection, path, stage)
 
 
 @lru_cache(maxsize=1)
@@ -93,6 +100,6 @@ def run_lineage(artifacts: Sequence[Artifact]) -> None:
     connection = open_tables(artifacts, list(TABLES))
     try:
         for path in sorted((SQL / "lineage").glob("*.sql")):
-            run_check(connection, path)
+            run_check(connection, path, "lineage")
     finally:
         connection.close()

@@ -252,6 +252,17 @@ PACE = pa.schema(
     ]
 )
 
+ROUNDS = pa.schema(
+    [
+        ("run", pa.string()),
+        ("round", pa.int32()),
+        ("variant", pa.string()),
+        ("policy_before", pa.string()),  # the version that its messages are of; NULL before the first
+        ("policy_after", pa.string()),  # the version that its update made; NULL before that
+        ("stale", pa.bool_()),  # made from a policy that the round before no longer ends with; NULL: nobody can say
+    ]
+)
+
 TABLES: dict[str, pa.Schema] = {
     "problems": PROBLEMS,
     "transcripts": TRANSCRIPTS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pyarrow.parquet as pq
 
 from configs.errors import ConfigError
 from store import catalog
-from store.artifacts import Row, described
+from store.artifacts import Artifact, Row, described
+from store.descent import Descents
 from store.files import writing
 from store.layout import Layout
 from store.pace import pace
 from store.query import MEMORY, SQL
-from store.schemas import PACE, TABLES
+from store.schemas import PACE, ROUNDS, TABLES
 
 _LABELS = pa.schema([(name, pa.string()) for name in ("filename", "run", "variant", "step")] + [("round", pa.int32())])
 _READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.PRAGMA}
@@ -30,8 +32,10 @@ def open_catalog(layout: Layout) -> duckdb.DuckDBPyConnection:
     files: dict[str, dict[str, None]] = {name: {} for name in TABLES}
     labels: list[Row] = []
     paces: dict[str, list[Row]] = {}
+    found: dict[tuple[str, str], Artifact | None] = {}
     for reference in catalog.references(layout):
         artifact = described(layout, reference.stage, reference.key)
+        found[reference.stage, reference.key] = artifact
         if artifact is None:
             continue
         paces[str(artifact.path)] = pace(artifact)
@@ -52,6 +56,12 @@ def open_catalog(layout: Layout) -> duckdb.DuckDBPyConnection:
     connection.from_arrow(pa.Table.from_pylist(labels, _LABELS)).create("labels")
     timed = [row for rows in paces.values() for row in rows]
     connection.from_arrow(pa.Table.from_pylist(timed, PACE)).create("pace")
+    rounds = [
+        asdict(entry)
+        for run in catalog.run_folders(layout)
+        for entry in Descents(layout, run, lambda _, *name: found.get(name)).all()
+    ]
+    connection.from_arrow(pa.Table.from_pylist(rounds, ROUNDS)).create("rounds")
     for table, paths in files.items():
         if paths:
             relation = connection.read_parquet(list(paths), filename=True, hive_partitioning=False)

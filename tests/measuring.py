@@ -1,7 +1,8 @@
 """How good an estimator is, measured on worlds whose Q and V are known exactly.
 
 Thousands of copies of a world's problems are played by the exact probabilities of `Truth`, credited by the real .sql
-files, and held against t = Q - V and the true policy gradient. Axes: M copies, J alternatives, P policy parameters.
+files (learned values by the real value heads), and held against t = Q - V and the true policy gradient. Axes: M copies,
+J alternatives, P policy parameters.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import numpy.typing as npt
 
-from configs.schema import Config, ScriptedProblems
+from configs.schema import Config, CriticConfig, ScriptedProblems
 from stages.engines.scripted import Vector
 from stages.problem_sources.load import load_problems
 from stages.problem_sources.protocol import Problem
-from store.credit import advantages, open_returns
-from tests.credits import Ending, samples, solo_samples
+from stages.value_head import cross_fitted
+from store.credit import advantages, asks_critic, open_returns, stored_returns
+from tests.credits import Ending, Values, samples, solo_samples, valued
 from tests.worlds import Truth, Upstream, diamond, duo, solo, trio
 
 Matrix = npt.NDArray[np.float64]
@@ -130,6 +132,12 @@ class Message:
     """One number for its problem, what was said before it, and its word."""
     worth: float
     """t = Q - V."""
+    value: float
+    """V of the state it was said at."""
+    pi: Vector
+    """pi(. | h) there, [W]."""
+    word: int
+    """Which of the W it said."""
     parameters: slice
     score: Vector
     """grad log pi(a | h) within the parameters, [W]."""
@@ -160,14 +168,15 @@ def play(world: World, copies: int, seed: int) -> Play:
     apart = np.random.default_rng([seed, 1])  # the solo replays have a stream of their own
     followed: dict[tuple[Problem, Said], Vector] = {}
     worth_of: dict[tuple[Problem, Said], float] = {}
-    known: dict[tuple[Problem, Said], tuple[Vector, Vector, slice]] = {}
+    known: dict[tuple[Problem, Said], tuple[Vector, Vector, float, slice]] = {}
     cells: dict[tuple[Problem, Said], int] = {}
 
-    def at(problem: Problem, said: Said) -> tuple[Vector, Vector, slice]:
+    def at(problem: Problem, said: Said) -> tuple[Vector, Vector, float, slice]:
         if (problem, said) not in known:
             start = world.blocks[problem, world.context(problem, said)]
             place = slice(start, start + len(world.truth.words))
-            known[problem, said] = (world.pi(problem, said), world.worth(problem, said), place)
+            value = world.truth.v(problem, world.upstream(said))
+            known[problem, said] = (world.pi(problem, said), world.worth(problem, said), value, place)
         return known[problem, said]
 
     def alone(problem: Problem, said: Said) -> float:
@@ -195,7 +204,7 @@ def play(world: World, copies: int, seed: int) -> Play:
                 without = world.truth.v(problem, world.upstream((*said, "")))
                 worth_of[problem, said] = world.truth.v(problem, world.upstream(said)) - without
             excess[state] = worth_of[problem, said]
-        pi, worth, parameters = at(problem, said)
+        pi, worth, value, parameters = at(problem, said)
         for draw in range(world.fanout(path)):
             word = min(int(np.searchsorted(np.cumsum(pi), uniform.random(), side="right")), len(pi) - 1)
             here = (*said, world.truth.words[word])
@@ -203,7 +212,7 @@ def play(world: World, copies: int, seed: int) -> Play:
             score = -pi.copy()
             score[word] += 1.0
             cell = cells.setdefault((problem, here), len(cells))
-            messages[name] = Message(copy, len(here), cell, float(worth[word]), parameters, score)
+            messages[name] = Message(copy, len(here), cell, float(worth[word]), value, pi, word, parameters, score)
             grow(copy, (*path, draw), here, (*above, name))
 
     for copy in range(copies):
@@ -240,16 +249,47 @@ Credited = Sequence[tuple[Message, float]]
 """Messages with their advantages; those without one are left out."""
 
 
-def credit_of(played: Play, estimators: Sequence[str]) -> dict[str, Credited]:
-    """Every estimator's advantages of the same samples."""
+def credit_of(played: Play, estimators: Sequence[str], values: Values | None = None) -> dict[str, Credited]:
+    """Every estimator's advantages of the same samples.
+
+    `values`: what value heads expect, by decision; fitted here where an estimator reads them and none are given.
+    """
+    if values is None and any(asks_critic(name) for name in estimators):
+        values = learned_values(played)
     found = {}
     with TemporaryDirectory() as folder:
+        stored = samples(Path(folder), [played.endings])
         solo = [solo_samples(Path(folder), played.solo)] if played.solo else []
-        connection = open_returns([samples(Path(folder), [played.endings])], "state", solo)
+        told = [valued(Path(folder), values)] if values else []
+        connection = open_returns([stored, *told], "state", solo)
         for estimator in estimators:
             table = advantages(connection, estimator, "none").to_arrow_table().to_pydict()
             both = zip(table["decision_id"], table["advantage"], strict=True)
             found[estimator] = [(played.messages[name], value) for name, value in both if value is not None]
+    return found
+
+
+def learned_values(played: Play) -> Values:
+    """What value heads expect of every message: V(h) and Q(h, a), fitted as the critic stage fits them.
+
+    A pair of heads per role, on the features of `TabularLearner.read`; each copy is told by heads fitted on other copies.
+    """
+    with TemporaryDirectory() as folder:
+        returns = stored_returns([samples(Path(folder), [played.endings])])
+    found: dict[str, tuple[float, float]] = {}
+    for role in sorted({row["role"] for row in returns}):
+        mine = [row for row in returns if row["role"] == role]
+        messages = [played.messages[row["decision_id"]] for row in mine]
+        context_JW = np.log([message.pi for message in messages]).astype(np.float32)
+        said_JW = np.eye(context_JW.shape[1], dtype=np.float32)[[message.word for message in messages]]
+        return_J = np.array([row["mean_return"] for row in mine])
+        replays_J = np.array([float(row["replay_count"]) for row in mine])
+        copies = [row["problem_id"] for row in mine]
+        told = [
+            cross_fitted(feature, return_J, replays_J, copies, CriticConfig().folds)
+            for feature in (context_JW, np.hstack([context_JW, said_JW]))
+        ]
+        found |= {row["decision_id"]: (float(v), float(q)) for row, v, q in zip(mine, *told, strict=True)}
     return found
 
 

@@ -219,3 +219,18 @@ def test_the_traceback_is_there_for_who_asks(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_command_as_a_process_prints_one_line_and_no_traceback(c3: Command) -> None:
     answer = c3("plan", *DUO, "--set", "plan.budget=9")
     _refused(answer, 2, "plan.budget: 9 evaluations per problem stated")
+
+
+def test_a_refused_import_leaves_no_run_and_no_configuration_behind(command: Command, tmp_path: Path) -> None:
+    file, layout = tmp_path / "theirs.jsonl", Layout(tmp_path / "store")
+    file.write_text('{"problem_id": "nobody", "messages": {}}\n')
+    taking = ("import", str(file), "--run", "taken", "--round", "1", *DUO)
+    _refused(command(*taking), 2, "line 1: problem_id 'nobody' is not in the run's problem set")
+    assert not layout.run("taken").exists()
+    _refused(command("import", str(tmp_path / "none.jsonl"), *taking[2:]), 2, "no such file")
+    assert not layout.run("taken").exists()
+    # of a run that is there, it changes nothing
+    drive(layout.root, config_of("duo", "tree"), run="taken", until="problems")
+    before = {path: path.read_bytes() for path in layout.run("taken").rglob("*.json")}
+    _refused(command(*taking, "--set", "seed=5"), 2, "line 1: problem_id 'nobody'")
+    assert {path: path.read_bytes() for path in layout.run("taken").rglob("*.json")} == before

@@ -20,7 +20,8 @@ from stages.tools import Tools
 from store import catalog
 from store.artifacts import Artifact, Product, Row, open_writer, provisional
 from store.layout import Layout
-from store.query import SQL, run_checks
+from store.query import SQL, checks_of, run_checks
+from store.schemas import TABLES
 from tests.conftest import Round, config_of, drive, drive_on
 
 Damage = Callable[[list[Row]], list[Row]]
@@ -133,14 +134,14 @@ CASES = [
     ("probe", "every_probe_is_at_a_frozen_state", "probes", _repeat),
     ("probe", "every_probe_is_at_a_frozen_state", "probes", _change(state_id="nowhere")),
     ("probe", "every_probe_is_at_a_frozen_state", "probes", _change(role="verifier")),
-    ("probe", "probes_are_apart_from_the_round", "decisions", _same_id),
+    ("probe", "ids_are_unique", "decisions", _same_id),
     ("probe", "seeds_are_unique", "decisions", _same_seed),
     *[("score", *case) for case in GRADED],
     *[("solo", *case) for case in WHOLE[:1]],
     ("solo", "every_probe_has_its_replays", "probes", _drop),
     ("solo", "every_probe_has_its_replays", "replays", _drop),
     ("solo", "every_probe_is_at_a_frozen_state", "probes", _change(role="verifier")),
-    ("solo", "probes_are_apart_from_the_round", "decisions", _same_id),
+    ("solo", "ids_are_unique", "decisions", _same_id),
     ("solo", "seeds_are_unique", "decisions", _same_seed),
     ("solo", "the_budget_is_spent_exactly", "decisions", _drop),
     *[("solo_grade", *case) for case in GRADED],
@@ -226,7 +227,8 @@ def test_a_check_finds_what_it_looks_for(
     round = request.getfixturevalue(beside) if beside else played("trio", "tree")
     artifact = round.artifacts[step]
     _check(step, round, artifact)  # it passes before
-    claim = (SQL / "checks" / step / f"{check}.sql").read_text().splitlines()[0].removeprefix("-- ")
+    [file] = [path for path in checks_of(step, artifact) if path.stem == check]
+    claim = file.read_text().splitlines()[0].removeprefix("-- ")
     with pytest.raises(CheckError) as found:
         _check(step, round, _with(artifact, table, damage, tmp_path))
     assert str(found.value).startswith(f"check {step}/{check} failed: {claim}; first offence: ")
@@ -268,5 +270,21 @@ def test_grading_stops_where_too_many_answers_cannot_be_graded(monkeypatch: pyte
 
 
 def test_every_check_is_tried_here() -> None:
-    there = {(path.parent.name, path.stem) for path in (SQL / "checks").glob("*/*.sql")}
-    assert {(step, check) for step, check, _, _ in CASES} == there
+    tried = {check for _, check, _, _ in CASES}
+    of_steps = {(path.parent.name, path.stem) for path in (SQL / "checks").glob("*/*.sql")}
+    of_tables = {path.stem for path in (SQL / "checks").glob("tables/*/*.sql")}
+    assert of_steps <= {(step, check) for step, check, _, _ in CASES}
+    assert {check for _, check in of_steps} | of_tables == tried
+
+
+def test_a_check_is_one_file_that_serves_every_step_which_writes_its_table() -> None:
+    files = list((SQL / "checks").glob("**/*.sql"))
+    assert len({path.read_text() for path in files}) == len(files)
+    assert {path.name for path in (SQL / "checks/tables").iterdir()} <= set(TABLES)
+    tried: dict[str, set[str]] = {}
+    for step, check, _, _ in CASES:
+        tried.setdefault(check, set()).add(step)
+    sampling = {"rollout", "sample", "replay", "answer", "remeasure", "probe", "solo"}
+    assert tried["every_decision_is_whole"] == sampling
+    assert tried["every_episode_is_graded_once"] == {"grade", "verdict", "regrade", "score", "solo_grade"}
+    assert tried["ids_are_unique"] == {"replay", "remeasure", "probe", "solo"}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from store.credit import estimators
+from tests.credits import Values
 from tests.measuring import (
     ADDED,
     WORTH,
@@ -23,6 +24,7 @@ from tests.measuring import (
     World,
     credit_of,
     gradients,
+    learned_values,
     measure,
     play,
     upstream_decides,
@@ -37,10 +39,18 @@ EQUAL_COUNTS = [name for name in NAMES if name != "unequal"]
 
 
 @cache
+def _copies(name: str) -> Play:
+    return play(next(world for world in worlds() if world.name == name), COPIES, seed=7)
+
+
+@cache
+def _values(name: str) -> Values:
+    return learned_values(_copies(name))
+
+
+@cache
 def _played(name: str) -> tuple[Play, dict[str, Credited]]:
-    world = next(world for world in worlds() if world.name == name)
-    played = play(world, COPIES, seed=7)
-    return played, credit_of(played, estimators())
+    return _copies(name), credit_of(_copies(name), estimators(), _values(name))
 
 
 @cache
@@ -126,6 +136,60 @@ def test_a_batch_mean_is_off_by_what_each_problem_is_worth_and_not_in_its_gradie
     found = _figures(world, "global_mean")
     assert found.bias > 3 * found.bias_noise
     assert abs(found.gradient_slope - 1) < 4 * found.gradient_slope_error
+
+
+@pytest.mark.parametrize("world", NAMES)
+def test_a_learned_baseline_is_wrong_in_the_estimate_and_not_in_its_gradient(world: str) -> None:
+    for estimator in ("mappo", "value_assisted"):
+        found = _figures(world, estimator)
+        assert found.bias > 3 * found.bias_noise
+        assert abs(found.gradient_slope - 1) < 4 * found.gradient_slope_error < 0.25
+        assert found.gradient_chance < CHANCE
+
+
+@pytest.mark.parametrize("world", NAMES)
+def test_mappos_gradient_varies_less_than_c3s(world: str) -> None:
+    assert _figures(world, "mappo").gradient_variance < 0.9 * _figures(world, "c3").gradient_variance
+
+
+@pytest.mark.parametrize("world", NAMES)
+def test_mappo_is_off_by_the_heads_error_in_the_value_of_the_state(world: str) -> None:
+    # E[A | h, a] = Q(h, a) - V^(h), which is off Q - V by V(h) - V^(h): so are the means, cell by cell
+    found, messages = _figures(world, "mappo"), _copies(world).messages
+    error_of: dict[int, list[float]] = {}
+    for name, (expected, _) in _values(world).items():
+        assert expected is not None
+        error_of.setdefault(messages[name].cell, []).append(messages[name].value - expected)
+    square = fsum(len(errors) * np.mean(errors) ** 2 for errors in error_of.values()) / len(messages)
+    assert abs(found.bias - square**0.5) < 3 * found.bias_noise < 0.05
+
+
+@pytest.mark.parametrize("world", NAMES)
+def test_value_only_is_as_far_from_value_assisted_as_its_head_is_from_the_return(world: str) -> None:
+    played, credit = _played(world)
+    named = {id(message): name for name, message in played.messages.items()}
+    earned: dict[str, list[float]] = {}
+    for ending in played.endings:
+        for name in ending.credited:
+            assert ending.reward is not None
+            earned.setdefault(name, []).append(ending.reward)
+    for (message, only), (other, assisted) in zip(credit["value_only"], credit["value_assisted"], strict=True):
+        name = named[id(message)]
+        expected = _values(world)[name][1]
+        assert message is other and expected is not None
+        assert only - assisted == pytest.approx(expected - np.mean(earned[name]), abs=1e-12)
+
+
+def test_value_only_is_right_where_its_head_can_be_and_nowhere_else() -> None:
+    # the first word alone decides, and is worth the same in every context: a linear head can say so
+    right = _figures("irrelevant", "value_only")
+    assert abs(right.slope - 1) < 4 * right.slope_error
+    assert abs(right.gradient_slope - 1) < 4 * right.gradient_slope_error
+    assert right.bias < 2 * right.bias_noise < 0.04
+    # what a word is worth hangs on another word, and a sum over words cannot say that: half of the gradient is lost
+    wrong = _figures("agreement", "value_only")
+    assert wrong.gradient_slope < 0.5
+    assert wrong.bias > 10 * wrong.bias_noise
 
 
 def _variance_of_a_covariance(pairs: list[tuple[float, np.ndarray]], n: int) -> float:

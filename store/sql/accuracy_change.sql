@@ -10,6 +10,6 @@ paired as (
 
 select
     count(*) as problems,
-    avg(change) as change,
-    1.96 * stddev_samp(change) / sqrt(count(*)) as half_interval
+    avg(change order by change) as change,
+    1.96 * stddev_samp(change order by change) / sqrt(count(*)) as half_interval
 from paired

@@ -1,4 +1,4 @@
--- no message drawn after a probe, and no probe, is a decision of the round
+-- no two messages of a round, the given ones of probes among them, share an id
 -- reads: decisions, which holds those of the round that the step was given too
 with
 ids as (

@@ -1,0 +1,119 @@
+"""Descent: which policy each round of a run was made from, and whether the run still holds it.
+
+    stale(n)  =  policy_before(n) != policy that round n - 1 ends with, or stale(n - 1)
+
+A round is made from the policy that the round before ended with. Where that one has since been drawn or made again, the
+rows of the later round are whole and true, but of a policy that no round of the run ends with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from configs.errors import StoreError
+from store import catalog
+from store.artifacts import Artifact, described
+from store.identity import digest
+from store.layout import Layout
+from store.policies import version_after
+from store.variants import line_of
+
+_MADE_BY_A_POLICY = ("rollout", "sample", "replay", "update")
+
+
+@dataclass(frozen=True, slots=True)
+class Descent:
+    """One round's place in its run."""
+
+    run: str
+    round: int
+    variant: str
+    policy_before: str | None
+    """The version that its messages are of; None before the first of them."""
+    policy_after: str | None
+    """The version that its update made; None before that."""
+    stale: bool | None
+    """Whether any of it was made from a policy that the round before no longer ends with, or that round is stale itself;
+    None where nobody can say, because nothing was made yet or the round before has no update."""
+
+
+class Descents:
+    """Every round of one run."""
+
+    def __init__(
+        self, layout: Layout, run: str, described: Callable[[Layout, str, str], Artifact | None] = described
+    ) -> None:
+        self._layout = layout
+        self._run = run
+        self._described = described
+        self._known: dict[tuple[str, int], Descent] = {}
+
+    def all(self) -> list[Descent]:
+        """The rounds that have begun, of every variant."""
+        return [
+            self.of(variant, round)
+            for variant in catalog.variants(self._layout, self._run)
+            for round in catalog.rounds(self._layout, self._run, variant)
+            if round  # before the first there is only the untrained team's evaluation
+        ]
+
+    def later_stale(self, variant: str, round: int) -> list[Descent]:
+        """The stale rounds that come after this one, of this variant and of those that branch off later."""
+        found = [entry for entry in self.all() if entry.round > round and entry.stale]
+        return [entry for entry in found if self._line(entry.variant, round) == variant]
+
+    def of(self, variant: str, round: int) -> Descent:
+        """One round."""
+        variant = self._line(variant, round)
+        if (variant, round) not in self._known:
+            self._known[variant, round] = self._look(variant, round)
+        return self._known[variant, round]
+
+    def _look(self, variant: str, round: int) -> Descent:
+        made = self._made(variant, round)
+        policies = [artifact.manifest["made_from"]["policy"] for artifact in made.values()]
+        update = made.get("update")
+        return Descent(
+            self._run,
+            round,
+            variant,
+            policies[0] if policies else None,
+            version_after(update, _base(update)) if update else None,
+            self._stale(variant, round, list(made.values())),
+        )
+
+    def _stale(self, variant: str, round: int, made: list[Artifact]) -> bool | None:
+        if not made:
+            return None
+        if round == 1:
+            return False
+        if self.of(variant, round - 1).stale:
+            return True
+        before = self._made(self._line(variant, round - 1), round - 1).get("update")
+        if before is None:
+            return None
+        # on the base of its own configuration, which may be another model's from this round on
+        return any(entry.manifest["made_from"]["policy"] != version_after(before, _base(entry)) for entry in made)
+
+    def _line(self, variant: str, round: int) -> str:
+        try:
+            return line_of(self._layout, self._run, variant, round)
+        except StoreError:
+            return variant  # its variant.json is lost: where it branched off nobody can say, so it stands for itself
+
+    def _made(self, variant: str, round: int) -> dict[str, Artifact]:
+        """The steps of a round that a policy made, as far as they are there, in order."""
+        steps = catalog.round_steps(self._layout, self._run, round, variant)
+        found = {
+            name: self._described(self._layout, steps[name]["stage"], steps[name]["key"])
+            for name in _MADE_BY_A_POLICY
+            if name in steps
+        }
+        return {name: artifact for name, artifact in found.items() if artifact is not None}
+
+
+def _base(artifact: Artifact) -> str:
+    """The digest of the untrained weights beneath what made it. A scripted world has no files: its definition stands for them."""
+    weights = artifact.manifest["made_from"]["weights"]
+    return str(weights.get("model") or digest(weights))

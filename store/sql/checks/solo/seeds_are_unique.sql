@@ -1,6 +1,0 @@
--- no message after a probe was drawn with a seed that another message was drawn with
-select seed, count(*) as times
-from decisions
-where seed is not null
-group by seed
-having count(*) > 1
