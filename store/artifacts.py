@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -348,10 +347,20 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         raise StoreError(f"{path}: cannot be read ({error}); run the round again, it will be made again") from error
 
 
-@lru_cache(maxsize=100_000)
-def _digest_once(path: Path, *status: int) -> str:
-    """sha256 of a file as it is now; read once per process, because a command looks at a round more than once."""
-    return file_digest(path)
+def _digest_once(path: Path, status: os.stat_result) -> str:
+    """sha256 of a file as it is now; read once per process, because a command looks at a round more than once.
+
+    What this process wrote was read when its part's record was made, under a temporary name: so a file goes by its number
+    on the disk, and by the times that every change to it moves.
+    """
+    file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if file not in _digests:
+        _digests[file] = file_digest(path)
+    return _digests[file]
+
+
+_digests: dict[tuple[int, ...], str] = {}
+"""sha256 of the files that this process has read."""
 
 
 def _part_damage(folder: Path, record: Mapping[str, Any]) -> str | None:
@@ -378,10 +387,7 @@ def _file_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | 
             status = path.stat()
             if status.st_size != entry["bytes"]:
                 return f"{folder.name}/{name} has {status.st_size} bytes, not {entry['bytes']}"
-            if (
-                _digest_once(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                != entry["sha256"]
-            ):
+            if _digest_once(path, status) != entry["sha256"]:
                 return f"{folder.name}/{name} has changed since it was written (sha256)"
         except FileNotFoundError:
             return f"{folder.name}/{name} is missing"
@@ -397,7 +403,8 @@ def _file_records(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
     records = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            entry: dict[str, Any] = {"sha256": file_digest(path), "bytes": path.stat().st_size}
+            status = path.stat()
+            entry: dict[str, Any] = {"sha256": _digest_once(path, status), "bytes": status.st_size}
             name = path.relative_to(folder).as_posix()
             if name in rows:
                 entry["rows"] = rows[name]
