@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import fastapi.encoders  # noqa: F401  Prefect imports it when a flow begins; here it is done while a server starts
 from prefect import Flow, flow, task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
