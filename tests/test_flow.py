@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -38,8 +39,13 @@ def _flow_runs(server: str, name: str) -> list[dict[str, Any]]:
 
 
 def _states(server: str, flow_run: dict[str, Any]) -> dict[str, str]:
-    """Task run name -> the name of its state."""
-    runs = _ask(server, "task_runs", flow_runs={"id": {"any_": [flow_run["id"]]}})
+    """Task run name -> the name of its state. A busy server takes in the last of a run's events after the run has ended."""
+    deadline = time.monotonic() + 60
+    while True:
+        runs = _ask(server, "task_runs", flow_runs={"id": {"any_": [flow_run["id"]]}})
+        if all(run["state"] for run in runs) or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
     states = {run["name"]: run["state"]["name"] for run in runs}
     assert len(states) == len(runs)
     return states
