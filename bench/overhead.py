@@ -3,7 +3,7 @@
     python bench/overhead.py [--preset arithmetic-duo] [--rounds 2] [--parts 64]
 
 1. `c3 run iteration` on a finished round, in all: from a warm and from a cold file cache, beside a process that only
-   imports the libraries it cannot do without. It must need no torch, Prefect, pyarrow or server.
+   imports the libraries it cannot do without. It must need no torch, Prefect, DuckDB, pyarrow or server.
 2. The round's wall time, less what its engine, evaluator and update calls took, of the last of some rounds in one process:
    what is left is the pipeline's own. Starting up (imports, Prefect's server) is reported beside.
 3. A part's cost: a scripted round of many parts as task runs of Prefect, beside the same parts called one by one.
@@ -34,11 +34,11 @@ try:
     cli.main()
 except SystemExit as end:
     assert not end.code, end.code
-heavy = sorted({"torch", "transformers", "prefect", "pyarrow", "numpy", "scipy"} & set(sys.modules))
+heavy = sorted({"torch", "transformers", "prefect", "pyarrow", "numpy", "scipy", "duckdb"} & set(sys.modules))
 server = sys.modules.get("pipeline.server")
 print("heavy", heavy, "servers", len(server._temporary) if server else 0)
 """
-LIBRARIES = "import typer, rich, pydantic, filelock, duckdb"
+LIBRARIES = "import typer, rich, pydantic, filelock"
 CALLS = ("engine", "evaluator", "update")
 
 
@@ -68,7 +68,7 @@ def finished_round(store: Path, times: int) -> None:
     arguments = ["run", "iteration", "--run", "bench", "--round", "1", "--store", str(store)]
     words = _output([sys.executable, "-c", FINISHED, *arguments]).splitlines()[-1]
     assert words == "heavy [] servers 0", words
-    print("\nfinished round: no torch, Prefect, pyarrow or numpy imported, no server started")
+    print("\nfinished round: no torch, Prefect, DuckDB, pyarrow or numpy imported, no server started")
     command = [sys.executable, str(ROOT / "cli.py"), *arguments]
     libraries = [sys.executable, "-c", LIBRARIES]
     rows = [("warm", None)]

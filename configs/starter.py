@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,8 @@ def _every_key() -> str:
     for name, field in Config.model_fields.items():
         for kind in _sections(field):
             lines += ["", f"# [{name}]" + (f"   ({kind.__name__})" if len(_sections(field)) > 1 else "")]
-            lines += [line for key, entry in kind.model_fields.items() for line in _key(key, entry)]
+            meanings = _meanings(kind)
+            lines += [_key(key, entry, meanings.get(key, "")) for key, entry in kind.model_fields.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -53,14 +57,25 @@ def _sections(field: FieldInfo) -> list[type[Section]]:
     return found
 
 
-def _key(name: str, field: FieldInfo) -> list[str]:
+def _meanings(kind: type[Section]) -> dict[str, str]:
+    """The text below each key in a section's source. Read here, because every command would wait for pydantic to read it."""
+    meanings: dict[str, str] = {}
+    for section in reversed(kind.__mro__[: kind.__mro__.index(Section)]):
+        body = ast.parse(inspect.getsource(section)).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for key, text in pairwise(body.body):
+            match key, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(meaning))):
+                    meanings[name] = " ".join(meaning.split())
+    return meanings
+
+
+def _key(name: str, field: FieldInfo, meaning: str) -> str:
     if field.is_required():
         shown = "(required)"
     else:
         default = field.get_default(call_default_factory=True)
         if isinstance(default, Section):
-            return [f"# [...{name}]"]
+            return f"# [...{name}]"
         shown = f"= {json.dumps(default, default=str)}" if default is not None else "(not set)"
-    meaning = " ".join((field.description or "").split())
-    line = f"# {name} {shown}"
-    return [line if not meaning else f"{line}    # {meaning}"]
+    return f"# {name} {shown}" + (f"    # {meaning}" if meaning else "")

@@ -24,7 +24,7 @@ from store.artifacts import Artifact, Row
 from store.layout import MAIN
 from store.locks import holding
 from store.policies import PolicyVersion
-from store.summaries import round_summary
+from store.summaries import round_summary, summary_content
 from store.variants import Variant, find_variant, record_variant
 
 
@@ -149,7 +149,7 @@ def run_iteration(
         lambda flows: flows.started(flows.iteration, **_parameters(scope), until=until, again_from=again_from),
         again_from,
     )
-    figures, signal = _summary(artifacts)
+    figures, signal = _summary(scope, artifacts)
     untold = tell_round(scope, artifacts, figures, signal)
     return RoundResult(scope.run, scope.round, reports, figures, signal, untold)
 
@@ -229,7 +229,7 @@ def run_stage(scope: Scope, stage: str, progress: Progress) -> tuple[Sequence[St
     if stage != UPDATE.name:
         return reports, ()
     artifacts = _walk(scope, scope.steps).artifacts
-    return reports, tell_round(scope, artifacts, *_summary(artifacts))
+    return reports, tell_round(scope, artifacts, *_summary(scope, artifacts))
 
 
 def _run(
@@ -284,11 +284,19 @@ def _parameters(scope: Scope) -> dict[str, Any]:
     return {"run": scope.run, "round": scope.round, "store": str(scope.store), "variant": scope.variant}
 
 
-def _summary(artifacts: dict[str, Artifact]) -> tuple[Row | None, Sequence[Row]]:
+def _summary(scope: Scope, artifacts: dict[str, Artifact]) -> tuple[Row | None, Sequence[Row]]:
+    """The round's figures: as recorded where they are of these very rows, so that a finished round needs no query."""
     if "grade" not in artifacts:
         return None, []
     # the evaluations of a round are those of its plan: what is earned without a message is no part of its mean reward
-    return round_summary([artifact for name, artifact in artifacts.items() if name not in names(SOLO_REPLAYS)])
+    summed = [artifact for name, artifact in artifacts.items() if name not in names(SOLO_REPLAYS)]
+    content, place = summary_content(summed), (scope.layout, scope.run, scope.round, scope.variant)
+    recorded = catalog.recorded_summary(*place)
+    if recorded is None or recorded["of"] != content:
+        figures, signal = round_summary(summed)
+        recorded = {"of": content, "figures": figures, "signal": signal}
+        catalog.record_summary(*place, recorded)
+    return recorded["figures"], recorded["signal"]
 
 
 def seeded_run(run: str, seed: int | None) -> str:

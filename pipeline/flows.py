@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import fastapi.encoders  # noqa: F401  Prefect imports it when a flow begins; here it is done while a server starts
 from prefect import Flow, flow, task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
@@ -147,11 +148,11 @@ class RoundRun:
 
         def run(part: Part) -> Any:
             name = part_name(part.index)
-            # a part is only asked for when it is not in the store, so a state that Prefect remembers is no hit
-            labelled = part_run.with_options(name=f"{look.step.name} part", refresh_cache=True)
             arguments = (f"{look.key}-{name}", label, name, Deferred(lambda: work(part)))
             return labelled(*arguments) if alone else labelled.submit(*arguments)
 
+        # a part is only asked for when it is not in the store, so a state that Prefect remembers is no hit
+        labelled = part_run.with_options(name=f"{look.step.name} part", refresh_cache=True)
         alone = look.step.stage.sequential or workbench().workers.count == 1
         futures = [run(part) for part in parts]
         if not alone:

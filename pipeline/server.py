@@ -10,8 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,10 +145,13 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _healthy(url: str) -> bool:
+    from urllib.error import URLError  # where no server is asked, the time to import these is saved
+    from urllib.request import urlopen
+
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=_ANSWER_SECONDS) as answer:
+        with urlopen(f"{url}/health", timeout=_ANSWER_SECONDS) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (URLError, OSError):
         return False
 
 

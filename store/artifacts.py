@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from store.files import TEMPORARY, sync, sync_tree, writing
 from store.identity import digest, file_digest
 from store.layout import Layout, part_name
 from store.locks import holding
-from store.records import read_record, write_record
+from store.records import read_record, record_text, write_record
 
 if TYPE_CHECKING:  # a finished round is recognised without pyarrow: it is imported where rows are read or written
     import pyarrow as pa
@@ -73,7 +72,8 @@ class Artifact:
 
     def files(self, table: str) -> list[Path]:
         """The Parquet files of one table, in order."""
-        return [path for part in self.parts() if (path := part / f"{table}.parquet").exists()]
+        name = f"{table}.parquet"
+        return [self.path / part["name"] / name for part in self.manifest["parts"] if name in part["files"]]
 
     def rows(self, table: str, columns: Sequence[str] | None = None) -> list[Row]:
         """All rows of one table, as plain data, in their canonical order."""
@@ -212,14 +212,15 @@ class ArtifactWriter:
                     write_table(temporary / f"{table}.parquet", content)
                 if product.write_files:
                     product.write_files(temporary)
+                rows = {f"{table}.parquet": content.num_rows for table, content in tables.items()}
                 record = {
                     "name": name,
-                    "files": _file_records(temporary),
+                    "files": _file_records(temporary, rows),
                     "ledger": dict(product.ledger),
                     "seconds": round(seconds, 3),
                     **({"pace": list(product.pace)} if product.pace else {}),
                 }
-                write_record(temporary / PART_RECORD, record)
+                (temporary / PART_RECORD).write_text(record_text(record), encoding="utf-8")
                 sync_tree(temporary)
                 shutil.rmtree(self.path / name, ignore_errors=True)
                 temporary.rename(self.path / name)
@@ -346,10 +347,20 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         raise StoreError(f"{path}: cannot be read ({error}); run the round again, it will be made again") from error
 
 
-@lru_cache(maxsize=100_000)
-def _digest_once(path: Path, *status: int) -> str:
-    """sha256 of a file as it is now; read once per process, because a command looks at a round more than once."""
-    return file_digest(path)
+def _digest_once(path: Path, status: os.stat_result) -> str:
+    """sha256 of a file as it is now; read once per process, because a command looks at a round more than once.
+
+    What this process wrote was read when its part's record was made, under a temporary name: so a file goes by its number
+    on the disk, and by the times that every change to it moves.
+    """
+    file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if file not in _digests:
+        _digests[file] = file_digest(path)
+    return _digests[file]
+
+
+_digests: dict[tuple[int, ...], str] = {}
+"""sha256 of the files that this process has read."""
 
 
 def _part_damage(folder: Path, record: Mapping[str, Any]) -> str | None:
@@ -376,10 +387,7 @@ def _file_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | 
             status = path.stat()
             if status.st_size != entry["bytes"]:
                 return f"{folder.name}/{name} has {status.st_size} bytes, not {entry['bytes']}"
-            if (
-                _digest_once(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                != entry["sha256"]
-            ):
+            if _digest_once(path, status) != entry["sha256"]:
                 return f"{folder.name}/{name} has changed since it was written (sha256)"
         except FileNotFoundError:
             return f"{folder.name}/{name} is missing"
@@ -388,14 +396,19 @@ def _file_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | 
     return None
 
 
-def _file_records(folder: Path) -> dict[str, Any]:
+def _file_records(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
+    """What a part's record says of each file. `rows`: of the tables whose number of rows is known without asking the file."""
     import pyarrow.parquet as pq
 
     records = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            entry: dict[str, Any] = {"sha256": file_digest(path), "bytes": path.stat().st_size}
-            if path.suffix == ".parquet":
+            status = path.stat()
+            entry: dict[str, Any] = {"sha256": _digest_once(path, status), "bytes": status.st_size}
+            name = path.relative_to(folder).as_posix()
+            if name in rows:
+                entry["rows"] = rows[name]
+            elif path.suffix == ".parquet":
                 entry["rows"] = pq.read_metadata(path).num_rows
-            records[path.relative_to(folder).as_posix()] = entry
+            records[name] = entry
     return records

@@ -136,6 +136,18 @@ def record_step(layout: Layout, run: str, round: int, variant: str, step: str, e
             record["steps"] = {**record["steps"], step: dict(entry)}
 
 
+def recorded_summary(layout: Layout, run: str, round: int, variant: str) -> dict[str, Any] | None:
+    """A round's figures as they were last told: of (the content they are of), figures and signal. None: never."""
+    record = read_record(layout.round(run, variant, round))
+    return record.get("summary") if record else None
+
+
+def record_summary(layout: Layout, run: str, round: int, variant: str, summary: Mapping[str, Any]) -> None:
+    """Remember a round's figures, so that telling them again needs no query."""
+    with _changing_round(layout, run, round, variant) as record:
+        record["summary"] = dict(summary)
+
+
 def recorded_probes(layout: Layout, run: str, round: int, variant: str) -> list[dict[str, Any]]:
     """What was asked of a round's states: asked (the question) and steps (step -> {stage, key, digest}), the first first."""
     record = read_record(layout.round(run, variant, round))

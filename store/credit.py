@@ -13,12 +13,14 @@ import shutil
 from collections.abc import Sequence
 from errno import EIO
 from pathlib import Path
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, StoreError
 from store.artifacts import Artifact, Row
 from store.query import SQL, add_table, open_tables
+
+if TYPE_CHECKING:  # which estimator reads what is told without DuckDB
+    import duckdb
 
 SPILL = ".spill"
 """Folder of what DuckDB cannot hold in memory, while it runs."""
@@ -80,6 +82,8 @@ def stored_returns(artifacts: Sequence[Artifact]) -> list[Row]:
 
 def advantages(connection: duckdb.DuckDBPyConnection, estimator: str, normalisation: str) -> duckdb.DuckDBPyRelation:
     """The advantages table by one estimator, as a relation over an `open_returns` connection."""
+    import duckdb
+
     try:
         connection.sql(estimator_file(estimator).read_text()).create_view("credit")
         connection.sql((SQL / "normalisations" / f"{normalisation}.sql").read_text()).create_view("normalised")
@@ -104,6 +108,8 @@ def write_advantages(
     What does not fit in memory is spilled beside the target meanwhile. OSError when the disk refuses, as from any other
     writer.
     """
+    import duckdb
+
     connection = open_returns(artifacts, group_by, solo)
     try:
         # the table has an order of its own; that of the stored rows need not be kept on the way

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from configs.errors import CheckError
 from store.artifacts import Artifact, Row
+
+if TYPE_CHECKING:  # a finished round is recognised without DuckDB: it is imported where rows are asked for
+    import duckdb
 
 SQL = Path(__file__).parent / "sql"
 MEMORY = "4GB"
@@ -26,6 +28,8 @@ def open_tables(artifacts: Sequence[Artifact], names: Sequence[str]) -> duckdb.D
 
 
 def _connected() -> duckdb.DuckDBPyConnection:
+    import duckdb
+
     connection = duckdb.connect(":memory:")
     connection.execute("SET memory_limit = ?", [MEMORY])
     return connection
@@ -37,7 +41,7 @@ def add_table(connection: duckdb.DuckDBPyConnection, view: str, table: str, arti
     if files:
         connection.read_parquet(files, hive_partitioning=False).create_view(view)
     else:
-        from store.schemas import TABLES  # pyarrow, which a finished round does without
+        from store.schemas import TABLES
 
         connection.from_arrow(TABLES[table].empty_table()).create_view(view)
 

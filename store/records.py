@@ -23,9 +23,14 @@ def write_record(path: Path, value: Mapping[str, Any]) -> None:
     """Put a record in place. What writers of the same file that were killed left beside it goes."""
     for left_over in path.parent.glob(f"{TEMPORARY}{path.name}-*"):
         left_over.unlink(missing_ok=True)
+    replace_file(path, record_text(value))
+
+
+def record_text(value: Mapping[str, Any]) -> str:
+    """A record as it is written, its checksum in it."""
     content = {**value, _CHECKSUM: _BLANK}
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    replace_file(path, text.replace(f'"{_CHECKSUM}": "{_BLANK}"', f'"{_CHECKSUM}": "{_digest(text)}"'))
+    return text.replace(f'"{_CHECKSUM}": "{_BLANK}"', f'"{_CHECKSUM}": "{_digest(text)}"')
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

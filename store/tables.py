@@ -40,7 +40,7 @@ def open_catalog(layout: Layout) -> duckdb.DuckDBPyConnection:
             continue
         paces[str(artifact.path)] = pace(artifact)
         for table in TABLES:
-            for path in artifact.files(table):
+            for path in filter(Path.exists, artifact.files(table)):  # what a damaged artifact has left can be asked for
                 files[table][str(path)] = None
                 labels.append(
                     {
