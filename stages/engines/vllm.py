@@ -10,6 +10,7 @@ is, and what is missing is drawn with its seed.
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -132,12 +133,12 @@ class VllmEngine:
                 enforce_eager=config.enforce_eager,
                 enable_sleep_mode=config.before_update == "sleep",
                 disable_log_stats=True,
-                worker_extension_cls="stages.engines.vllm_worker.EndsWithParent",
+                worker_extension_cls="stages.engines.vllm_worker.EndsWithCommand",
                 **options,
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"vllm engine: {self._model_dir} cannot be served: {_one_line(error)}") from error
-        self._llm.collective_rpc("end_with_parent")
+        self._llm.collective_rpc("end_with", args=(os.getpid(),))
         self._window = int(self._llm.llm_engine.model_config.max_model_len)
 
     def _stop(self) -> None:

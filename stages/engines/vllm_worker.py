@@ -1,27 +1,34 @@
-"""What runs inside vLLM's own process: it must not outlive the command that started it, however that ends.
+"""What runs inside vLLM's own processes: they must not outlive the command that started them, however that ends.
 
-vLLM ends its process when the parent shuts it down in good order; a parent that is killed, or leaves at once on Ctrl-C,
-cannot. A signal on the parent's death would come when the thread that loaded the model ends, so the parent is watched.
+vLLM ends its processes when the command shuts it down in good order; a command that is killed, or leaves at once on
+Ctrl-C, cannot. vLLM's worker may be a child of its engine core, which nothing would end: so the worker watches the
+command itself, and takes the core along.
 """
 
 from __future__ import annotations
 
 import os
+import select
+import signal
 import threading
-import time
-
-_LOOK_SECONDS = 0.5
+from contextlib import suppress
 
 
-class EndsWithParent:
+class EndsWithCommand:
     """Mixed into vLLM's worker by its `worker_extension_cls`."""
 
-    def end_with_parent(self) -> None:
-        """Begin to watch."""
-        threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+    def end_with(self, command: int) -> None:
+        """Begin to watch the process of that number."""
+        ended = os.pidfd_open(command)  # unlike its number, it cannot come to mean another process
+        core = os.getppid()
+        threading.Thread(target=_watch, args=(ended, core if core != command else None), daemon=True).start()
 
 
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_LOOK_SECONDS)
+def _watch(ended: int, core: int | None) -> None:
+    watched = select.poll()
+    watched.register(ended, select.POLLIN)
+    watched.poll()
+    if core is not None:
+        with suppress(ProcessLookupError):
+            os.kill(core, signal.SIGKILL)
     os._exit(1)
