@@ -1,8 +1,8 @@
 """Several processes for one update: started here, one per GPU (or side by side on a CPU), gone when it is done.
 
 Each loads the model for itself and is handed the same job; which rows it computes is the crew's to say. The first one's
-rows and weights lie in a temporary folder of the artifact, on the disk that they are for, until they are put into the part.
-A process that fails ends the others, and none outlives the process that started it.
+rows and weights lie in a folder until they are put into the part. A process that fails ends the others, and none outlives
+the process that started it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from stages.learners.protocol import Learner
 from stages.stage import Job, Part
 from stages.training_crew import Crew, Together
 from store.artifacts import Product, Row
-from store.files import TEMPORARY, writing
 
 _FILES, _ANSWER, _ERROR = "files", "answer", "error"
 """What processes leave in the folder they are given."""
@@ -54,9 +53,7 @@ def train_together(train: Callable[[Part, Job, Learner, Crew], Product], part: P
             f"update.processes: {count}, but torch sees {torch.cuda.device_count()} GPUs here, and each process wants its own; "
             f"lower it, or show them to it (CUDA_VISIBLE_DEVICES)"
         )
-    with writing(job.output):
-        job.output.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}processes-", dir=job.output)
+    folder = tempfile.TemporaryDirectory(prefix="c3-update-")
     place = Path(folder.name)
     work = PrepareForLaunch(_work, distributed_type="MULTI_CPU" if device == "cpu" else "MULTI_GPU")
     # the job is replaced by its like: rows that were read here do not travel, each process reads them from the store
@@ -77,19 +74,14 @@ def _work(train: Callable[[Part, Job, Learner, Crew], Product], part: Part, job:
     crew = Together(device)
     try:
         product = train(part, job, make_learner(job.config), crew)
-        if crew.index == 0:
-            _hand_back(product, place)
     except C3Error as error:
         (place / f"{_ERROR}-{crew.index}").write_bytes(pickle.dumps(error))
         raise SystemExit(error.exit_code) from error
-    crew.leave()
-
-
-def _hand_back(product: Product, place: Path) -> None:
-    assert product.write_files is not None, "an update always has weights"
-    with writing(place):
+    if crew.index == 0:
+        assert product.write_files is not None, "an update always has weights"
         product.write_files(place / _FILES)
         (place / _ANSWER).write_bytes(pickle.dumps(_Answer(product.tables, product.ledger, product.pace)))
+    crew.leave()
 
 
 def _put(folder: tempfile.TemporaryDirectory[str], target: Path) -> None:

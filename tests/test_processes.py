@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -26,14 +25,12 @@ from pipeline import commands
 from pipeline.scope import Scope
 from pipeline.steps import step_named
 from pipeline.workbench import Silence
-from stages import training_processes
 from stages.engines.hardware import gpu_count
 from stages.learners.protocol import Learner, TrainRow
 from stages.stage import Job, Part
 from stages.training_crew import Crew, shares
 from stages.training_processes import train_together
 from store.artifacts import Product
-from store.files import TEMPORARY
 from store.pace import timed_steps
 from tests.conftest import ROOT, Round, drive
 from tests.worlds import duo
@@ -68,37 +65,6 @@ def test_more_processes_than_gpus_are_refused_before_anything_is_sampled(store: 
     with pytest.raises(ConfigError, match=rf"update.processes: {wanted}, but this machine has {wanted - 2} GPUs"):
         commands.run_iteration(scope, Silence())
     assert not list(store.glob("artifacts/*/*"))
-
-
-def test_what_processes_hand_back_lies_in_the_artifact_and_is_gone_once_it_is_put_into_the_part(
-    played: Callable[[str, str], Round], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran = played("duo", "tree")
-    look = ran.scope.look(step_named("update"), ran.artifacts)
-    job = replace(look.job, output=tmp_path / "artifact", config=duo(update=UpdateConfig(processes=2)))
-    places: list[Path] = []
-
-    def one_of_them(work: object, order: tuple[object, ...], count: int, **settings: object) -> None:
-        places.append(Path(str(order[-1])))
-        training_processes._hand_back(Product({"steps": []}, _weights, {"trained_tokens": 3}), places[0])
-
-    def _weights(folder: Path) -> None:
-        folder.mkdir()
-        (folder / "weights").write_text("1")
-
-    monkeypatch.setattr(training_processes, "start_processes", one_of_them)
-    monkeypatch.setattr(
-        "tempfile.tempdir", str(tmp_path / "full")
-    )  # nothing may be written there: it is not even there
-    product = train_together(_dies, Part(0), job)
-    assert places[0].parent == job.output
-    assert places[0].name.startswith(TEMPORARY)  # so that the next writer clears away what a killed one leaves
-    (tmp_path / "part").mkdir()
-    assert product.write_files is not None
-    product.write_files(tmp_path / "part")
-    assert (tmp_path / "part/weights").read_text() == "1"
-    assert list(job.output.iterdir()) == []
-    assert (product.tables, product.ledger) == ({"steps": []}, {"trained_tokens": 3})
 
 
 @pytest.fixture(scope="module")
