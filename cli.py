@@ -128,7 +128,15 @@ def run_training(
     """Round after round, with greedy evaluations where configured."""
     from pipeline import commands
     from pipeline.planning import heldout_overlap
-    from pipeline.terminal import Bars, show_evaluation, show_notes, show_overlap, show_round, show_training
+    from pipeline.terminal import (
+        Bars,
+        show_evaluation,
+        show_notes,
+        show_overlap,
+        show_round,
+        show_stale,
+        show_training,
+    )
 
     console = _console()
     commands.limit(max_seconds, max_evaluations)
@@ -150,6 +158,7 @@ def run_training(
                 evaluations.append(commands.run_evaluation(scope, Bars(console)))
                 show_evaluation(console, evaluations[-1])
         show_training(console, results, evaluations)
+        show_stale(console, scope)
 
 
 @run_app.command("stage")

@@ -116,7 +116,10 @@ def make_samples(chosen: argparse.Namespace) -> float:
 
 def credit(chosen: argparse.Namespace) -> None:
     """The stage's work, timed, and this process's peak memory."""
-    parts = [{"name": path.name} for path in sorted(chosen.folder.glob("part-*"))]
+    parts = [
+        {"name": path.name, "files": {f"{table}.parquet": {} for table in SAMPLES}}
+        for path in sorted(chosen.folder.glob("part-*"))
+    ]
     artifact = Artifact("bench", "made", chosen.folder, {"parts": parts, "ledger": {}})
     target = chosen.folder / "advantages.parquet"
     started, busy = time.perf_counter(), time.process_time()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, StoreError
 from configs.load import build_config
 from pipeline.planning import first_changed, wanted_config
 from pipeline.runner import Limits, StepReport, reused
@@ -295,7 +295,8 @@ def _summary(scope: Scope, artifacts: dict[str, Artifact]) -> tuple[Row | None, 
     if recorded is None or recorded["of"] != content:
         figures, signal = round_summary(summed)
         recorded = {"of": content, "figures": figures, "signal": signal}
-        catalog.record_summary(*place, recorded)
+        with suppress(StoreError):  # it only saves the next command a query
+            catalog.record_summary(*place, recorded)
     return recorded["figures"], recorded["signal"]
 
 

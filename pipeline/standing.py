@@ -39,12 +39,16 @@ def standings(store: Path, run: str | None = None) -> list[Standing]:
         for variant in catalog.variants(layout, name):
             for round in catalog.rounds(layout, name, variant):
                 after_stale = round > 1 and descents.of(variant, round - 1).stale is True
-                found.append(_standing(Scope(store, name, round, variant), after_stale))
+                itself = round > 0 and descents.of(variant, round).stale is True
+                found.append(_standing(Scope(store, name, round, variant), after_stale, itself))
     return found
 
 
-def _standing(scope: Scope, after_stale: bool) -> Standing:
-    """`after_stale`: whether the round before is stale. What follows its policy is as stale, though it fits it."""
+def _standing(scope: Scope, after_stale: bool, itself: bool) -> Standing:
+    """`after_stale`: whether the round before is stale. What follows its policy is as stale, though it fits it.
+
+    `itself`: whether this round is: so is what stands beside it, which was made from its policies.
+    """
     recorded = steps_of(scope.layout, scope.run, scope.variant, scope.round)
     failures = catalog.recorded_failures(scope.layout, scope.run, scope.round, scope.variant)
     states: dict[str, str] = {}
@@ -53,7 +57,11 @@ def _standing(scope: Scope, after_stale: bool) -> Standing:
         walk = _walk(scope, steps, recorded)
         for step in steps:
             state = _state(scope, step, walk, recorded.get(step.name), failures)
-            if after_stale and state in ("made", "reused") and step.stage not in (PROBLEMS, HELDOUT):
+            if (
+                (after_stale if steps not in (EVALUATION, DIAGNOSIS) else itself)
+                and state in ("made", "reused")
+                and step.stage not in (PROBLEMS, HELDOUT)
+            ):
                 state = "stale"
             states[step.name] = state
             place = f"{scope.run} round {scope.round} {scope.variant} {step.name}"

@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from configs.errors import StoreError
 from configs.notes import config_notes
 from configs.schema import Config
 from pipeline.commands import EvaluationResult, RoundResult
@@ -128,17 +129,23 @@ def show_untold(console: Console, lines: Sequence[str]) -> None:
 
 def show_stale(console: Console, scope: Scope) -> None:
     """Which later rounds were made from a policy that the run no longer holds, in one line; nothing when there are none."""
-    stale = Descents(scope.layout, scope.run).later_stale(scope.variant, scope.round)
+    try:
+        stale = Descents(scope.layout, scope.run).later_stale(scope.variant, scope.round)
+    except StoreError:
+        return  # a damaged record of another round: this one is finished all the same, and `c3 verify` names it
     if not stale:
         return
     named = ", ".join(
         str(entry.round) if entry.variant == scope.variant else f"{entry.round} of {entry.variant}" for entry in stale
     )
-    last = max(entry.round for entry in stale)
-    variant = "" if scope.variant == MAIN else f" --variant {scope.variant}"
+    last = {entry.variant: entry.round for entry in sorted(stale, key=lambda entry: entry.round)}
+    commands = " and ".join(
+        f"`c3 run training --run {scope.run}{'' if name == MAIN else f' --variant {name}'} --rounds {round}`"
+        for name, round in last.items()
+    )
     console.print(
         f"stale now, made from a policy that the run no longer holds: round {named}; "
-        f"`c3 run training --run {scope.run}{variant} --rounds {last}` makes them again",
+        f"{commands} {'makes' if len(last) == 1 else 'make'} them again",
         style="yellow",
         markup=False,
         soft_wrap=True,

@@ -1,6 +1,6 @@
 """Advantages: what each alternative was worth, by an estimator's .sql file in DuckDB.
 
-Reads transcripts, replays, rewards and decisions, for ccpo the solo replays, for learned values the
+Reads rewards (which name their messages) and decisions, for ccpo the solo replays, for learned values the
 critic's; writes advantages (an alternative).
 """
 

@@ -353,10 +353,14 @@ def _digest_once(path: Path, status: os.stat_result) -> str:
     What this process wrote was read when its part's record was made, under a temporary name: so a file goes by its number
     on the disk, and by the times that every change to it moves.
     """
-    file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    file = _number(status)
     if file not in _digests:
         _digests[file] = file_digest(path)
     return _digests[file]
+
+
+def _number(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 _digests: dict[tuple[int, ...], str] = {}
@@ -404,7 +408,9 @@ def _file_records(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             status = path.stat()
-            entry: dict[str, Any] = {"sha256": _digest_once(path, status), "bytes": status.st_size}
+            # read, never remembered: what is recorded here must not rest on a clock
+            entry: dict[str, Any] = {"sha256": file_digest(path), "bytes": status.st_size}
+            _digests[_number(status)] = entry["sha256"]
             name = path.relative_to(folder).as_posix()
             if name in rows:
                 entry["rows"] = rows[name]

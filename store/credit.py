@@ -1,6 +1,6 @@
 """Credit: an estimator's .sql file over the stored samples, and the advantages table it writes.
 
-    transcripts, replays, rewards -> episodes -> returns -> estimators/<name> -> normalisations/<name> -> advantages
+    rewards -> episodes -> returns -> estimators/<name> -> normalisations/<name> -> advantages
 
 Each arrow is one .sql file; adding an estimator is adding its file.
 """
@@ -58,6 +58,7 @@ def open_returns(
 ) -> duckdb.DuckDBPyConnection:
     """A connection that sees `episodes`, `returns`, `critic_values` and `solo`: all that an estimator reads.
 
+    `artifacts`: those of one round, its rewards the round's own and no others: every one of them counts as an evaluation.
     `solo`: the artifacts of the replays without a message and of their rewards; without them that view is empty.
     """
     connection = open_tables(artifacts, ("transcripts", "replays", "rewards", "decisions", "critic_values"))

@@ -9,7 +9,7 @@ rows of the later round are whole and true, but of a policy that no round of the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from configs.errors import StoreError
 from store import catalog
@@ -52,7 +52,8 @@ class Descents:
     def all(self) -> list[Descent]:
         """The rounds that have begun, of every variant."""
         return [
-            self.of(variant, round)
+            # a round before the variant branched off is the parent line's, and a row of the variant too
+            replace(self.of(variant, round), variant=variant)
             for variant in catalog.variants(self._layout, self._run)
             for round in catalog.rounds(self._layout, self._run, variant)
             if round  # before the first there is only the untrained team's evaluation
@@ -60,8 +61,13 @@ class Descents:
 
     def later_stale(self, variant: str, round: int) -> list[Descent]:
         """The stale rounds that come after this one, of this variant and of those that branch off later."""
-        found = [entry for entry in self.all() if entry.round > round and entry.stale]
-        return [entry for entry in found if self._line(entry.variant, round) == variant]
+        return [
+            self.of(name, later)
+            for name in catalog.variants(self._layout, self._run)
+            if self._line(name, round) == variant
+            for later in catalog.rounds(self._layout, self._run, name)
+            if later > round and self._line(name, later) == name and self.of(name, later).stale
+        ]
 
     def of(self, variant: str, round: int) -> Descent:
         """One round."""
@@ -93,8 +99,10 @@ class Descents:
         before = self._made(self._line(variant, round - 1), round - 1).get("update")
         if before is None:
             return None
-        # on the base of its own configuration, which may be another model's from this round on
-        return any(entry.manifest["made_from"]["policy"] != version_after(before, _base(entry)) for entry in made)
+        # on the base and for the policies of its own configuration, which may be others from this round on
+        config = catalog.recorded_config(self._layout, self._run, round) or {}
+        wanted = [version_after(before, _base(entry), config.get("policies")) for entry in made]
+        return [entry.manifest["made_from"]["policy"] for entry in made] != wanted
 
     def _line(self, variant: str, round: int) -> str:
         try:

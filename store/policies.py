@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,14 @@ def policy_in(part: Path, base: str, names: Iterable[str]) -> PolicyVersion:
     return _version(base, adapters, part / OPTIMIZER)
 
 
-def version_after(update: Artifact, base: str) -> str:
-    """The version of the team that an update ended with on that base, by its manifest alone: no weights are looked at."""
+def version_after(update: Artifact, base: str, policies: Collection[str] | None = None) -> str:
+    """The version of the team that an update ended with on that base, by its manifest alone: no weights are looked at.
+
+    `policies`: those of the team that goes on from it, which may have dropped some; None: all that were trained.
+    """
     files = update.manifest["parts"][-1]["files"]
     names = {file.split("/")[1] for file in files if file.startswith(f"{WEIGHTS}/")}
+    names = names if policies is None else names & set(policies)
     return _version(base, {name: Adapter(digest(_weights_of(name, files)), None) for name in names}, None).version
 
 

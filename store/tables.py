@@ -81,8 +81,8 @@ def _close_doors(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
 
 def query(layout: Layout, text: str) -> duckdb.DuckDBPyRelation:
     """The result of one reading statement. ConfigError with DuckDB's own words when it cannot be run."""
-    connection = open_catalog(layout)
     try:
+        connection = open_catalog(layout)
         statements = connection.extract_statements(text)
         if len(statements) != 1 or statements[0].type not in _READING:
             raise ConfigError("c3 sql: one SELECT at a time; stored rows are never changed")

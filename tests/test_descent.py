@@ -105,8 +105,25 @@ def test_a_variant_follows_the_line_it_branched_off(three_rounds: Path, store: P
     catalog.record_redraw(Layout(store), "test", 1, "main", 1)
     drive_on(Scope(store, "test", 1))
     assert _stale(store) == [False, True, True, True]
-    assert "round 2, 3, 2 of plain;" in _said(store, 1)
+    assert _said(store, 1).endswith(
+        "round 2, 3, 2 of plain; `c3 run training --run test --rounds 3` and "
+        "`c3 run training --run test --variant plain --rounds 2` make them again\n"
+    )
     assert Descents(Layout(store), "test").later_stale("plain", 1) == []  # round 1 is the main line's
+
+
+def test_the_rounds_before_a_variant_branched_off_are_rows_of_it_too(three_rounds: Path, store: Path) -> None:
+    copytree(three_rounds, store)
+    record_variant(
+        Layout(store), "test", "plain", Variant("main", 2, "advantages", ("advantages.estimator=full_mean",))
+    )
+    for round in (1, 2):
+        drive_on(Scope(store, "test", round, "plain"))
+    rows = query(Layout(store), "SELECT variant, round FROM rounds ORDER BY ALL").fetchall()
+    assert rows == [("main", 1), ("main", 2), ("main", 3), ("plain", 1), ("plain", 2)]
+    catalog.record_redraw(Layout(store), "test", 1, "main", 1)
+    drive_on(Scope(store, "test", 1))
+    assert "round 2, 3, 2 of plain;" in _said(store, 1)  # each once
 
 
 def test_a_variant_whose_record_is_lost_can_still_be_queried(three_rounds: Path, store: Path) -> None:

@@ -138,7 +138,12 @@ class VllmEngine:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"vllm engine: {self._model_dir} cannot be served: {_one_line(error)}") from error
-        self._llm.collective_rpc("end_with", args=(os.getpid(),))
+        try:
+            with _Refusals("vllm engine: its processes cannot watch for the end of this one"):
+                self._llm.collective_rpc("end_with", args=(os.getpid(),))
+        except EngineError:
+            self._stop()
+            raise
         self._window = int(self._llm.llm_engine.model_config.max_model_len)
 
     def _stop(self) -> None:
