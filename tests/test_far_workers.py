@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.killing import Victim, contents, temporary_files
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("far workers")]
+pytestmark = pytest.mark.slow
 
 PARTS = 8
 CONFIG = f"""

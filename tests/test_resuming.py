@@ -544,14 +544,12 @@ def _receipt(answer: Answer) -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("story")
 def test_until_stops_after_that_stage(story: SimpleNamespace) -> None:
     assert story.until.code == 0, story.until.err
     assert list(_receipt(story.until)) == sorted(story.told.steps["until"], key=STEPS.index) == STEPS[:3]
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("story")
 def test_a_cap_stops_at_the_end_of_a_part_and_the_same_command_goes_on(story: SimpleNamespace) -> None:
     go_on = "what is finished is kept, and the same command goes on from there\n"
     assert story.capped.code == story.late.code == 7
@@ -567,7 +565,6 @@ def test_a_cap_stops_at_the_end_of_a_part_and_the_same_command_goes_on(story: Si
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("story")
 def test_the_receipt_is_what_the_tables_hold(story: SimpleNamespace) -> None:
     receipt, layout = _receipt(story.whole), Layout(story.told.store)
     found = {name: described(layout, entry["stage"], entry["key"]) for name, entry in story.told.steps["whole"].items()}
@@ -594,7 +591,6 @@ def test_the_receipt_is_what_the_tables_hold(story: SimpleNamespace) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("story")
 def test_a_stage_made_again_beside_says_whether_its_rows_are_equal(story: SimpleNamespace) -> None:
     assert story.beside.code == 0, story.beside.err
     receipt = _receipt(story.beside)
@@ -605,7 +601,6 @@ def test_a_stage_made_again_beside_says_whether_its_rows_are_equal(story: Simple
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("story")
 def test_other_draws_are_asked_for_by_number(story: SimpleNamespace) -> None:
     assert story.redrawn.code == 0, story.redrawn.err
     assert [name for name, line in _receipt(story.redrawn).items() if line["seconds"] == "reused"] == ["problems"]
@@ -614,7 +609,6 @@ def test_other_draws_are_asked_for_by_number(story: SimpleNamespace) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("story")
 def test_a_variant_is_one_command_that_generates_nothing(story: SimpleNamespace) -> None:
     assert story.branched.code == 0, story.branched.err
     assert {name: (line["made"], line["messages"]) for name, line in _receipt(story.branched).items()} == {
@@ -627,7 +621,6 @@ def test_a_variant_is_one_command_that_generates_nothing(story: SimpleNamespace)
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("story")
 def test_parts_made_by_two_workers_have_the_same_bytes(story: SimpleNamespace) -> None:
     assert story.workers.code == 0, story.workers.err
     side = story.told.store / "side"

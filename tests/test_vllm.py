@@ -43,7 +43,7 @@ from store.layout import Layout
 from store.policies import Adapter, PolicyVersion, initial_policy
 from tests.conftest import ROOT, drive
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.slow
 pytest.importorskip("vllm", reason="vLLM is not installed; `make setup-vllm` installs its CPU build")
 
 WINDOW = 512
