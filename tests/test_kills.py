@@ -246,7 +246,7 @@ def whole_contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object
     ("when", "place", "step", "made"),
     [  # where the process dies, the step it dies in, and how many of that step's parts are then made again or at last
         ("before", "runs/test/run.json", "problems", 1),
-        ("before", "/part.json", "problems", 1),
+        ("before", "part-00000", "problems", 1),
         ("before", "part-00001", "rollout", 1),
         ("after", "part-00001", "rollout", 0),
         ("after", "part-00000", "problems", 0),
