@@ -122,7 +122,7 @@ def test_a_full_server_sends_messages_on_to_one_with_room(bench: Bench) -> None:
 
 
 def test_no_server_gets_more_at_once_than_configured(bench: Bench) -> None:
-    servers = [bench.server(pause=0.02), bench.server(pause=0.02)]
+    servers = [bench.server(pause=0.2), bench.server(pause=0.2)]  # long enough for three to meet on a busy machine
     bench.engine(*servers, concurrency=3).generate([_request(1, prompt) for prompt in range(1, 40)])
     assert [server.busiest for server in servers] == [3, 3]
 
