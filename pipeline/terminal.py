@@ -131,8 +131,9 @@ def show_stale(console: Console, scope: Scope) -> None:
     """Which later rounds were made from a policy that the run no longer holds, in one line; nothing when there are none."""
     try:
         stale = Descents(scope.layout, scope.run).later_stale(scope.variant, scope.round)
-    except StoreError:
-        return  # a damaged record of another round: this one is finished all the same, and `c3 verify` names it
+    except StoreError as error:  # another round's record is damaged: this one is finished all the same
+        console.print(f"note: whether later rounds are stale cannot be told: {error}", markup=False, soft_wrap=True)
+        return
     if not stale:
         return
     named = ", ".join(
