@@ -129,7 +129,8 @@ def reused(look: Look, artifact: Artifact) -> StepReport:
 def check(look: Look, artifact: Artifact) -> None:
     """The stage's SQL checks over its inputs and its own rows. CheckError when the plan was not spent exactly."""
     inputs = [given for name, given in look.job.inputs.items() if name != RETRIED]
-    run_checks(look.step.name, [*inputs, artifact], look.step.stage.spending(look.job))
+    stage = look.step.stage
+    run_checks(look.step.name, stage.tables, [*inputs, artifact], stage.spending(look.job))
 
 
 def _total(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:

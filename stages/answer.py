@@ -47,4 +47,4 @@ def _messages(job: Job) -> int:
     return len(job.problems) * len(job.roles)
 
 
-ANSWER = Stage("answer", 1, _slice, _cut, _make, _messages, weights="samples")
+ANSWER = Stage("answer", 1, ("transcripts", "decisions"), _slice, _cut, _make, _messages, weights="samples")

@@ -94,4 +94,4 @@ def _values(credited: list[Row], readings: dict[str, Reading], folds: int) -> li
     ]
 
 
-CRITIC = Stage("critic", 1, _slice, one_part, _make, weights="trains")
+CRITIC = Stage("critic", 1, ("critic_values",), _slice, one_part, _make, weights="trains")

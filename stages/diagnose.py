@@ -70,4 +70,4 @@ def _distribution(row: Row) -> list[Row]:
     ]
 
 
-DIAGNOSE = Stage("diagnose", 1, _slice, one_part, _make)
+DIAGNOSE = Stage("diagnose", 1, ("diagnostics",), _slice, one_part, _make)

@@ -45,4 +45,4 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
     return Product({"evaluations": evaluations})
 
 
-EVALUATE = Stage("evaluate", 1, _slice, one_part, _make)
+EVALUATE = Stage("evaluate", 1, ("evaluations",), _slice, one_part, _make)

@@ -44,4 +44,4 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
     return Product({"contexts": in_order(list(contexts.values()), part.problem_ids)})
 
 
-FREEZE = Stage("freeze", 1, _slice, cut_by_problem_of("transcripts"), _make)
+FREEZE = Stage("freeze", 1, ("contexts",), _slice, cut_by_problem_of("transcripts"), _make)

@@ -69,4 +69,4 @@ def _reward(evaluator: Evaluator, kind: str, episode: Row, problem: Problem) -> 
     return {**row, "reward": grade.reward, "reason": grade.reason, "parsed_answer": grade.parsed_answer}
 
 
-GRADE = Stage("grade", 2, _slice, cut_by_problem_of("transcripts", "replays"), _make)
+GRADE = Stage("grade", 2, ("rewards",), _slice, cut_by_problem_of("transcripts", "replays"), _make)

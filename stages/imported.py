@@ -47,7 +47,7 @@ def imported(path: Path) -> Stage:
         order = list(dict.fromkeys(row["problem_id"] for row in transcripts))
         return Product({"transcripts": in_order(transcripts, order), "decisions": in_order(decisions, order)})
 
-    return Stage("rollout", 1, config_slice, one_part, make, weights="samples")
+    return Stage("rollout", 1, ("transcripts", "decisions"), config_slice, one_part, make, weights="samples")
 
 
 class _Reader:

@@ -67,4 +67,4 @@ def _messages(job: Job) -> int:
     return asked_for(job)["messages"]
 
 
-PROBE = Stage("probe", 1, _slice, _cut, _make, _messages, weights="samples")
+PROBE = Stage("probe", 1, ("probes", "replays", "decisions"), _slice, _cut, _make, _messages, weights="samples")

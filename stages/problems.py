@@ -33,7 +33,7 @@ def _stage(heldout: bool) -> Stage:
     def make(part: Part, job: Job, tools: Tools) -> Product:
         return Product({"problems": [asdict(problem) for problem in load_problems(_source(job, heldout))]})
 
-    return Stage("problems", 1, config_slice, one_part, make)
+    return Stage("problems", 1, ("problems",), config_slice, one_part, make)
 
 
 PROBLEMS = _stage(heldout=False)

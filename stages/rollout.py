@@ -61,4 +61,4 @@ def _messages(job: Job) -> int:
     return len(selected_problems(job)) * job.tree.transcripts * job.tree.depth
 
 
-ROLLOUT = Stage("rollout", 1, _slice, _cut, _make, _messages, weights="samples")
+ROLLOUT = Stage("rollout", 1, ("transcripts", "decisions"), _slice, _cut, _make, _messages, weights="samples")

@@ -51,4 +51,4 @@ def _messages(job: Job) -> int:
     return problems * len(job.tree.new_alternatives())
 
 
-SAMPLE = Stage("sample", 1, _slice, cut_by_problem_of("contexts"), _make, _messages, weights="samples")
+SAMPLE = Stage("sample", 1, ("decisions",), _slice, cut_by_problem_of("contexts"), _make, _messages, weights="samples")

@@ -125,6 +125,8 @@ class Stage:
 
     name: str
     version: int
+    tables: tuple[str, ...]
+    """What it writes: each of these tables is checked, also when not a row of it was written."""
     config_slice: Callable[[Job], dict[str, Any]]
     """The values it reads, and nothing else: they are its part of the key."""
     cut: Callable[[Job], Sequence[Part]]

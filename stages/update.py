@@ -141,4 +141,4 @@ def _trained_row(lesson: Lesson, trainer: Trainer) -> Row:
     }
 
 
-UPDATE = Stage("update", 2, _slice, _cut, _make, sequential=True, weights="trains")
+UPDATE = Stage("update", 2, ("trained", "gaps", "steps"), _slice, _cut, _make, sequential=True, weights="trains")

@@ -56,19 +56,20 @@ def run_check(connection: duckdb.DuckDBPyConnection, path: Path, step: str) -> N
         raise CheckError(f"check {step}/{path.stem} failed: {claim}; first offence: {found}")
 
 
-def checks_of(step: str, own: Artifact) -> list[Path]:
-    """A step's own checks and those of every table that it wrote, in the order of their names."""
-    shared = [folder for folder in (SQL / "checks" / "tables").iterdir() if own.files(folder.name)]
-    files = [path for folder in (SQL / "checks" / step, *shared) for path in folder.glob("*.sql")]
+def checks_of(step: str, tables: Sequence[str]) -> list[Path]:
+    """A step's own checks and those of every table that its stage declares, in the order of their names."""
+    folders = (SQL / "checks" / step, *(SQL / "checks" / "tables" / table for table in tables))
+    files = [path for folder in folders for path in folder.glob("*.sql")]
     return sorted(files, key=lambda path: path.stem)
 
 
-def run_checks(stage: str, artifacts: Sequence[Artifact], planned: Sequence[Row]) -> None:
-    """All checks of a step over its own and its inputs' tables, with the plan's `spending` beside them.
+def run_checks(step: str, tables: Sequence[str], artifacts: Sequence[Artifact], planned: Sequence[Row]) -> None:
+    """All checks of a step over its own and its inputs' rows, with the plan's `spending` beside them.
 
-    The last artifact is its own; a check that names `own_TABLE` sees the rows of that alone.
+    `tables` are those that its stage declares. The last artifact is its own; a check that names `own_TABLE` sees the rows
+    of that alone.
     """
-    files = checks_of(stage, artifacts[-1])
+    files = checks_of(step, tables)
     if not files:
         return
     import pyarrow as pa
@@ -84,7 +85,7 @@ def run_checks(stage: str, artifacts: Sequence[Artifact], planned: Sequence[Row]
             add_table(connection, f"own_{name}", name, artifacts[-1:])
         connection.from_arrow(pa.Table.from_pylist(list(planned), SPENDING)).create_view("spending")
         for path in files:
-            run_check(connection, path, stage)
+            run_check(connection, path, step)
 
 
 @lru_cache(maxsize=1)

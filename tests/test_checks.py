@@ -194,14 +194,22 @@ def valued(tmp_path_factory: pytest.TempPathFactory) -> Round:
 
 
 def _check(step: str, round: Round, artifact: Artifact) -> None:
-    spending = step_named(step).stage.spending(Job(round.scope.config, round.scope.round, {}))
-    run_checks(step, [*(round.artifacts[name] for name in step_named(step).inputs), artifact], spending)
+    stage = step_named(step).stage
+    spending = stage.spending(Job(round.scope.config, round.scope.round, {}))
+    run_checks(step, stage.tables, [*(round.artifacts[name] for name in step_named(step).inputs), artifact], spending)
 
 
 def _with(artifact: Artifact, table: str, damage: Damage, folder: Path) -> Artifact:
     """The artifact with one table's rows damaged."""
-    tables = {path.stem: artifact.rows(path.stem) for part in artifact.parts() for path in part.glob("*.parquet")}
-    tables[table] = damage(tables[table])
+    tables = _tables(artifact)
+    return _put({**tables, table: damage(tables[table])}, folder)
+
+
+def _tables(artifact: Artifact) -> dict[str, list[Row]]:
+    return {path.stem: artifact.rows(path.stem) for part in artifact.parts() for path in part.glob("*.parquet")}
+
+
+def _put(tables: dict[str, list[Row]], folder: Path) -> Artifact:
     with open_writer(Layout(folder), "damaged", "key") as writer:
         return provisional("damaged", "key", writer.path, [writer.write(0, Product(tables), 0.0)])
 
@@ -227,11 +235,26 @@ def test_a_check_finds_what_it_looks_for(
     round = request.getfixturevalue(beside) if beside else played("trio", "tree")
     artifact = round.artifacts[step]
     _check(step, round, artifact)  # it passes before
-    [file] = [path for path in checks_of(step, artifact) if path.stem == check]
+    [file] = [path for path in checks_of(step, step_named(step).stage.tables) if path.stem == check]
     claim = file.read_text().splitlines()[0].removeprefix("-- ")
     with pytest.raises(CheckError) as found:
         _check(step, round, _with(artifact, table, damage, tmp_path))
     assert str(found.value).startswith(f"check {step}/{check} failed: {claim}; first offence: ")
+
+
+def test_a_table_that_was_not_written_at_all_escapes_none_of_its_checks(played: Played, tmp_path: Path) -> None:
+    round = played("trio", "tree")
+    with pytest.raises(CheckError, match="check grade/every_episode_is_graded_once failed"):
+        _check("grade", round, _put({}, tmp_path))
+
+
+@pytest.mark.parametrize("lists", ["evaluated", "diagnosed", "probed", "without", "valued", None])
+def test_every_stage_writes_the_tables_that_it_declares(
+    lists: str | None, played: Played, request: pytest.FixtureRequest
+) -> None:
+    round = request.getfixturevalue(lists) if lists else played("trio", "tree")
+    for step, artifact in round.artifacts.items():
+        assert set(_tables(artifact)) == set(step_named(step).stage.tables), step
 
 
 class _Broken:
