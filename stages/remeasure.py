@@ -84,4 +84,6 @@ def _messages(job: Job) -> int:
     return asked_for(job)["messages"] * job.extra_replays if job.extra_replays else 0
 
 
-REMEASURE = Stage("remeasure", 1, ("replays", "decisions"), _slice, cut_by_problem_of("contexts"), _make, _messages, weights="samples")
+REMEASURE = Stage(
+    "remeasure", 1, ("replays", "decisions"), _slice, cut_by_problem_of("contexts"), _make, _messages, weights="samples"
+)

@@ -102,4 +102,13 @@ def _messages(job: Job) -> int:
     return per_problem * len({row["problem_id"] for row in job.rows("contexts")})
 
 
-REPLAY = Stage("replay", 1, ("replays", "decisions", "contexts"), _slice, cut_by_problem_of("contexts"), _make, _messages, weights="samples")
+REPLAY = Stage(
+    "replay",
+    1,
+    ("replays", "decisions", "contexts"),
+    _slice,
+    cut_by_problem_of("contexts"),
+    _make,
+    _messages,
+    weights="samples",
+)

@@ -54,4 +54,6 @@ def _spending(job: Job) -> list[Row]:
     return job.tree.solo_spending(job.config.advantages.solo_replays)
 
 
-SOLO = Stage("solo", 1, ("probes", "replays", "decisions"), _slice, _cut, _make, _messages, weights="samples", spending=_spending)
+SOLO = Stage(
+    "solo", 1, ("probes", "replays", "decisions"), _slice, _cut, _make, _messages, weights="samples", spending=_spending
+)

@@ -7,6 +7,7 @@ the process that started it.
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import socket
@@ -25,6 +26,7 @@ from configs.schema import Config, ScriptedEngineConfig
 from stages.engines.hardware import resolved_device
 from stages.learners.make import make_learner
 from stages.learners.protocol import Learner
+from stages.lifeline import end_with
 from stages.stage import Job, Part
 from stages.training_crew import Crew, Together
 from store.artifacts import Product, Row
@@ -57,7 +59,7 @@ def train_together(train: Callable[[Part, Job, Learner, Crew], Product], part: P
     place = Path(folder.name)
     work = PrepareForLaunch(_work, distributed_type="MULTI_CPU" if device == "cpu" else "MULTI_GPU")
     # the job is replaced by its like: rows that were read here do not travel, each process reads them from the store
-    order = (train, part, replace(job), device, place)
+    order = (os.getpid(), train, part, replace(job), device, place)
     try:
         with patch_environment(**_environment(count, job.config)):
             start_processes(work, order, count, daemon=True, start_method="spawn")  # type: ignore[no-untyped-call]
@@ -69,8 +71,16 @@ def train_together(train: Callable[[Part, Job, Learner, Crew], Product], part: P
     return Product(answer.tables, partial(_put, folder), answer.ledger, answer.pace)
 
 
-def _work(train: Callable[[Part, Job, Learner, Crew], Product], part: Part, job: Job, device: str, place: Path) -> None:
+def _work(
+    command: int,
+    train: Callable[[Part, Job, Learner, Crew], Product],
+    part: Part,
+    job: Job,
+    device: str,
+    place: Path,
+) -> None:
     """In each process."""
+    end_with(command)  # torch asks for SIGINT then, which a command in the background of a script ignores
     crew = Together(device)
     try:
         product = train(part, job, make_learner(job.config), crew)

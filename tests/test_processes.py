@@ -154,6 +154,7 @@ def test_a_process_that_dies_ends_the_update(sampled: Round) -> None:
 
 
 LINGERING = """
+import signal
 import sys
 from pathlib import Path
 from pipeline.steps import step_named
@@ -163,6 +164,7 @@ from tests.conftest import drive
 from tests.test_processes import UpdateConfig, duo, lingers
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script, and inherited
     ran = drive(Path(sys.argv[1]), duo(update=UpdateConfig(processes=2)), until="advantages")
     train_together(lingers, Part(0), ran.scope.look(step_named("update"), ran.artifacts).job)
 """
@@ -194,7 +196,7 @@ def _is_over(process: int) -> bool:
 
 
 def _await(found: Callable[[], list[str]], of: int) -> list[str]:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if len(there := found()) == of:
             return there

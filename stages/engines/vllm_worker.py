@@ -1,4 +1,4 @@
-"""What runs inside vLLM's own processes: they must not outlive the command that started them, however that ends.
+"""What runs inside vLLM's own processes: they must not outlive the command that started them.
 
 vLLM ends its processes when the command shuts it down in good order; a command that is killed, or leaves at once on
 Ctrl-C, cannot. vLLM's worker may be a child of its engine core, which nothing would end: so the worker watches the
@@ -8,10 +8,8 @@ command itself, and takes the core along.
 from __future__ import annotations
 
 import os
-import select
-import signal
-import threading
-from contextlib import suppress
+
+from stages.lifeline import end_with
 
 
 class EndsWithCommand:
@@ -19,16 +17,5 @@ class EndsWithCommand:
 
     def end_with(self, command: int) -> None:
         """Begin to watch the process of that number."""
-        ended = os.pidfd_open(command)  # unlike its number, it cannot come to mean another process
         core = os.getppid()
-        threading.Thread(target=_watch, args=(ended, core if core != command else None), daemon=True).start()
-
-
-def _watch(ended: int, core: int | None) -> None:
-    watched = select.poll()
-    watched.register(ended, select.POLLIN)
-    watched.poll()
-    if core is not None:
-        with suppress(ProcessLookupError):
-            os.kill(core, signal.SIGKILL)
-    os._exit(1)
+        end_with(command, also=core if core != command else None)
