@@ -7,6 +7,7 @@ Cached. The manifest is the truth: a cached state whose artifact is missing or d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from prefect import Flow, flow, task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.futures import wait
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from configs.errors import C3Error, Stopped, StoreError
 from pipeline.far_parts import fill, order, probe_shared
 from pipeline.interruption import arm
 from pipeline.runner import StepReport, make_part, make_step, reused
 from pipeline.scope import Look, Scope
+from pipeline.server import is_temporary
 from pipeline.steps import DIAGNOSIS, EVALUATION, PROBING, Step, names
 from pipeline.task_runners import task_runner
 from pipeline.workbench import workbench
@@ -194,7 +197,10 @@ def started(asked: Flow[..., Any], **parameters: Any) -> Any:
     workers = workbench().workers
     if workers.runner != "threads" or workers.count > 1:  # a flow of other options takes a fifth of a second to build
         asked = asked.with_options(task_runner=task_runner(workers))
-    return asked(**parameters)
+    # the thread of a flow's heartbeats ends up to a second after the flow; a server of this command's own needs none
+    settings = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}) if is_temporary() else nullcontext()
+    with settings:
+        return asked(**parameters)
 
 
 @flow(name="iteration", flow_run_name="{run} · round {round}", persist_result=False)

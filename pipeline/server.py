@@ -81,6 +81,11 @@ def _start_temporary(layout: Layout) -> tuple[str, subprocess.Popen[bytes]]:
     return _temporary[0]
 
 
+def is_temporary() -> bool:
+    """Whether this process talks to a server of its own, which ends with it."""
+    return bool(_temporary)
+
+
 def stop_temporary() -> None:
     """End this process's temporary server now."""
     for _, process in _temporary:

@@ -172,6 +172,18 @@ def test_a_finished_round_needs_neither_server_nor_prefect_nor_torch_nor_duckdb(
     assert "reused" in done.stdout
 
 
+@pytest.mark.parametrize(("temporary", "heartbeats"), [(True, None), (False, 180)])
+def test_only_a_server_that_outlives_the_command_is_told_that_a_flow_still_runs(
+    temporary: bool, heartbeats: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import get_current_settings
+
+    from pipeline import flows, server
+
+    monkeypatch.setattr(server, "_temporary", [("http://127.0.0.1:1/api", None)] if temporary else [])
+    assert flows.started(lambda: get_current_settings().flows.heartbeat_frequency) == heartbeats
+
+
 @pytest.mark.slow
 def test_a_question_and_a_round_with_solo_replays_are_seen_too(
     reporting: Command, prefect_server: str, store: Path
