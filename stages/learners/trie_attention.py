@@ -42,6 +42,8 @@ class Block:
     """Ascending; a slice where they lie side by side, which needs no copy."""
     sees_QK: torch.Tensor
     """1 where the query sees the key, 0 where not; float32."""
+    mask_QK: torch.Tensor
+    """The same as it is added to scores: 0 and minus infinity. Made once, for every layer takes it."""
 
 
 def blocks(mask_TT: npt.NDArray[np.bool_]) -> list[Block]:
@@ -53,7 +55,7 @@ def blocks(mask_TT: npt.NDArray[np.bool_]) -> list[Block]:
         sees_QK = torch.from_numpy(mask_TT[first:end][:, key_K].astype(np.float32))
         beside = key_K[-1] - key_K[0] + 1 == len(key_K)
         keys = slice(int(key_K[0]), int(key_K[-1]) + 1) if beside else torch.from_numpy(key_K)
-        found.append(Block(first, end, keys, sees_QK))
+        found.append(Block(first, end, keys, sees_QK, sees_QK.log()))
     return found
 
 
@@ -75,7 +77,7 @@ class TrieAttention(torch.autograd.Function):
                 query_GJTD[:, :, block.first : block.end].flatten(1, 2)[None],
                 key[:, :, block.key_K],
                 value[:, :, block.key_K],
-                attn_mask=block.sees_QK.log().to(query.dtype).repeat(shared, 1)[None, None],
+                attn_mask=block.mask_QK.to(query.dtype).repeat(shared, 1)[None, None],
                 scale=scale,
             )
             output_TGJD[block.first : block.end] = heard[0].unflatten(1, (shared, -1)).permute(2, 0, 1, 3)
