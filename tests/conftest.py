@@ -92,16 +92,22 @@ def drive(
     run: str = "test",
     until: str | None = None,
     steps: tuple[Step, ...] = ROUND,
+    tools: Tools | None = None,
 ) -> Round:
-    """One round with the pipeline's own parts, but no Prefect: looks, makes what is missing, checks, records."""
+    """One round with the pipeline's own parts, but no Prefect: looks, makes what is missing, checks, records.
+
+    `tools` that drove before have their model loaded; without them everything is begun anew.
+    """
     catalog.record_config(Layout(store), run, round, config.model_dump(mode="json"))
-    return drive_on(Scope(store, run, round), until, steps)
+    return drive_on(Scope(store, run, round), until, steps, tools)
 
 
-def drive_on(scope: Scope, until: str | None = None, steps: tuple[Step, ...] = ROUND) -> Round:
+def drive_on(
+    scope: Scope, until: str | None = None, steps: tuple[Step, ...] = ROUND, tools: Tools | None = None
+) -> Round:
     """The same with what is recorded for the round already: its configuration, variant, redraw or retry."""
     result = Round(scope)
-    tools = Tools()
+    tools = tools or Tools()
     steps = scope.steps if steps is ROUND else steps
     result.artifacts |= scope.artifacts_beside(steps)
     policy = result.scope.policy_after if steps is EVALUATION else None

@@ -17,6 +17,7 @@ from pipeline.importing import import_transcripts
 from pipeline.scope import Scope
 from pipeline.steps import EVALUATION, ROUND
 from pipeline.verify import Finding, look_through, problem_of, verify
+from stages.tools import Tools
 from store import catalog
 from store.catalog import Reference
 from store.collect import garbage
@@ -366,7 +367,8 @@ def test_a_command_says_what_it_found_damaged_and_verify_ends_with_code_3(
 def test_a_damaged_adapter_or_optimiser_state_is_made_again_to_the_same_bytes(store: Path) -> None:
     small = ["rounds.problems=2", "plan.fanout=[2,2]", "plan.budget=4", "update.minibatches=2"]
     config = load_config("arithmetic-duo", [*small, "update.checkpoint_steps=1", "sampling.max_new_tokens=4"])
-    drive(store, config)
+    tools = Tools()
+    drive(store, config, tools=tools)
     whole = contents(store)
     part = _folder(store, "update", 1) / "part-00001"
     files = [path for path in sorted(part.rglob("*")) if path.is_file()]
@@ -375,6 +377,6 @@ def test_a_damaged_adapter_or_optimiser_state_is_made_again_to_the_same_bytes(st
         harm(path)
         with pytest.raises(StoreError, match=f"part-00001/{path.relative_to(part)} .*--round 1` to make it again"):
             _ = Scope(store, "test", 2).policy
-        again = drive(store, config)
+        again = drive(store, config, tools=tools)
         assert (again.made, again.reports["update"].parts_made) == (["update"], 1)
         assert {name: file for name, file in contents(store).items() if name in whole} == whole

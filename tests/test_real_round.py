@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
@@ -10,10 +11,10 @@ import pytest
 
 from configs.load import load_config
 from configs.schema import Config
-from pipeline.scope import Scope
 from stages.engines.make import make_codec
 from stages.problem_sources.protocol import Problem
 from stages.team import frozen_state, render
+from stages.tools import Tools
 from tests.conftest import Round, drive
 
 pytestmark = pytest.mark.slow
@@ -31,8 +32,16 @@ def _config(*overrides: str) -> Config:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Round:
-    return drive(tmp_path_factory.mktemp("real"), _config())
+def tools() -> Iterator[Tools]:
+    """The process's model, loaded once."""
+    tools = Tools()
+    yield tools
+    tools.close()
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory, tools: Tools) -> Round:
+    return drive(tmp_path_factory.mktemp("real"), _config(), tools=tools)
 
 
 def test_a_frozen_context_renders_again_from_its_transcript_to_the_same_tokens(real: Round) -> None:
@@ -91,19 +100,19 @@ def test_the_new_policy_is_an_adapter_that_peft_loads_and_that_changes_the_model
 
 
 def test_the_same_round_again_has_the_same_rows(real: Round, tmp_path: Path) -> None:
-    again = drive(tmp_path, _config())
+    again = drive(tmp_path, _config())  # with a model loaded anew
     for name, artifact in real.artifacts.items():
         assert again.artifacts[name].digest == artifact.digest, name
 
 
-def test_two_rounds_go_on_from_the_new_policy(real: Round) -> None:
-    second = drive(real.scope.store, _config(), round=2, until="rollout")
+def test_two_rounds_go_on_from_the_new_policy(real: Round, tools: Tools) -> None:
+    second = drive(real.scope.store, _config(), round=2, until="rollout", tools=tools)
     assert {row["policy_version"] for row in second.rows("decisions")} == {real.scope.policy_after.version}
     assert {row["policy_version"] for row in real.rows("decisions")} == {real.scope.policy.version}
 
 
-def test_each_role_can_have_an_adapter_of_its_own(tmp_path: Path) -> None:
-    ran = drive(tmp_path, _config(*APART))
+def test_each_role_can_have_an_adapter_of_its_own(tmp_path: Path, tools: Tools) -> None:
+    ran = drive(tmp_path, _config(*APART), tools=tools)
     after = ran.scope.policy_after
     assert set(after.adapters) == {"plans", "answers"}
     assert len({adapter.digest for adapter in after.adapters.values()}) == 2
@@ -111,10 +120,8 @@ def test_each_role_can_have_an_adapter_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["padded", "single"])
-def test_the_layout_of_the_update_does_not_matter(real: Round, layout: str, tmp_path: Path) -> None:
-    del tmp_path
-    scope: Scope = real.scope
-    other = drive(scope.store, _config(f"update.layout={layout}"), run=layout)
+def test_the_layout_of_the_update_does_not_matter(real: Round, layout: str, tools: Tools) -> None:
+    other = drive(real.scope.store, _config(f"update.layout={layout}"), run=layout, tools=tools)
     assert set(other.made) == {"update"}
     ours = {(row["step"], row["role"]): row for row in real.rows("steps")}
     for row in other.rows("steps"):
