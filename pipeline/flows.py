@@ -135,9 +135,23 @@ class RoundRun:
         bench.progress.start(look.step.name, look.step.stage.messages(look.job))
         try:
             with open_writer(self.scope.layout, look.step.stage.name, look.key) as writer:
-                return make_step(writer, look, lambda parts: self._parts(writer, look, parts, label))
+                return make_step(
+                    writer,
+                    look,
+                    lambda parts: self._parts(writer, look, parts, label),
+                    lambda parts: self._show_kept(look, parts, label),
+                )
         finally:
             bench.progress.finish()
+
+    def _show_kept(self, look: Look, parts: Sequence[Part], label: str) -> None:
+        """Parts that an interrupted command left, as Cached: for who watches a server that outlives this command."""
+        if is_temporary():
+            return
+        labelled = part_run.with_options(name=f"{look.step.name} part")
+        for part in parts:
+            name = part_name(part.index)
+            labelled(f"{look.key}-{name}", label, name, Deferred(lambda name=name: {"name": name}))
 
     def _parts(self, writer: ArtifactWriter, look: Look, parts: Sequence[Part], label: str) -> list[dict[str, Any]]:
         """Each missing part as a task run of its own; side by side where the stage allows it."""

@@ -93,13 +93,19 @@ def make_part(writer: ArtifactWriter, look: Look, part: Part, tools: Tools, limi
     return record
 
 
-def make_step(writer: ArtifactWriter, look: Look, make: PartsMaker) -> tuple[Artifact, StepReport]:
-    """Make what is missing of a step, check it against the plan, and close it."""
+def make_step(
+    writer: ArtifactWriter,
+    look: Look,
+    make: PartsMaker,
+    tell_kept: Callable[[Sequence[Part]], None] = lambda parts: None,
+) -> tuple[Artifact, StepReport]:
+    """Make what is missing of a step, check it against the plan, and close it. `tell_kept` hears of the parts that are there."""
     started = time.perf_counter()
     report = StepReport(look.step.name, look.step.stage.name, reused=False)
     parts = list(look.step.stage.cut(look.job))
     there = {part.index: writer.part(part.index) for part in parts}
     missing = [part for part in parts if there[part.index] is None]
+    tell_kept([part for part in parts if there[part.index]])
     made = dict(zip((part.index for part in missing), make(missing), strict=True))
     records = [there[part.index] or made[part.index] for part in parts]
     report.parts_reused = sum(record is not None for record in there.values())

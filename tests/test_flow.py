@@ -116,6 +116,7 @@ def test_a_round_is_seen_with_its_steps_and_their_parts_by_name(
         "rollout · round 1": "Completed",
         "part-00001 of rollout · round 1": "Completed",
     }
+    assert states["part-00000 of rollout · round 1"] == "Cached"
     assert harmed.read_bytes() == whole
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import fmean
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -36,6 +37,7 @@ from stages.engines.make import base_digest, make_engine, resolved_model
 from stages.engines.protocol import Completion, Engine, Request, SamplingParameters
 from stages.learners.adapter_files import CONFIG_FILE, TENSOR_FILE, adapter_digest, write_adapter
 from stages.learners.make import make_learner
+from stages.learners.protocol import Learner
 from stages.tools import Tools
 from store import catalog
 from store.artifacts import Artifact, Row, open_writer
@@ -77,17 +79,36 @@ class Starting:
 
 @dataclass
 class Played:
-    """Two rounds, the second as far as its rollout: sampled by two policy versions."""
+    """Two rounds, sampled by two policy versions."""
 
     scope: Scope
     first: dict[str, Artifact]
     second: dict[str, Artifact]
 
 
-def _play(store: Path, config: Config, tools: Tools) -> Played:
+class Watching(Tools):
+    """Notes how many of this process's own vLLM processes there are each time a learner is handed out."""
+
+    def __init__(self, server: int) -> None:
+        super().__init__()
+        self._server = server
+        self.beside_learner: list[tuple[bool, int]] = []
+        """Whether the engine was to stay, and the processes that were there."""
+
+    def learner(self, config: Config, beside_engine: bool = False) -> Learner:
+        """Of the tools that are watched."""
+        learner = super().learner(config, beside_engine)
+        others = {self._server, *(child.pid for child in psutil.Process(self._server).children(recursive=True))}
+        mine = [child for child in psutil.Process().children(recursive=True) if child.pid not in others]
+        self.beside_learner.append((beside_engine, sum("EngineCore" in child.name() for child in mine)))
+        return learner
+
+
+def _play(store: Path, config: Config, tools: Tools, until: str) -> Played:
+    """The first round, and the second as far as `until`."""
     catalog.record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
     first = _steps(Scope(store, "test", 1), tools, "update")
-    return Played(Scope(store, "test", 1), first, _steps(Scope(store, "test", 2), tools, "rollout"))
+    return Played(Scope(store, "test", 1), first, _steps(Scope(store, "test", 2), tools, until))
 
 
 def _steps(scope: Scope, tools: Tools, until: str, policy: PolicyVersion | None = None) -> dict[str, Artifact]:
@@ -132,9 +153,9 @@ def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starting]:
 
 
 @pytest.fixture(scope="module")
-def tools(starting: Starting) -> Iterator[Tools]:
+def tools(starting: Starting) -> Iterator[Watching]:
     """The process's engine is made with these."""
-    tools = Tools()
+    tools = Watching(starting.process.pid)
     yield tools
     tools.close()
 
@@ -249,38 +270,40 @@ def _compare(ours: Sequence[Completion], theirs: Sequence[Completion]) -> tuple[
 
 
 @pytest.fixture(scope="module")
-def in_process(tmp_path_factory: pytest.TempPathFactory, tools: Tools) -> Played:
+def in_process(tmp_path_factory: pytest.TempPathFactory, tools: Watching) -> Played:
     """With memory given back for the update: vLLM is shut down, and starts again for the second round."""
-    return _play(tmp_path_factory.mktemp("vllm"), _config(*IN_PROCESS), tools)
+    return _play(tmp_path_factory.mktemp("vllm"), _config(*IN_PROCESS), tools, "update")
 
 
 @pytest.fixture(scope="module")
 def by_server(tmp_path_factory: pytest.TempPathFactory, server: str) -> Played:
     tools = Tools()
-    played = _play(tmp_path_factory.mktemp("served"), _config(*_served(server)), tools)
+    played = _play(tmp_path_factory.mktemp("served"), _config(*_served(server)), tools, "rollout")
     tools.close()
     return played
 
 
-def _gaps(played: Played) -> list[float]:
-    """Engine against trainer, on every token that the update recomputed."""
+def _gaps(round: dict[str, Artifact], role: str) -> list[float]:
+    """Engine against trainer, on every token of a role that the update recomputed."""
     behaviour = {
         row["decision_id"]: row["behaviour_logprobs"]
         for step in ("rollout", "sample", "replay")
-        for row in played.first[step].rows("decisions")
+        for row in round[step].rows("decisions")
     }
     return [
         abs(ours - theirs)
-        for row in played.first["update"].rows("trained")
-        if row["policy_logprobs"] is not None
+        for row in round["update"].rows("trained")
+        if row["role"] == role and row["policy_logprobs"] is not None
         for ours, theirs in zip(row["policy_logprobs"], behaviour[row["decision_id"]], strict=True)
     ]
 
 
 def _check_played(played: Played) -> None:
-    gaps = _gaps(played)
-    assert len(gaps) > 20
-    assert fmean(gaps) < 1e-3 and max(gaps) < 0.02
+    for round in (played.first, played.second):
+        for role in ("reasoner", "actor") if "update" in round else ():
+            gaps = _gaps(round, role)
+            assert len(gaps) > 20
+            assert fmean(gaps) < 1e-3 and max(gaps) < 0.02
     before, after = played.scope.policy, played.scope.policy_after
     assert {row["policy_version"] for row in played.first["rollout"].rows("decisions")} == {before.version}
     second = played.second["rollout"].rows("decisions")
@@ -291,6 +314,13 @@ def _check_played(played: Played) -> None:
 
 def test_a_duo_round_in_process_samples_what_the_trainer_trains(in_process: Played) -> None:
     _check_played(in_process)
+
+
+def test_vllm_is_gone_while_the_trainer_trains(in_process: Played, tools: Watching) -> None:
+    assert "update" in in_process.second
+    # the probe before a round needs both; the update wants the memory
+    assert {there for stays, there in tools.beside_learner if not stays} == {0}
+    assert {there for stays, there in tools.beside_learner if stays} == {1}
 
 
 def test_a_duo_round_by_a_server_samples_what_the_trainer_trains(by_server: Played) -> None:
@@ -320,23 +350,92 @@ def _requests_of(rollout: Artifact, scope: Scope) -> tuple[list[Row], list[Row]]
 
 
 def _scored_gap(engine: Engine, policy: PolicyVersion, prompts: Sequence[Row], stored: Sequence[Row]) -> float:
-    """Mean gap of the first token's log-prob where another engine, greedy or not, is asked for the same token."""
+    """Mean gap of the tokens' log-probs where another engine's model is asked for the same ones."""
+    gaps = []
+    for prompt, row in zip(prompts, stored, strict=True):
+        ours = _scored(engine, policy.adapters["plans"], prompt["prompt_ids"], row["token_ids"])
+        gaps += [abs(own - theirs) for own, theirs in zip(ours, row["behaviour_logprobs"], strict=True)]
+    return fmean(gaps)
+
+
+def _scored(
+    engine: Engine,
+    adapter: Adapter,
+    prompt: Sequence[int],
+    tokens: Sequence[int],
+    temperature: float = 1.0,
+    top_k: int = 0,
+) -> list[float]:
+    """Log-probs of tokens, by a transformers engine's own model, among the `top_k` likeliest at that temperature."""
     import torch
 
     from stages.engines.merged_weights import MergedWeights
 
-    model = engine._model  # type: ignore[attr-defined]
     weights: MergedWeights = engine._weights  # type: ignore[attr-defined]
-    weights.show(policy.adapters["plans"])
-    gaps = []
-    for prompt, row in zip(prompts, stored, strict=True):
-        tokens = row["token_ids"]
-        with torch.no_grad():
-            logits_TV = model(input_ids=torch.tensor([[*prompt["prompt_ids"], *tokens]])).logits[0].float()
-        place_T = torch.arange(len(tokens)) + len(prompt["prompt_ids"]) - 1
-        ours = logits_TV.log_softmax(-1)[place_T, torch.tensor(tokens)].tolist()
-        gaps += [abs(own - theirs) for own, theirs in zip(ours, row["behaviour_logprobs"], strict=True)]
-    return fmean(gaps)
+    weights.show(adapter)
+    with torch.no_grad():
+        logits_TV = engine._model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0].float()  # type: ignore[attr-defined]
+    logits_TV = logits_TV[len(prompt) - 1 : -1] / temperature
+    if top_k:
+        least_T = logits_TV.topk(top_k).values[:, -1:]
+        logits_TV = logits_TV.masked_fill(logits_TV < least_T, -torch.inf)
+    found: list[float] = logits_TV.log_softmax(-1)[torch.arange(len(tokens)), torch.tensor(tokens)].tolist()
+    return found
+
+
+@pytest.mark.parametrize("where", ["vllm", "vllm_server"])
+def test_messages_are_drawn_by_their_seeds_from_the_distribution_that_was_asked_for(
+    where: str, frozen: list[Row], trained: PolicyVersion, tools: Tools, server: str
+) -> None:
+    asked = SamplingParameters(temperature=0.7, top_p=1.0, top_k=5, max_new_tokens=8)
+    seeds = (11, 12, 13, 11)
+    requests = [Request(tuple(row["token_ids"]), seeds, asked, "plans") for row in frozen[:6]]
+    served = make_engine(_config(*_served(server)).engine)
+    engine = tools.engine(_config(*IN_PROCESS), trained) if where == "vllm" else served
+    engine.use(trained)
+    said = engine.generate(requests)
+    served.close()
+    transformers = make_engine(_config().engine)
+    for request, completions in zip(requests, said, strict=True):
+        assert completions[0] == completions[3]  # the same seed, the same message
+        for completion in completions:  # of the renormalised distribution: any token past the fifth would be at -inf
+            wanted = _scored(transformers, trained.adapters["plans"], request.prompt_ids, completion.token_ids, 0.7, 5)
+            assert completion.logprobs == pytest.approx(wanted, abs=2e-3)
+    assert sum(len({completion.token_ids for completion in completions}) > 1 for completions in said) >= 3
+    transformers.close()
+
+
+def test_an_adapter_is_loaded_once_and_leaves_with_its_version(
+    trained: PolicyVersion, untrained: PolicyVersion, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = tools.engine(_config(*IN_PROCESS), untrained)
+    inside = engine._llm.llm_engine  # type: ignore[attr-defined]
+    loads, add = [], inside.add_lora
+    monkeypatch.setattr(inside, "add_lora", lambda request: (loads.append(request.lora_name), add(request))[1])
+    assert inside.list_loras() == set()
+    engine.use(trained)
+    there = inside.list_loras()
+    engine.use(PolicyVersion("the same adapters", trained.base, trained.adapters))
+    assert inside.list_loras() == there and len(there) == 2
+    assert sorted(loads) == sorted(adapter_name(adapter) for adapter in trained.adapters.values())
+    engine.use(untrained)
+    assert inside.list_loras() == set()
+
+
+def test_exchanged_adapters_in_process_stop_the_round_before_its_first_message(
+    trained: PolicyVersion, tools: Tools, tmp_path: Path
+) -> None:
+    tools.engine(_config(*IN_PROCESS), trained)  # loads both: by their digests they are there
+    plans, answers = trained.adapters["plans"], trained.adapters["answers"]
+    adapters = {
+        "plans": Adapter(plans.digest, answers.directory),
+        "answers": Adapter(answers.digest, plans.directory),
+    }
+    exchanged = PolicyVersion("exchanged", trained.base, adapters)
+    catalog.record_config(Layout(tmp_path), "test", 1, _config(*IN_PROCESS).model_dump(mode="json"))
+    with pytest.raises(EngineError, match=r"engine vllm: .*nothing was sampled under policy exchanged"):
+        _steps(Scope(tmp_path, "test", 1), tools, "rollout", exchanged)
+    assert not list(tmp_path.glob("artifacts/rollout/*/part-*"))
 
 
 def test_the_doctor_finds_the_server_well(trained: PolicyVersion, server: str) -> None:
