@@ -3,7 +3,8 @@
     python bench/advantages.py [--states 500000] [--alternatives 8] [--replays 4] [--folder DIR] [--estimator c3]
 
 16 M replays by default. numpy has the rewards in memory as a dense array already; the torch loop is one small tensor per
-state, measured on a part and scaled. The stage reads and joins ids, writes its table, and its peak memory is printed.
+state, measured on a part and scaled. The stage reads and groups ids, writes its table, puts it in place with its sha256,
+checks it in SQL and takes the digest of its rows; each of these is printed, and the peak of its memory.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from store.artifacts import Artifact, write_table
+from stages.advantages import ADVANTAGES
+from store.artifacts import Artifact, Product, open_writer, provisional, write_table
 from store.credit import write_advantages
+from store.layout import Layout
+from store.query import run_checks
 from store.schemas import DECISIONS, REWARDS
 
 PART_STATES = 25_000
@@ -90,7 +95,7 @@ def measured(command: list[str]) -> float:
     """Seconds of the stage in a process of its own: its memory is its own too."""
     run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     print(run.stdout, end="", flush=True)
-    return float(run.stdout.partition("Parquet to Parquet")[2].split()[0])
+    return float(run.stdout.partition("the stage ")[2].split()[0])
 
 
 def make_samples(chosen: argparse.Namespace) -> float:
@@ -120,18 +125,36 @@ def credit(chosen: argparse.Namespace) -> None:
         {"name": path.name, "files": {f"{table}.parquet": {} for table in SAMPLES}}
         for path in sorted(chosen.folder.glob("part-*"))
     ]
-    artifact = Artifact("bench", "made", chosen.folder, {"parts": parts, "ledger": {}})
-    target = chosen.folder / "advantages.parquet"
-    started, busy = time.perf_counter(), time.process_time()
-    write_advantages([artifact], chosen.estimator, chosen.normalisation, "state", target)
-    seconds, busy = time.perf_counter() - started, time.process_time() - busy
+    samples = Artifact("bench", "made", chosen.folder, {"parts": parts, "ledger": {}})
+    planned = {"stage": "sample", "role": "actor", "depth": 1, "messages": chosen.alternatives}
+    planned |= {"evaluations": chosen.alternatives * chosen.replays, "alternatives": chosen.alternatives}
     count = chosen.states * chosen.alternatives * chosen.replays
+    steps: dict[str, tuple[float, float]] = {}
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        started, busy = time.perf_counter(), time.process_time()
+        yield
+        steps[name] = time.perf_counter() - started, time.process_time() - busy
+
+    def write(folder: Path) -> None:
+        with timed("estimator, Parquet to Parquet"):
+            target = folder / "advantages.parquet"
+            write_advantages([samples], chosen.estimator, chosen.normalisation, "state", target)
+
+    with timed("the stage"), open_writer(Layout(chosen.folder / "store"), "advantages", "bench") as writer:
+        with timed("part in place (sha256, sync)"):
+            record = writer.write(0, Product(write_files=write), 0.0)
+        with timed("SQL checks"):
+            own = provisional("advantages", "bench", writer.path, [record])
+            run_checks("advantages", ADVANTAGES.tables, [samples, own], [{**planned, "replays": chosen.replays}])
+        with timed("digest of the rows, manifest"):
+            made = writer.finish([record], {})
+    assert made.manifest["tables"]["advantages"]["rows"] == chosen.states * chosen.alternatives
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    assert pq.read_metadata(target).num_rows == chosen.states * chosen.alternatives
-    print(
-        f"the stage, Parquet to Parquet {seconds:8.2f} s {count / seconds / 1e6:8.1f} M replays/s, "
-        f"{busy:.1f} CPU s, peak {peak:.1f} GiB"
-    )
+    for name, (seconds, busy) in steps.items():
+        print(f"{name:<31}{seconds:8.2f} s {count / seconds / 1e6:8.1f} M replays/s {busy:8.1f} CPU s")
+    print(f"peak {peak:.1f} GiB")
 
 
 def beside(chosen: argparse.Namespace) -> dict[str, float]:
@@ -158,7 +181,7 @@ def beside(chosen: argparse.Namespace) -> dict[str, float]:
 
 def report(name: str, replays: int, seconds: float) -> None:
     """One line."""
-    print(f"{name:<29} {seconds:8.2f} s {replays / seconds / 1e6:8.1f} M replays/s")
+    print(f"{name:<31}{seconds:8.2f} s {replays / seconds / 1e6:8.1f} M replays/s")
 
 
 if __name__ == "__main__":

@@ -70,9 +70,18 @@ def _leaves(name: str, array: pa.Array) -> Iterator[tuple[str, bytes]]:
     elif pa.types.is_string(kind):
         raw = array.fill_null("").cast(pa.binary())
         yield f"{name}#", _numbers(pc.binary_length(raw))
-        yield f"{name}=", b"".join(raw.to_pylist())
+        yield f"{name}=", _joined(raw)
     else:
         yield f"{name}=", _numbers(array)
+
+
+def _joined(array: pa.Array) -> bytes:
+    """The bytes of all strings, end to end: they lie so in memory."""
+    _, offsets, data = array.buffers()
+    if data is None:
+        return b""
+    bounds = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+    return bytes(memoryview(data)[bounds[0] : bounds[-1]]) if len(bounds) else b""
 
 
 def _numbers(array: pa.Array) -> bytes:
