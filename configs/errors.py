@@ -2,6 +2,7 @@
 
     C3Error
     ├── ConfigError      a configuration, command line or problem file that cannot mean what it says   (exit 2)
+    │   └── FileGone     a problem file is not where the configuration says                            (exit 2)
     ├── StoreError       an artifact that is missing, damaged, locked, or cannot be written             (exit 3)
     │   └── CheckError   a stage's rows break a SQL check: the plan was not spent exactly               (exit 3)
     ├── EngineError      the sampler: no such model, wrong policy, prompt past the window               (exit 4)
@@ -24,6 +25,10 @@ class ConfigError(C3Error):
     """What was asked for cannot be done as written; raised before anything runs."""
 
     exit_code = 2
+
+
+class FileGone(ConfigError):
+    """A file that the configuration names is not there. What was read of it before may be in the store."""
 
 
 class StoreError(C3Error):

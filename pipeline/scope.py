@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError, StoreError
+from configs.errors import ConfigError, FileGone, StoreError
 from configs.load import build_config
 from configs.schema import Config
 from pipeline.steps import EVERYTHING, PROBING, SOLO_REPLAYS, VALUES, Step, names, round_steps, step_named, steps_with
@@ -25,6 +25,10 @@ from store.policies import PolicyVersion, initial_policy, policy_of
 from store.variants import line_of_step, overrides_of, redraw_of, steps_of
 
 _ORDER = names(EVERYTHING)
+
+
+def _problem_files(config: Mapping[str, Any]) -> list[Any]:
+    return [config["problems"], config["evaluate"]["problems"]]
 
 
 def _read_beside(steps: tuple[Step, ...]) -> set[str]:
@@ -152,10 +156,29 @@ class Scope:
         redraw = 0 if policy else self.redraw
         extra = self.extra_replays
         job = Job(self.config, self.round, given, weights, redraw=redraw, extra_replays=extra, probe=self.probe)
-        key, made_from = stage_key(step.stage, job, self._weights_identity(step))
+        try:
+            key, made_from = stage_key(step.stage, job, self._weights_identity(step))
+        except FileGone:
+            read = self._read_before(step)
+            if read is None:
+                raise
+            key, made_from = read.key, read.manifest["made_from"]
         key = self._recorded_copy(step, key) if step.stage is step_named(step.name).stage else key
         job = replace(job, output=self.layout.artifact(step.stage.name, key))
         return Look(step, job, key, made_from, find(self.layout, step.stage.name, key), self.name)
+
+    def _read_before(self, step: Step) -> Artifact | None:
+        """What this run has of a problem file that is not here: it may have been copied without it, or the file moved.
+
+        Of this round or one before, under the same configuration of problems; None: it never was read.
+        """
+        wanted = _problem_files(self.config.model_dump(mode="json"))
+        for round in range(self.round, -1, -1):
+            entry = steps_of(self.layout, self.run, self.variant, round).get(step.name)
+            config = catalog.recorded_config(self.layout, self.run, round)
+            if entry and config and _problem_files(config) == wanted:
+                return find(self.layout, entry["stage"], entry["key"])
+        return None
 
     def _retry(self, look: Look, rewards: Artifact, attempt: int) -> Look:
         """The same step, grading again what is missing in its rewards, as an artifact of its own."""

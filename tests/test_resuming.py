@@ -21,7 +21,7 @@ from pipeline import commands
 from pipeline.importing import import_transcripts
 from pipeline.scope import Scope
 from pipeline.standing import standings
-from pipeline.steps import EVALUATION, step_named
+from pipeline.steps import EVALUATION, names, step_named
 from pipeline.terminal import retrying
 from pipeline.verify import verify
 from store import catalog
@@ -324,6 +324,27 @@ def test_a_store_copied_elsewhere_goes_on_with_nothing_made_again(store: Path, t
     assert drive_on(Scope(elsewhere, "test", 1, "no-loo")).made == []
     assert [finding for _, finding in verify(elsewhere) if finding] == []
     assert drive_on(Scope(elsewhere, "test", 2)).made[:1] == ["rollout"]
+
+
+def test_a_run_goes_on_without_the_problem_files_that_it_has_read(
+    store: Path, sums: Config, out_of_order: Path, tmp_path: Path
+) -> None:
+    out_of_order.write_text("")
+    held = sums.evaluate.model_copy(update={"problems": sums.problems})
+    config = sums.model_copy(update={"evaluate": held})
+    drive(store, config)
+    drive(store, config, steps=EVALUATION)
+    (tmp_path / "sums.jsonl").unlink()
+    assert drive_on(Scope(store, "test", 1)).made == []
+    assert drive_on(Scope(store, "test", 1), steps=EVALUATION).made == []
+    assert drive_on(Scope(store, "test", 2)).made == names()[1:]
+    assert [finding for _, finding in verify(store) if finding] == []
+    # what was never read cannot be known: another run, or the same file read in another way
+    with pytest.raises(ConfigError, match=r"sums\.jsonl: cannot be read"):
+        drive(store, config, run="other")
+    limited = config.model_copy(update={"problems": config.problems.model_copy(update={"limit": 2})})
+    with pytest.raises(ConfigError, match=r"sums\.jsonl: cannot be read"):
+        drive(store, limited, round=3)
 
 
 def test_no_file_says_where_it_lies(duo: Round) -> None:
