@@ -38,7 +38,7 @@ test: setup lint
 
 # two tests with a model each share the cores: a thread that waits must not spin
 test-slow: setup-slow
-	OMP_WAIT_POLICY=passive $(BIN)/pytest -m slow -n 2 --dist loadscope --durations=15
+	OMP_WAIT_POLICY=passive $(BIN)/pytest -m slow -n 2 --dist loadscope --no-loadscope-reorder --durations=15
 
 lint: setup
 	$(BIN)/ruff check .

@@ -59,6 +59,15 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
+LONGEST = ("test_kills.py", "test_vllm.py")
+"""Files of slow tests that are begun first: a worker has a file to itself, and the last one would be waited for."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Only the order; with --no-loadscope-reorder xdist keeps it."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @dataclass
 class Round:
     """A round that ran: its artifacts and reports by step."""
