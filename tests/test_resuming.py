@@ -7,23 +7,27 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from shutil import copytree
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from configs.errors import ConfigError, EvaluatorError
 from configs.load import build_config, load_config
 from configs.schema import Config, JsonlProblems, MathEvaluator, PartsConfig, RoundConfig
 from pipeline import commands
 from pipeline.importing import import_transcripts
+from pipeline.runner import Limits, make_part
 from pipeline.scope import Scope
 from pipeline.standing import standings
-from pipeline.steps import EVALUATION, step_named
-from pipeline.terminal import retrying
+from pipeline.steps import DIAGNOSIS, EVALUATION, step_named
+from pipeline.terminal import retrying, show_status
 from pipeline.verify import verify
+from stages.tools import Tools
 from store import catalog
 from store.artifacts import described, open_writer
 from store.collect import garbage, sweep
@@ -484,6 +488,59 @@ def test_status_tells_partial_running_failed_and_damaged_and_why(duo: Round) -> 
         assert _standing(store).states["rollout"] == "made"  # held by a reader of the same key, but it is there
     shutil.rmtree(rollout.path)
     assert _standing(store).states["rollout"] == "damaged"
+
+
+def _status(store: Path, width: int = 80) -> list[dict[str, str]]:
+    """The table of `c3 status`, by its headings, which stand where their column begins."""
+    console = Console(file=StringIO(), record=True, width=width)
+    show_status(console, standings(store))
+    headings, *lines = [line for line in console.export_text().splitlines() if line.strip()]
+    places = [(found[0], found.start()) for found in re.finditer(r"\S+", headings)]
+    ends = [start for _, start in places[1:]] + [width]
+    return [{name: line[start:end].strip() for (name, start), end in zip(places, ends, strict=True)} for line in lines]
+
+
+USUAL = ["run", "variant", "round", "roll", "frz", "samp", "repl", "grade", "adv", "upd", "eval", "diag"]
+
+
+def test_status_has_columns_for_the_steps_that_only_some_rounds_have_where_one_has_them(duo: Round) -> None:
+    store = duo.scope.store
+    [main] = _status(store)
+    assert list(main) == USUAL
+    drive_on(duo.scope, steps=DIAGNOSIS)  # without a replay of its own
+    [main] = _status(store)
+    assert (list(main), main["diag"]) == (USUAL, "ok")
+
+    solo = drive_on(_variant(duo, "ccpo", ["advantages.estimator=ccpo"]), until="solo")
+    main, branch = _status(store)
+    assert list(branch) == [*USUAL[:8], "solo", "sgrd", *USUAL[8:]]
+    assert (main["solo"], main["sgrd"], branch["solo"], branch["sgrd"]) == ("", "", "ok", ".")
+    (solo.artifacts["solo"].path / "manifest.json").unlink()
+    shutil.rmtree(solo.artifacts["solo"].path / "part-00001")
+    assert _status(store)[1]["solo"] == "BROKEN"
+    solo.scope.record_failure(step_named("solo_grade"), "the grader fell over")
+    assert _status(store)[1]["sgrd"] == "FAILED"
+
+
+def test_status_has_a_column_for_learned_values_and_for_replays_that_were_bought(duo: Round) -> None:
+    store = duo.scope.store
+    drive_on(_variant(duo, "mappo", ["advantages.estimator=mappo"]))
+    main, branch = _status(store, 100)
+    assert list(branch) == [*USUAL[:8], "crit", *USUAL[8:]]
+    assert (main["crit"], branch["crit"]) == ("", "ok")
+    catalog.record_extra_replays(duo.scope.layout, "test", 1, "main", 2)
+    scope = Scope(store, "test", 1)
+    look = scope.look(step_named("remeasure"), scope.artifacts_beside(DIAGNOSIS))
+    with open_writer(duo.scope.layout, "remeasure", look.key) as writer:
+        make_part(writer, look, look.step.stage.cut(look.job)[1], Tools(), Limits())
+    main, branch = _status(store, 100)
+    assert list(main) == [*USUAL[:8], "crit", *USUAL[8:11], "meas", "regr", "diag"]
+    assert [(line["meas"], line["regr"]) for line in (main, branch)] == [("part", "."), ("", "")]
+    drive_on(Scope(store, "test", 1), steps=DIAGNOSIS)
+    assert [(line["meas"], line["regr"], line["diag"]) for line in _status(store, 100)] == [
+        ("ok", "ok", "ok"),
+        ("", "", "."),
+    ]
 
 
 # ---- as a user runs it
