@@ -34,7 +34,8 @@ from store.collect import garbage, sweep
 from store.layout import Layout
 from store.locks import holding
 from store.tables import query
-from tests.conftest import Answer, Round, config_of, drive, drive_on, run_c3
+from tests.conftest import ROOT, Answer, Round, config_of, drive, drive_on, run_c3
+from tests.killing import on_import
 from tests.worlds import solo
 
 Played = Callable[[str, str], Round]
@@ -655,6 +656,54 @@ def test_a_stage_made_again_beside_says_whether_its_rows_are_equal(story: Simple
     assert {line["seconds"].split()[-1] for line in receipt.values() if line["seconds"] != "reused"} == {"equal"}
     assert story.told.steps["beside"] == story.told.steps["whole"]
     assert list((story.told.store / "artifacts").glob("*/*~*")) == []
+
+
+FICKLE = """
+from stages.evaluators.table import Grade, TableGrader
+
+grade = TableGrader.grade
+TableGrader.grade = lambda self, *given: Grade(1 - grade(self, *given).reward, "another day", None)
+"""
+"""Put before a command's flows: its evaluator gives each word the opposite of what it got."""
+
+
+def test_a_stage_made_again_to_other_rows_says_so_and_is_the_one_that_the_round_goes_on_with(
+    store: Path, tmp_path: Path, prefect_server: str
+) -> None:
+    first = drive(store, load_config("scripted-duo"), run="told")
+    (tmp_path / "sitecustomize.py").write_text(on_import("pipeline.flows", FICKLE))
+    command = ("run", "iteration", "--round", "1", "--run", "told", "--store", str(store))
+    fickle = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "PREFECT_API_URL": prefect_server}
+    answer = run_c3(tmp_path, *command, "--from", "grade", env=fickle)
+    assert answer.code == 0, answer.err
+    receipt = _receipt(answer)
+    assert receipt["grade"]["seconds"].split()[1:] == ["DIFFERS"]
+    # what follows has other inputs than before, so there is nothing of its own to hold it against
+    assert {name: line["seconds"].split()[1:] for name, line in receipt.items() if line["made"] != "0"} == {
+        "grade": ["DIFFERS"],
+        "advantages": [],
+        "update": [],
+    }
+    assert {name for name, line in receipt.items() if line["seconds"] == "reused"} == set(STEPS[:5])
+
+    layout, steps = Layout(store), catalog.round_steps(Layout(store), "told", 1)
+    before, again = (described(layout, "grade", key) for key in (first.artifacts["grade"].key, steps["grade"]["key"]))
+    assert before is not None and again is not None
+    assert again.key == f"{before.key}~2"
+    assert again.digest == steps["grade"]["digest"] != before.digest
+    earned = [{row["episode_id"]: row["reward"] for row in made.rows("rewards")} for made in (before, again)]
+    assert earned[1] == {episode: 1 - reward for episode, reward in earned[0].items()}
+    for name in ("advantages", "update"):
+        remade = described(layout, name, steps[name]["key"])
+        assert remade is not None and remade.digest != first.artifacts[name].digest
+        given = {"advantages": "grade", "update": "advantages"}[name]
+        assert remade.manifest["inputs"][given]["key"] == steps[given]["key"]
+
+    # the copy is the round's from now on, for a command like any other too
+    settled = drive_on(Scope(store, "told", 1))
+    assert settled.made == []
+    assert settled.artifacts["grade"].key == again.key
+    assert [finding for _, finding in verify(store) if finding] == []
 
 
 @pytest.mark.slow
