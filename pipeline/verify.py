@@ -146,7 +146,7 @@ def _lost_policy(scope: Scope, samples: Iterable[Artifact]) -> str | None:
     sampled = [each for each in samples if "policy" in each.manifest.get("made_from", {})]
     if scope.round <= 1 or not sampled:
         return None
-    version, before = sampled[-1].manifest["made_from"]["policy"], scope.round - 1
+    version, before = sampled[0].manifest["made_from"]["policy"], scope.round - 1
     entry = steps_of(scope.layout, scope.run, scope.variant, before).get("update")
     if entry is None:
         return f"the policy {version} it was sampled by cannot be followed: no update is recorded in round {before}"
@@ -157,7 +157,7 @@ def _lost_policy(scope: Scope, samples: Iterable[Artifact]) -> str | None:
     if damage(update):
         return f"the policy {version} it was sampled by cannot be followed: {place} is damaged"
     recorded = update.digest == entry["digest"]
-    if not recorded and version_after(update, base_of(sampled[-1]), scope.config.policies) != version:
+    if not recorded and version_after(update, base_of(sampled[0]), scope.config.policies) != version:
         return f"the policy {version} it was sampled by cannot be followed: {place} now has other weights"
     return None
 
