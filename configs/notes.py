@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from configs.schema import Config
 
-_CANCELLED = ("c3", "full_mean")
-"""Estimators that differ by the factor n/(n-1) alone."""
+_ALIKE = (("c3", "ccpo", "full_mean", "global_mean", "mappo"), ("magrpo", "no_replay", "rloo"))
+"""Estimators whose advantages differ, within a group, by a number that is the same for all of it and the factor n/(n-1)."""
 
 
 def config_notes(config: Config) -> list[str]:
     """One line per trap that the configuration is in; empty for most."""
     notes = []
     chosen = config.advantages
-    if chosen.normalisation == "group_std" and chosen.estimator in _CANCELLED:
+    alike = _same_z_score(config)
+    if chosen.normalisation == "group_std" and alike:
         notes.append(
             "advantages.normalisation=group_std: where replay counts are equal, as every plan makes them, the group z-score "
-            "cancels the factor n/(n-1), so c3 and full_mean become the same numbers; and two alternatives get +1 and -1 "
-            'whatever their returns were. Compare the two with "none" or "batch_std"'
+            "cancels the factor n/(n-1) and whatever is the same for a whole group, so "
+            f"{', '.join(alike[:-1])} and {alike[-1]} become the same numbers; and two alternatives get +1 and -1 "
+            'whatever their returns were. Compare them with "none" or "batch_std"'
         )
     if chosen.estimator == "ccpo":
         notes.append(
@@ -31,3 +33,13 @@ def config_notes(config: Config) -> list[str]:
             "k1 measures well where update.kl.coefficient is 0"
         )
     return notes
+
+
+def _same_z_score(config: Config) -> list[str]:
+    """The estimators that a group z-score makes the same as the chosen one, itself among them; empty where there are none."""
+    for names in _ALIKE:
+        # under the replay plan it leaves out other episodes for each message of a group
+        alike = [name for name in names if name != "rloo" or config.plan.kind != "replay"]
+        if config.advantages.estimator in alike:
+            return alike
+    return []

@@ -15,6 +15,9 @@ from store import catalog
 from store.artifacts import Artifact, Row
 
 _DISTRIBUTION = "advantage_"
+_VARIANCES = "variance"
+_ENOUGH_PROBLEMS = 60
+"""From so many on the intervals of variances hold as often as they say: docs/results-credit.md."""
 
 
 def settle_replays(scope: Scope, replays: int | None) -> str:
@@ -49,13 +52,24 @@ def as_json(scope: Scope, artifact: Artifact) -> dict[str, Any]:
 
 
 def show_diagnosis(console: Console, artifact: Artifact) -> None:
+    """The figures of a diagnosis."""
+    show_figures(console, figures_of(artifact))
+
+
+def show_figures(console: Console, rows: Sequence[Row]) -> None:
     """A table per role that fits 80 columns."""
-    rows = figures_of(artifact)
     console.print(
         "\nbound: none shows better, the target being noisy; nothing: one that says nothing\n"
         "p: how often one that says nothing shows as much, by permutation; of: groups",
         style="dim",
     )
+    few = [row["problems"] for row in rows if row["name"].startswith(_VARIANCES) and row["low"] is not None]
+    if few and min(few) < _ENOUGH_PROBLEMS:
+        console.print(
+            f"note: with fewer than some {_ENOUGH_PROBLEMS} problems (here {min(few)}) a variance's interval is too\n"
+            "short: it may hold the truth 80% of the time, not 95%",
+            style="yellow",
+        )
     for role in dict.fromkeys(row["role"] for row in rows):
         _show_role(console, role, [row for row in rows if row["role"] == role])
 

@@ -27,7 +27,11 @@ from store.locks import holder
 from store.variants import steps_of
 
 Standing = dict[str, Any]
-"""run, variant, round; step -> state; notes: lines for a person."""
+"""run, variant, round; states: step -> state, of the steps that the round has; notes: lines for a person."""
+
+_BOUGHT = ("remeasure", "regrade")
+"""Steps of a diagnosis with independent replays."""
+_TROUBLE = ("partial", "running", "failed", "damaged")
 
 
 def standings(store: Path, run: str | None = None) -> list[Standing]:
@@ -63,6 +67,8 @@ def _standing(scope: Scope, after_stale: bool, itself: bool) -> Standing:
                 and step.stage not in (PROBLEMS, HELDOUT)
             ):
                 state = "stale"
+            if step.name in _BOUGHT and state not in _TROUBLE and not scope.extra_replays:
+                continue  # nothing was bought: they are there and empty, or not there
             states[step.name] = state
             place = f"{scope.run} round {scope.round} {scope.variant} {step.name}"
             if state == "failed":

@@ -46,11 +46,18 @@ _STEP_HEADINGS = {
     "sample": "samp",
     "replay": "repl",
     "grade": "grade",
+    "solo": "solo",
+    "solo_grade": "sgrd",
+    "critic": "crit",
     "advantages": "adv",
     "update": "upd",
     "evaluate": "eval",
+    "remeasure": "meas",
+    "regrade": "regr",
     "diagnose": "diag",
 }
+_NOT_IN_EVERY_ROUND = ("solo", "solo_grade", "critic", "remeasure", "regrade")
+"""Have a column where a round in sight has them: 80 columns hold the others."""
 _MARKS = {
     "made": "ok",
     "reused": "reuse",
@@ -325,10 +332,12 @@ def show_status(console: Console, standings: Sequence[Standing]) -> None:
         console.print("no runs yet; `c3 run training --config arithmetic-duo --run demo --rounds 10` makes one")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("run", "variant", "round", *_STEP_HEADINGS.values()):
+    used = {name for entry in standings for name in entry["states"]}
+    shown = [name for name in _STEP_HEADINGS if name not in _NOT_IN_EVERY_ROUND or name in used]
+    for heading in ("run", "variant", "round", *(_STEP_HEADINGS[name] for name in shown)):
         table.add_column(heading, justify="right" if heading == "round" else "left")
     for entry in standings:
-        marks = (_MARKS[entry["states"][name]] for name in _STEP_HEADINGS)
+        marks = (_MARKS[entry["states"][name]] if name in entry["states"] else "" for name in shown)
         table.add_row(entry["run"], entry["variant"], str(entry["round"]), *marks)
     console.print(table)
     for note in (note for entry in standings for note in entry["notes"]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from stages.stage import Job
 from store import catalog
 from store.artifacts import Artifact, content_damage, damage, damage_at, described
 from store.catalog import Reference
+from store.descent import base_of
 from store.layout import IMPORTED, Layout
-from store.policies import PolicyVersion
+from store.policies import PolicyVersion, version_after
 from store.query import run_lineage
-from store.variants import find_variant
+from store.variants import find_variant, steps_of
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,36 @@ def _broken_rule(layout: Layout, reference: Reference, artifact: Artifact, input
         check(Look(step_named(reference.step), job, reference.key, {}, None), artifact)
         if reference.step == "advantages":
             run_lineage([*inputs.values(), *_upstream(layout, inputs.values()), artifact])
+            return _lost_policy(scope, inputs.values())
     except CheckError as error:
         return str(error)
     except C3Error as error:
         return f"cannot be checked: {error}"
+    return None
+
+
+def _lost_policy(scope: Scope, samples: Iterable[Artifact]) -> str | None:
+    """Why the policy that these were sampled by cannot be followed to the update that made it; None: it can.
+
+    An untrained policy was made by none. One that the round before has since been drawn or made again without is no damage:
+    `c3 status` calls the round stale.
+    """
+    sampled = [each for each in samples if "policy" in each.manifest.get("made_from", {})]
+    if scope.round <= 1 or not sampled:
+        return None
+    version, before = sampled[0].manifest["made_from"]["policy"], scope.round - 1
+    entry = steps_of(scope.layout, scope.run, scope.variant, before).get("update")
+    if entry is None:
+        return f"the policy {version} it was sampled by cannot be followed: no update is recorded in round {before}"
+    place = f"update {entry['key'][:12]} of round {before}"
+    update = described(scope.layout, entry["stage"], entry["key"])
+    if update is None:
+        return f"the policy {version} it was sampled by cannot be followed: {place} is gone"
+    if damage(update):
+        return f"the policy {version} it was sampled by cannot be followed: {place} is damaged"
+    recorded = update.digest == entry["digest"]
+    if not recorded and version_after(update, base_of(sampled[0]), scope.config.policies) != version:
+        return f"the policy {version} it was sampled by cannot be followed: {place} now has other weights"
     return None
 
 

@@ -85,7 +85,7 @@ class Descents:
             round,
             variant,
             policies[0] if policies else None,
-            version_after(update, _base(update)) if update else None,
+            version_after(update, base_of(update)) if update else None,
             self._stale(variant, round, list(made.values())),
         )
 
@@ -101,7 +101,7 @@ class Descents:
             return None
         # on the base and for the policies of its own configuration, which may be others from this round on
         config = catalog.recorded_config(self._layout, self._run, round) or {}
-        wanted = [version_after(before, _base(entry), config.get("policies")) for entry in made]
+        wanted = [version_after(before, base_of(entry), config.get("policies")) for entry in made]
         return [entry.manifest["made_from"]["policy"] for entry in made] != wanted
 
     def _line(self, variant: str, round: int) -> str:
@@ -121,7 +121,7 @@ class Descents:
         return {name: artifact for name, artifact in found.items() if artifact is not None}
 
 
-def _base(artifact: Artifact) -> str:
+def base_of(artifact: Artifact) -> str:
     """The digest of the untrained weights beneath what made it. A scripted world has no files: its definition stands for them."""
     weights = artifact.manifest["made_from"]["weights"]
     return str(weights.get("model") or digest(weights))

@@ -191,3 +191,18 @@ _TIMES = {"seconds", "made_at", "checksum"}
 def temporary_files(store: Path) -> list[Path]:
     """What is left of files half written."""
     return [path for path in store.rglob("*") if path.name.startswith(".tmp-")]
+
+
+def on_import(module: str, code: str) -> str:
+    """A sitecustomize that runs `code` just before a module is imported, in whatever process does so."""
+    return (
+        "import sys\n"
+        f"CODE = {code!r}\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            sys.meta_path.remove(self)\n"
+        "            exec(CODE, {})\n"
+        "        return None\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import fsum, sqrt
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from configs.notes import config_notes
 from configs.plan import ReplayPlan, RoleReplays
-from configs.schema import Config, JsonlProblems, PartsConfig, RoundConfig
+from configs.schema import AdvantagesConfig, Config, JsonlProblems, PartsConfig, RoundConfig
+from pipeline.samples import stored_samples
 from stages.problem_sources.protocol import Problem
 from store.artifacts import Product, Row, open_writer, provisional
-from store.credit import write_advantages
+from store.credit import advantages, estimators, open_returns, write_advantages
 from store.layout import Layout
-from tests.conftest import PLAYED, Round, drive
+from tests.conftest import PLAYED, Round, config_of, drive
+from tests.credits import solo_samples, valued
 from tests.worlds import Truth, diamond, duo, trio
 
 Played = Callable[[str, str], Round]
@@ -268,3 +273,42 @@ def test_branching_below_a_message_makes_its_advantage_noisier_than_the_law(stor
 def _squared_error_ratio(config: Config, count: int, role: str, store: Path) -> tuple[float, float]:
     round = drive(store, _copies(store, config, count), until="advantages")
     return _mean_and_error(_squared_errors(round, config, role))
+
+
+@pytest.mark.parametrize("plan", ["tree", "replay"])  # of episodes alone few states have siblings
+def test_a_group_z_score_brings_its_note_exactly_where_it_makes_estimators_the_same(
+    plan: str, played: Played, tmp_path: Path
+) -> None:
+    scores = _z_scores(played("duo", plan), tmp_path)
+    assert _equal(scores["c3"], scores["full_mean"])  # METHOD, section 4
+    for name, own in scores.items():
+        told = set(re.findall(r"\w+", _note(plan, name, "group_std").partition(" become the same numbers")[0]))
+        found = {other for other in scores if other != name and _equal(own, scores[other])}
+        assert told & scores.keys() - {name} == found, name
+        assert not _note(plan, name, "none") and not _note(plan, name, "batch_std")
+
+
+def _note(plan: str, estimator: str, normalisation: str) -> str:
+    """The note on what a normalisation makes of an estimator; empty where there is none."""
+    chosen = AdvantagesConfig.model_validate({"estimator": estimator, "normalisation": normalisation})
+    notes = config_notes(config_of("duo", plan, advantages=chosen))
+    return next((note for note in notes if note.startswith("advantages.normalisation")), "")
+
+
+def _z_scores(round: Round, folder: Path) -> dict[str, dict[str, float]]:
+    """Estimator -> what it credits each message with, of a round's samples; values and solo replays are any numbers."""
+    dice = Random(3)
+    states = {row["state_id"]: dice.random() for row in round.rows("decisions")}
+    told = {row["decision_id"]: (states[row["state_id"]], dice.random()) for row in round.rows("decisions")}
+    solo = solo_samples(folder, {state: [value] for state, value in states.items()})
+    connection = open_returns([*stored_samples(round.scope), valued(folder, told)], "state", [solo])
+    found = {}
+    for name in estimators():
+        rows = advantages(connection, name, "group_std").to_arrow_table().to_pylist()
+        found[name] = {row["decision_id"]: row["advantage"] for row in rows if row["advantage"] is not None}
+    return found
+
+
+def _equal(ours: Mapping[str, float], others: Mapping[str, float]) -> bool:
+    both = ours.keys() & others.keys()  # a message that is compared with nothing by one is left out
+    return bool(both) and all(ours[name] == pytest.approx(others[name], abs=1e-9) for name in both)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from io import StringIO
 from math import log, nan, sqrt
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy.stats import spearmanr
 
 from configs.errors import StoreError
+from pipeline.diagnosing import show_figures
 from pipeline.runner import Limits, make_part
 from pipeline.scope import Scope
 from pipeline.standing import standings
@@ -366,6 +369,26 @@ def test_a_round_that_has_no_credit_yet_cannot_be_diagnosed(store: Path) -> None
     scope = drive(store, config_of("duo", "tree"), until="grade").scope
     with pytest.raises(StoreError, match=r"diagnose of round 1 needs advantages, .* `c3 run iteration .* --round 1`"):
         scope.artifacts_beside(DIAGNOSIS)
+
+
+@pytest.mark.parametrize(("problems", "warned"), [(59, True), (60, False)])
+def test_whoever_reads_variances_of_few_problems_is_told_that_their_intervals_are_too_short(
+    problems: int, warned: bool, round_to_diagnose: Round
+) -> None:
+    artifact = _diagnosed(round_to_diagnose.scope, 4).artifacts["diagnose"]
+    rows = [{**row, "problems": problems} for row in artifact.rows("diagnostics")]
+    lines = _shown(rows)
+    assert any(line.startswith(f"note: with fewer than some 60 problems (here {problems})") for line in lines) is warned
+    assert max(map(len, lines)) <= 80
+    # where no interval of a variance is shown there is nothing to say
+    others = [row for row in rows if not row["name"].startswith("variance")]
+    assert not any(line.startswith("note") for line in _shown(others))
+
+
+def _shown(rows: list[Row]) -> list[str]:
+    console = Console(file=StringIO(), record=True, width=80)
+    show_figures(console, rows)
+    return console.export_text().splitlines()
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
-"""Every estimator against an oracle in plain Python, over random trees, rewards, replay counts and missing rewards.
+"""Every estimator's properties, and the formula of each that has an oracle in plain Python, over random trees, rewards,
+replay counts, missing rewards and both groupings.
 
-The oracle computes with fractions, so it is exact; what it is compared within is rounding, in units of the largest reward.
+An estimator that is only a .sql file is held to the properties that need no oracle. An oracle computes with fractions, so
+it is exact; what it is compared within is rounding, in units of the largest reward.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from tests.credits import Ending, role_of, samples, solo_samples, state_of, valu
 Exact = Fraction | None
 Credit = Mapping[str, tuple[str, Exact, Exact]]
 """Decision -> its group, mean return and baseline."""
+GroupOf = Callable[[str], str]
+Oracle = Callable[[Sequence[Ending], GroupOf], Credit]
 
 PLAIN = st.sampled_from([0.0, 1.0, 0.5, 0.1, 0.2, 0.3])
 EXTREME = st.sampled_from([1e300, -1e300, 1e-300, 5e-324, -2.5, 1e17, 1.0, 0.0])
@@ -69,45 +73,56 @@ def _returns(taken: Sequence[Ending]) -> dict[str, list[Fraction]]:
     return found
 
 
-def _leave_one_out(group_of: Callable[[str], str]) -> Callable[[Sequence[Ending]], Credit]:
-    def oracle(taken: Sequence[Ending]) -> Credit:
-        returns = _returns(taken)
-        return {
-            j: (
-                group_of(j),
-                _mean(own),
-                _mean([r for k, others in returns.items() if k != j and group_of(k) == group_of(j) for r in others]),
-            )
-            for j, own in returns.items()
-        }
+def _context_of(decision: str) -> str:
+    """In the hand-made samples a context is all that is seen at one depth of a problem."""
+    return f"{decision.partition(':')[0]}/seen at depth {decision.count('.') + 1}"
 
-    return oracle
+
+GROUPINGS: Mapping[str, GroupOf] = {"state": state_of, "context": _context_of}
+"""What advantages.group_by may be."""
+grouping = st.sampled_from(sorted(GROUPINGS))
+
+
+def _c3(taken: Sequence[Ending], group_of: GroupOf) -> Credit:
+    returns = _returns(taken)
+    return {
+        j: (
+            group_of(j),
+            _mean(own),
+            _mean([r for k, others in returns.items() if k != j and group_of(k) == group_of(j) for r in others]),
+        )
+        for j, own in returns.items()
+    }
 
 
 def _problem_and_role(decision: str) -> str:
     return f"{decision.partition(':')[0]}/{role_of(decision)}"
 
 
-def _full_mean(taken: Sequence[Ending]) -> Credit:
+def _no_replay(taken: Sequence[Ending], group_of: GroupOf) -> Credit:
+    return _c3(taken, _problem_and_role)
+
+
+def _full_mean(taken: Sequence[Ending], group_of: GroupOf) -> Credit:
     means = {j: _mean(own) for j, own in _returns(taken).items()}
     found = {}
     for j, q in means.items():
-        group = [m for k, m in means.items() if state_of(k) == state_of(j) and m is not None]
-        found[j] = (state_of(j), q, _mean(group) if len(group) > 1 else None)
+        group = [m for k, m in means.items() if group_of(k) == group_of(j) and m is not None]
+        found[j] = (group_of(j), q, _mean(group) if len(group) > 1 else None)
     return found
 
 
-def _global_mean(taken: Sequence[Ending]) -> Credit:
+def _global_mean(taken: Sequence[Ending], group_of: GroupOf) -> Credit:
     means = {j: _mean(own) for j, own in _returns(taken).items()}
     batch = [m for m in means.values() if m is not None]
-    return {j: (state_of(j), q, _mean(batch) if len(batch) > 1 else None) for j, q in means.items()}
+    return {j: (group_of(j), q, _mean(batch) if len(batch) > 1 else None) for j, q in means.items()}
 
 
 def _by_problem(taken: Sequence[Ending], problem: str) -> list[Ending]:
     return [e for e in taken if e.messages[0].partition(":")[0] == problem and e.reward is not None]
 
 
-def _magrpo(taken: Sequence[Ending]) -> Credit:
+def _magrpo(taken: Sequence[Ending], group_of: GroupOf) -> Credit:
     found = {}
     for j, own in _returns(taken).items():
         rewards = [Fraction(e.reward or 0) for e in _by_problem(taken, j.partition(":")[0])]
@@ -115,7 +130,7 @@ def _magrpo(taken: Sequence[Ending]) -> Credit:
     return found
 
 
-def _rloo(taken: Sequence[Ending]) -> Credit:
+def _rloo(taken: Sequence[Ending], group_of: GroupOf) -> Credit:
     found = {}
     for j, own in _returns(taken).items():
         others = [e for e in _by_problem(taken, j.partition(":")[0]) if j not in e.messages]
@@ -133,10 +148,10 @@ def _solo(taken: Sequence[Ending]) -> dict[str, list[float | None]]:
     return {state: rewards[: len(rewards) // 2 + 1] for state, rewards in found.items()}
 
 
-def _ccpo(taken: Sequence[Ending]) -> Credit:
+def _ccpo(taken: Sequence[Ending], group_of: GroupOf) -> Credit:
     alone = _solo(sorted(taken, key=lambda e: e.episode_id))
     return {
-        j: (state_of(j), _mean(own), _mean([Fraction(r) for r in alone.get(state_of(j), []) if r is not None]))
+        j: (group_of(j), _mean(own), _mean([Fraction(r) for r in alone.get(state_of(j), []) if r is not None]))
         for j, own in _returns(taken).items()
     }
 
@@ -156,31 +171,31 @@ def _exact(value: float | None) -> Exact:
     return None if value is None else Fraction(value)
 
 
-def _mappo(taken: Sequence[Ending]) -> Credit:
+def _mappo(taken: Sequence[Ending], group_of: GroupOf) -> Credit:
     told = _told(taken)
-    return {j: (state_of(j), _mean(own), _exact(told[j][0])) for j, own in _returns(taken).items()}
+    return {j: (group_of(j), _mean(own), _exact(told[j][0])) for j, own in _returns(taken).items()}
 
 
-def _others_told(taken: Sequence[Ending], j: str) -> Exact:
-    told = {k: _told(taken)[k][1] for k in _returns(taken) if state_of(k) == state_of(j)}
+def _others_told(taken: Sequence[Ending], j: str, group_of: GroupOf) -> Exact:
+    told = {k: _told(taken)[k][1] for k in _returns(taken) if group_of(k) == group_of(j)}
     others = [Fraction(value) for k, value in told.items() if k != j and value is not None]
     return None if told[j] is None else _mean(others)
 
 
-def _value_assisted(taken: Sequence[Ending]) -> Credit:
-    return {j: (state_of(j), _mean(own), _others_told(taken, j)) for j, own in _returns(taken).items()}
+def _value_assisted(taken: Sequence[Ending], group_of: GroupOf) -> Credit:
+    return {j: (group_of(j), _mean(own), _others_told(taken, j, group_of)) for j, own in _returns(taken).items()}
 
 
-def _value_only(taken: Sequence[Ending]) -> Credit:
-    return {j: (state_of(j), _exact(_told(taken)[j][1]), _others_told(taken, j)) for j in _returns(taken)}
+def _value_only(taken: Sequence[Ending], group_of: GroupOf) -> Credit:
+    return {j: (group_of(j), _exact(_told(taken)[j][1]), _others_told(taken, j, group_of)) for j in _returns(taken)}
 
 
-ORACLES: Mapping[str, Callable[[Sequence[Ending]], Credit]] = {
-    "c3": _leave_one_out(state_of),
+ORACLES: Mapping[str, Oracle] = {
+    "c3": _c3,
     "ccpo": _ccpo,
     "full_mean": _full_mean,
     "global_mean": _global_mean,
-    "no_replay": _leave_one_out(_problem_and_role),
+    "no_replay": _no_replay,
     "magrpo": _magrpo,
     "rloo": _rloo,
     "mappo": _mappo,
@@ -189,8 +204,11 @@ ORACLES: Mapping[str, Callable[[Sequence[Ending]], Credit]] = {
 }
 
 
-def test_every_estimator_has_its_oracle() -> None:
-    assert set(ORACLES) == set(estimators())
+def test_every_oracle_has_its_estimator_and_an_estimator_without_one_is_named() -> None:
+    assert set(ORACLES) <= set(estimators())
+    without = [name for name in estimators() if name not in ORACLES]
+    if without:
+        pytest.skip(f"no oracle in this file: {', '.join(without)}; held to their rows and the other properties")
 
 
 NORMALISATIONS = ("none", "group_std", "batch_std")
@@ -198,14 +216,19 @@ Tables = Mapping[str, list[Row]]
 """Normalisation -> the advantages table."""
 
 
-def _made(parts: Sequence[Sequence[Ending]], estimator: str, normalisations: Sequence[str] = NORMALISATIONS) -> Tables:
+def _made(
+    parts: Sequence[Sequence[Ending]],
+    estimator: str,
+    normalisations: Sequence[str] = NORMALISATIONS,
+    group_by: str = "state",
+) -> Tables:
     """The advantages by one estimator."""
     with TemporaryDirectory() as folder:
         solo = solo_samples(
             Path(folder), _solo(sorted((e for part in parts for e in part), key=lambda e: e.episode_id))
         )
         told = valued(Path(folder), _told([ending for part in parts for ending in part]))
-        connection = open_returns([samples(Path(folder), parts), told], "state", [solo])
+        connection = open_returns([samples(Path(folder), parts), told], group_by, [solo])
         return {name: advantages(connection, estimator, name).to_arrow_table().to_pylist() for name in normalisations}
 
 
@@ -224,11 +247,29 @@ def _quick(examples: int) -> settings:
     )
 
 
+def _thorough(examples: int) -> settings:
+    """Others each time; a failure prints what makes it again (`reproduce_failure`)."""
+    return settings(_quick(examples), derandomize=False, database=None, print_blob=True)
+
+
 @pytest.mark.parametrize("estimator", ORACLES)
 @_quick(7)
-@given(taken=endings())
-def test_an_estimator_is_its_formula(estimator: str, taken: list[Ending]) -> None:
-    tables, expected, size = _made([taken], estimator), ORACLES[estimator](taken), _size(taken)
+@given(taken=endings(), group_by=grouping)
+def test_an_estimator_is_its_formula(estimator: str, taken: list[Ending], group_by: str) -> None:
+    _is_its_formula(estimator, taken, group_by)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ORACLES)
+@_thorough(150)
+@given(taken=endings(), group_by=grouping)
+def test_an_estimator_is_its_formula_in_many_more_cases(estimator: str, taken: list[Ending], group_by: str) -> None:
+    _is_its_formula(estimator, taken, group_by)
+
+
+def _is_its_formula(estimator: str, taken: list[Ending], group_by: str) -> None:
+    tables, size = _made([taken], estimator, group_by=group_by), _size(taken)
+    expected = ORACLES[estimator](taken, GROUPINGS[group_by])
     _equal_the_formula(tables["none"], expected, 1e-14 * size)
     for normalisation in NORMALISATIONS[1:]:
         _equal_the_normalised_formula(tables[normalisation], expected, normalisation, size)
@@ -280,25 +321,64 @@ def _equal_the_normalised_formula(table: Sequence[Row], expected: Credit, normal
 
 
 @_quick(15)
-@given(taken=endings(), data=st.data())
+@given(taken=endings(), estimator=st.sampled_from(estimators()), group_by=grouping, data=st.data())
 def test_neither_the_order_of_rows_nor_the_layout_of_parts_touches_the_last_bit(
-    taken: list[Ending], data: st.DataObject
+    taken: list[Ending], estimator: str, group_by: str, data: st.DataObject
 ) -> None:
+    _no_order_touches_the_last_bit(taken, estimator, group_by, data)
+
+
+@pytest.mark.slow
+@_thorough(300)
+@given(taken=endings(), estimator=st.sampled_from(estimators()), group_by=grouping, data=st.data())
+def test_the_last_bit_is_touched_in_none_of_many_more_cases(
+    taken: list[Ending], estimator: str, group_by: str, data: st.DataObject
+) -> None:
+    _no_order_touches_the_last_bit(taken, estimator, group_by, data)
+
+
+def _no_order_touches_the_last_bit(taken: list[Ending], estimator: str, group_by: str, data: st.DataObject) -> None:
     shuffled, cut = data.draw(st.permutations(taken)), data.draw(st.integers(0, len(taken)))
-    estimator, normalisation = data.draw(st.sampled_from(sorted(ORACLES))), data.draw(st.sampled_from(NORMALISATIONS))
-    apart = _made([shuffled[:cut], shuffled[cut:]], estimator, [normalisation])
-    assert apart == _made([taken], estimator, [normalisation])
+    normalisation = [data.draw(st.sampled_from(NORMALISATIONS))]
+    apart = _made([shuffled[:cut], shuffled[cut:]], estimator, normalisation, group_by)
+    assert apart == _made([taken], estimator, normalisation, group_by)
 
 
-@pytest.mark.parametrize("estimator", ORACLES)
+@pytest.mark.parametrize("estimator", estimators())
 @_quick(3)
-@given(taken=endings(), reward=st.one_of(EXTREME, ANY))
+@given(taken=endings(), reward=st.one_of(EXTREME, ANY), group_by=grouping)
 def test_where_all_rewards_are_equal_every_advantage_is_exactly_zero(
-    estimator: str, taken: list[Ending], reward: float
+    estimator: str, taken: list[Ending], reward: float, group_by: str
 ) -> None:
+    _equal_rewards_give_zero(estimator, taken, reward, group_by)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", estimators())
+@_thorough(40)
+@given(taken=endings(), reward=st.one_of(EXTREME, ANY), group_by=grouping)
+def test_equal_rewards_give_zero_in_many_more_cases(
+    estimator: str, taken: list[Ending], reward: float, group_by: str
+) -> None:
+    _equal_rewards_give_zero(estimator, taken, reward, group_by)
+
+
+def _equal_rewards_give_zero(estimator: str, taken: list[Ending], reward: float, group_by: str) -> None:
     equal = [Ending(e.episode_id, e.messages, e.credited, None if e.reward is None else reward) for e in taken]
-    for normalisation, table in _made([equal], estimator).items():
+    for normalisation, table in _made([equal], estimator, group_by=group_by).items():
         assert {row["advantage"] for row in table} <= {0.0, None}, normalisation
+
+
+@_quick(10)
+@given(taken=endings(), estimator=st.sampled_from(estimators()), group_by=grouping)
+def test_every_message_that_counts_has_one_row_whose_credit_is_a_finite_number_or_unknown(
+    taken: list[Ending], estimator: str, group_by: str
+) -> None:
+    returns = _returns(taken)
+    for table in _made([taken], estimator, group_by=group_by).values():
+        assert sorted(row["decision_id"] for row in table) == sorted(returns)
+        assert all(row["advantage"] is None or isfinite(row["advantage"]) for row in table)
+        assert {row["decision_id"]: row["replay_count"] for row in table} == {j: len(own) for j, own in returns.items()}
 
 
 def test_a_z_score_makes_c3_and_the_plain_mean_the_same_numbers() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.killing import Victim, contents, temporary_files
+from tests.killing import Victim, contents, on_import, temporary_files
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +96,7 @@ def test_a_ray_worker_killed_in_a_part_is_replaced_and_no_byte_differs(
     serial: dict[str, object], tmp_path: Path, prefect_server: str
 ) -> None:
     pytest.importorskip("prefect_ray", reason="needs the extra: pip install 'c3-credit[ray]'")
-    (tmp_path / "sitecustomize.py").write_text(_on_import("pipeline.far_parts", DYING))
+    (tmp_path / "sitecustomize.py").write_text(on_import("pipeline.far_parts", DYING))
     scythe = tmp_path / "scythe"
     victim = _command(tmp_path, prefect_server, "workers.runner=ray", "workers.count=4", SCYTHE=str(scythe))
     victim.start()
@@ -104,18 +104,3 @@ def test_a_ray_worker_killed_in_a_part_is_replaced_and_no_byte_differs(
     assert scythe.exists() and int(scythe.read_text()) != victim.process.pid  # it was a worker that died
     assert _artifacts(victim.store) == serial
     assert temporary_files(victim.store) == []
-
-
-def _on_import(module: str, code: str) -> str:
-    """A sitecustomize that runs `code` just before a module is imported, in whatever process does so."""
-    return (
-        "import sys\n"
-        f"CODE = {code!r}\n"
-        "class Finder:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name == {module!r}:\n"
-        "            sys.meta_path.remove(self)\n"
-        "            exec(CODE, {})\n"
-        "        return None\n"
-        "sys.meta_path.insert(0, Finder())\n"
-    )

@@ -19,6 +19,8 @@ from configs.load import load_config
 from store.catalog import round_steps
 from store.layout import Layout
 from tests.conftest import ROOT, Answer, drive
+from tests.killing import contents
+from tests.test_damage import HARMS, flip_a_bit
 
 Command = Callable[..., Answer]
 STEPS = ["problems", "rollout", "freeze", "sample", "replay", "grade", "advantages", "update"]
@@ -204,3 +206,25 @@ def test_a_question_and_a_round_with_solo_replays_are_seen_too(
     steps = _states(prefect_server, _flow_runs(prefect_server, "asked · round 1")[-1])
     solo = {name: state for name, state in steps.items() if name.startswith("solo") and " of " not in name}
     assert solo == {"solo · round 1": "Completed", "solo_grade · round 1": "Completed"}
+
+
+@pytest.mark.parametrize(
+    "harm", [flip_a_bit, *(pytest.param(harm, marks=pytest.mark.slow) for harm in HARMS if harm is not flip_a_bit)]
+)
+def test_what_prefect_remembers_of_a_finished_round_may_be_damaged(
+    harm: Callable[[Path], object], reporting: Command, prefect_server: str, store: Path
+) -> None:
+    run = f"forgetful-{harm.__name__.replace('_', '-')}"
+    drive(store, load_config("scripted-duo"), run=run)
+    before = contents(store)
+    stage = ("run", "stage", "grade", "--run", run, "--round", "1")
+    reporting(*stage)
+    remembered = [path for path in (store / "prefect/results").rglob("*") if path.is_file()]
+    assert len(remembered) == 1
+    harm(remembered[0])
+    for _ in range(2):  # and what is remembered is whole again
+        answer = reporting(*stage)
+        assert answer.err == "" and "reused" in answer.out
+    assert contents(store) == before
+    *_, last = _flow_runs(prefect_server, f"{run} · round 1 · grade")
+    assert _states(prefect_server, last) == {"grade · round 1": "Cached"}

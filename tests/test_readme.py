@@ -41,6 +41,25 @@ def test_a_query_of_the_readme_finds_rows(meaning: str, text: str, store: Path) 
     assert rows and all(None not in row for row in rows)
 
 
+def test_what_roles_earned_is_told_variant_by_variant(store: Path) -> None:
+    [(_, text)] = [found for found in QUERIES if "what each role earned" in found[0]]
+    relation = query(Layout(store), text)
+    rows = [dict(zip(relation.columns, row, strict=True)) for row in fetch(relation)]
+    spreads = {(row["variant"], row["round"], row["role"]): row["spread"] for row in rows}
+    assert len(spreads) == len(rows) == 6  # two rounds of the main line and one of the variant, two roles each
+    for role, shrunk in (("reasoner", 1 / 2), ("actor", 3 / 4)):  # full_mean is c3 shrunk by (n - 1) / n
+        assert spreads["no-loo", 1, role] == pytest.approx(spreads["main", 1, role] * shrunk)
+
+
+def test_the_messages_that_helped_most_are_ten_and_each_is_there_once(store: Path) -> None:
+    [(_, text)] = [found for found in QUERIES if "helped most" in found[0]]
+    relation = query(Layout(store), text)
+    rows = [dict(zip(relation.columns, row, strict=True)) for row in fetch(relation)]
+    assert len({(row["run"], row["round"], row["decision_id"]) for row in rows}) == len(rows) == 10
+    best = "SELECT advantage FROM advantages WHERE variant = 'main' ORDER BY advantage DESC LIMIT 10"
+    assert [row["advantage"] for row in rows] == [value for (value,) in fetch(query(Layout(store), best))]
+
+
 def test_variants_are_joined_message_by_message(store: Path) -> None:
     [(_, text)] = [found for found in QUERIES if "variants" in found[0]]
     rows = fetch(query(Layout(store), text))

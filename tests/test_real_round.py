@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pvariance
 
 import pytest
+from rich.console import Console
 
 from configs.load import load_config
 from configs.schema import Config
+from pipeline.comparing import compare, show_comparison
+from pipeline.why import number, question_of, signed, why
+from pipeline.why_text import page_lines
 from stages.engines.make import make_codec
 from stages.problem_sources.protocol import Problem
 from stages.team import frozen_state, render
 from stages.tools import Tools
+from store.comparison import comparable
 from tests.conftest import Round, drive
 
 pytestmark = pytest.mark.slow
@@ -103,6 +109,48 @@ def test_the_same_round_again_has_the_same_rows(real: Round, tmp_path: Path) -> 
     again = drive(tmp_path, _config())  # with a model loaded anew
     for name, artifact in real.artifacts.items():
         assert again.artifacts[name].digest == artifact.digest, name
+
+
+def test_compare_puts_the_estimators_side_by_side_and_generates_nothing(real: Round) -> None:
+    before = {path: path.stat().st_mtime_ns for path in real.scope.store.rglob("*") if path.is_file()}
+    found = compare(real.scope)
+    assert {path: path.stat().st_mtime_ns for path in real.scope.store.rglob("*") if path.is_file()} == before
+    assert {row["estimator"] for row in found.by_estimator} == set(comparable(False))
+    stored = [row for row in real.rows("advantages") if row["role"] == "actor"]
+    [c3] = [row for row in found.by_estimator if (row["estimator"], row["role"]) == ("c3", "actor")]
+    assert (c3["alternatives"], c3["undefined"]) == (len(stored), 0)
+    assert c3["variance"] == pytest.approx(pvariance([row["advantage"] for row in stored]), abs=1e-12)
+    # at equal counts the plain mean is the leave-one-out shrunk by (n - 1) / n: they order alike
+    pairs = {(row["estimator"], row["other"], row["role"]): row for row in found.by_pair}
+    alike = pairs.get(("c3", "full_mean", "actor")) or pairs["full_mean", "c3", "actor"]
+    assert alike["sign_agreement"] == 1
+    console = Console(file=StringIO(), record=True, width=80)
+    show_comparison(console, real.scope, found)
+    text = console.export_text()
+    assert all(f"{name} " in text for name in comparable(False))
+
+
+def test_why_shows_the_question_what_was_seen_and_the_arithmetic_of_a_real_advantage(real: Round) -> None:
+    codec = make_codec(real.scope.config.engine)
+    credit, contexts = real.by_id("advantages", "decision_id"), real.by_id("contexts", "state_id")
+    problems = real.by_id("problems", "problem_id")
+    page = why(real.scope, *question_of(None, "actor", None, 3, None))
+    lines = list(page_lines(page))
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(line.removeprefix("  |") for line in lines).split())
+    for group in page["groups"]:
+        question = " ".join(problems[group["problem_id"]]["question"].split())
+        assert group["context"] == codec.decode(contexts[group["state_id"]]["token_ids"])
+        assert question in " ".join(group["context"].split())  # the Actor was asked it
+        assert f"question: {question}" in text
+        for shown in (row for row in group["alternatives"] if row["asked"]):
+            j = credit[shown["decision_id"]]
+            others = [row for row in credit.values() if row["state_id"] == j["state_id"] and row is not j]
+            below = sum(row["replay_count"] for row in others)
+            baseline = sum(row["replay_count"] * row["mean_return"] for row in others) / below
+            assert j["advantage"] == shown["advantage"] == pytest.approx(j["mean_return"] - baseline, abs=1e-12)
+            assert any(line.startswith("b = ") and f" = {number(baseline)}" in line for line in shown["arithmetic"])
+            assert f"= {signed(j['advantage'])}" in shown["arithmetic"][-1]
 
 
 def test_two_rounds_go_on_from_the_new_policy(real: Round, tools: Tools) -> None:

@@ -7,30 +7,35 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from shutil import copytree
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from configs.errors import ConfigError, EvaluatorError
 from configs.load import build_config, load_config
 from configs.schema import Config, JsonlProblems, MathEvaluator, PartsConfig, RoundConfig
 from pipeline import commands
 from pipeline.importing import import_transcripts
+from pipeline.runner import Limits, make_part
 from pipeline.scope import Scope
 from pipeline.standing import standings
-from pipeline.steps import EVALUATION, names, step_named
-from pipeline.terminal import retrying
+from pipeline.steps import DIAGNOSIS, EVALUATION, names, step_named
+from pipeline.terminal import retrying, show_status
 from pipeline.verify import verify
+from stages.tools import Tools
 from store import catalog
 from store.artifacts import described, open_writer
 from store.collect import garbage, sweep
 from store.layout import Layout
 from store.locks import holding
 from store.tables import query
-from tests.conftest import Answer, Round, config_of, drive, drive_on, run_c3
+from tests.conftest import ROOT, Answer, Round, config_of, drive, drive_on, run_c3
+from tests.killing import on_import
 from tests.worlds import solo
 
 Played = Callable[[str, str], Round]
@@ -507,6 +512,59 @@ def test_status_tells_partial_running_failed_and_damaged_and_why(duo: Round) -> 
     assert _standing(store).states["rollout"] == "damaged"
 
 
+def _status(store: Path, width: int = 80) -> list[dict[str, str]]:
+    """The table of `c3 status`, by its headings, which stand where their column begins."""
+    console = Console(file=StringIO(), record=True, width=width)
+    show_status(console, standings(store))
+    headings, *lines = [line for line in console.export_text().splitlines() if line.strip()]
+    places = [(found[0], found.start()) for found in re.finditer(r"\S+", headings)]
+    ends = [start for _, start in places[1:]] + [width]
+    return [{name: line[start:end].strip() for (name, start), end in zip(places, ends, strict=True)} for line in lines]
+
+
+USUAL = ["run", "variant", "round", "roll", "frz", "samp", "repl", "grade", "adv", "upd", "eval", "diag"]
+
+
+def test_status_has_columns_for_the_steps_that_only_some_rounds_have_where_one_has_them(duo: Round) -> None:
+    store = duo.scope.store
+    [main] = _status(store)
+    assert list(main) == USUAL
+    drive_on(duo.scope, steps=DIAGNOSIS)  # without a replay of its own
+    [main] = _status(store)
+    assert (list(main), main["diag"]) == (USUAL, "ok")
+
+    solo = drive_on(_variant(duo, "ccpo", ["advantages.estimator=ccpo"]), until="solo")
+    main, branch = _status(store)
+    assert list(branch) == [*USUAL[:8], "solo", "sgrd", *USUAL[8:]]
+    assert (main["solo"], main["sgrd"], branch["solo"], branch["sgrd"]) == ("", "", "ok", ".")
+    (solo.artifacts["solo"].path / "manifest.json").unlink()
+    shutil.rmtree(solo.artifacts["solo"].path / "part-00001")
+    assert _status(store)[1]["solo"] == "BROKEN"
+    solo.scope.record_failure(step_named("solo_grade"), "the grader fell over")
+    assert _status(store)[1]["sgrd"] == "FAILED"
+
+
+def test_status_has_a_column_for_learned_values_and_for_replays_that_were_bought(duo: Round) -> None:
+    store = duo.scope.store
+    drive_on(_variant(duo, "mappo", ["advantages.estimator=mappo"]))
+    main, branch = _status(store, 100)
+    assert list(branch) == [*USUAL[:8], "crit", *USUAL[8:]]
+    assert (main["crit"], branch["crit"]) == ("", "ok")
+    catalog.record_extra_replays(duo.scope.layout, "test", 1, "main", 2)
+    scope = Scope(store, "test", 1)
+    look = scope.look(step_named("remeasure"), scope.artifacts_beside(DIAGNOSIS))
+    with open_writer(duo.scope.layout, "remeasure", look.key) as writer:
+        make_part(writer, look, look.step.stage.cut(look.job)[1], Tools(), Limits())
+    main, branch = _status(store, 100)
+    assert list(main) == [*USUAL[:8], "crit", *USUAL[8:11], "meas", "regr", "diag"]
+    assert [(line["meas"], line["regr"]) for line in (main, branch)] == [("part", "."), ("", "")]
+    drive_on(Scope(store, "test", 1), steps=DIAGNOSIS)
+    assert [(line["meas"], line["regr"], line["diag"]) for line in _status(store, 100)] == [
+        ("ok", "ok", "ok"),
+        ("", "", "."),
+    ]
+
+
 # ---- as a user runs it
 
 
@@ -619,6 +677,54 @@ def test_a_stage_made_again_beside_says_whether_its_rows_are_equal(story: Simple
     assert {line["seconds"].split()[-1] for line in receipt.values() if line["seconds"] != "reused"} == {"equal"}
     assert story.told.steps["beside"] == story.told.steps["whole"]
     assert list((story.told.store / "artifacts").glob("*/*~*")) == []
+
+
+FICKLE = """
+from stages.evaluators.table import Grade, TableGrader
+
+grade = TableGrader.grade
+TableGrader.grade = lambda self, *given: Grade(1 - grade(self, *given).reward, "another day", None)
+"""
+"""Put before a command's flows: its evaluator gives each word the opposite of what it got."""
+
+
+def test_a_stage_made_again_to_other_rows_says_so_and_is_the_one_that_the_round_goes_on_with(
+    store: Path, tmp_path: Path, prefect_server: str
+) -> None:
+    first = drive(store, load_config("scripted-duo"), run="told")
+    (tmp_path / "sitecustomize.py").write_text(on_import("pipeline.flows", FICKLE))
+    command = ("run", "iteration", "--round", "1", "--run", "told", "--store", str(store))
+    fickle = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "PREFECT_API_URL": prefect_server}
+    answer = run_c3(tmp_path, *command, "--from", "grade", env=fickle)
+    assert answer.code == 0, answer.err
+    receipt = _receipt(answer)
+    assert receipt["grade"]["seconds"].split()[1:] == ["DIFFERS"]
+    # what follows has other inputs than before, so there is nothing of its own to hold it against
+    assert {name: line["seconds"].split()[1:] for name, line in receipt.items() if line["made"] != "0"} == {
+        "grade": ["DIFFERS"],
+        "advantages": [],
+        "update": [],
+    }
+    assert {name for name, line in receipt.items() if line["seconds"] == "reused"} == set(STEPS[:5])
+
+    layout, steps = Layout(store), catalog.round_steps(Layout(store), "told", 1)
+    before, again = (described(layout, "grade", key) for key in (first.artifacts["grade"].key, steps["grade"]["key"]))
+    assert before is not None and again is not None
+    assert again.key == f"{before.key}~2"
+    assert again.digest == steps["grade"]["digest"] != before.digest
+    earned = [{row["episode_id"]: row["reward"] for row in made.rows("rewards")} for made in (before, again)]
+    assert earned[1] == {episode: 1 - reward for episode, reward in earned[0].items()}
+    for name in ("advantages", "update"):
+        remade = described(layout, name, steps[name]["key"])
+        assert remade is not None and remade.digest != first.artifacts[name].digest
+        given = {"advantages": "grade", "update": "advantages"}[name]
+        assert remade.manifest["inputs"][given]["key"] == steps[given]["key"]
+
+    # the copy is the round's from now on, for a command like any other too
+    settled = drive_on(Scope(store, "told", 1))
+    assert settled.made == []
+    assert settled.artifacts["grade"].key == again.key
+    assert [finding for _, finding in verify(store) if finding] == []
 
 
 @pytest.mark.slow
