@@ -12,6 +12,7 @@ from typing import NoReturn
 from prefect import flow, serve
 from prefect.types.entrypoint import EntrypointType
 
+from configs.environment import store_root
 from pipeline import commands
 from pipeline.scope import Scope
 from pipeline.workbench import Silence
@@ -29,13 +30,16 @@ def requested_round(
     until: str = "update",
     workers: int | None = None,
     variant: str = MAIN,
-    store: str = "c3-store",
+    store: str | None = None,
 ) -> str:
-    """One round, as `c3 run iteration` runs it. `config`: a TOML file or preset, recorded with the run.
+    """One round, as `c3 run iteration` runs it. `config`: a TOML file or preset, recorded with the run. `store`: by
+    default what C3_STORE says there, or c3-store.
 
     Paths are those of the machine that runs it.
     """
-    scope = Scope(Path(store), checked_name(run, "run"), round, checked_name(variant, "variant"))
+    scope = Scope(
+        Path(store) if store else store_root(), checked_name(run, "run"), round, checked_name(variant, "variant")
+    )
     commands.settle_config(scope, config, overrides or [])
     commands.employ(scope, workers)
     result = commands.run_iteration(scope, Silence(), until)

@@ -136,7 +136,10 @@ STEPS = pa.schema(
         ("epoch", pa.int32()),
         ("role", pa.string()),
         ("policy", pa.string()),
-        ("rows", pa.int32()),  # alternatives with an advantage other than 0; the others move nothing
+        # what was computed: every alternative where the loss has a KL coefficient or an entropy bonus; without them only those
+        # of an advantage other than 0, since the others move nothing. The means below are over these rows and no others, so
+        # they are NULL where all groups of a role tie
+        ("rows", pa.int32()),
         ("tokens", pa.int32()),  # of those rows
         ("loss", pa.float64()),
         ("ratio_mean", pa.float64()),  # NULL: no such row

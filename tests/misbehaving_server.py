@@ -34,6 +34,9 @@ class FakeServer:
     faults: list[Fault] = field(default_factory=list)
     always: Fault | None = None
     """What it does to every completion request, once the faults are used up."""
+    lasts: int | None = None
+    """Completion requests that it answers before `then`; None: all."""
+    then: Fault | Literal["dies"] = "dies"
     adapters_allowed: bool = True
     rejects_adapters: bool = False
     processed: bool = True
@@ -56,7 +59,7 @@ class FakeServer:
     def die(self) -> None:
         """Stop listening and cut whoever is connected."""
         assert self._http is not None
-        self.always = "drops"
+        self.always, self.lasts = "drops", None
         self._http.shutdown()
         self._http.server_close()
 
@@ -143,7 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {})
 
     def _load(self, name: str, path: str) -> None:
-        if self.fake.rejects_adapters:
+        if not name:
+            self._error(400, "Both 'lora_name' and 'lora_path' must be provided.")
+        elif self.fake.rejects_adapters:
             self._error(500, "Call to add_lora method failed: LoRA rank 64 is greater than max_lora_rank 16.")
         elif name in self.fake.adapters:
             self._error(400, f"The lora adapter '{name}' has already been loaded.")
@@ -152,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {})
 
     def _complete(self, body: dict[str, Any]) -> None:
-        fault = self.fake.faults.pop(0) if self.fake.faults else self.fake.always
+        fault = self._fault()
         time.sleep(self.fake.pause)
         if fault == "drops":
             return self._drop()
@@ -182,6 +187,14 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "not_json":
             text = b"<html>gateway</html>"
         return self._write(200, text, len(text) + (100 if fault == "truncates" else 0))
+
+    def _fault(self) -> Fault | None:
+        with self.fake._lock:
+            if self.fake.lasts is not None and len(self.fake.asked) > self.fake.lasts:
+                self.fake.always, self.fake.lasts = "drops" if self.fake.then == "dies" else self.fake.then, None
+                if self.fake.then == "dies":
+                    self.fake.die()
+        return self.fake.faults.pop(0) if self.fake.faults else self.fake.always
 
     def _error(self, status: int, text: str) -> None:
         self._send(status, {"error": {"message": text, "code": status}})

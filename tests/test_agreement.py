@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from configs.errors import EngineError, Unreachable
 from configs.schema import Config, PolicyConfig, SamplingConfig, UpdateConfig, VllmServerEngineConfig
+from pipeline.doctor import Checked, examine
 from pipeline.far_parts import fill, order, probe_shared
 from pipeline.runner import Limits, make_part, make_step
 from pipeline.scope import Look, Scope
@@ -34,6 +36,7 @@ from store import catalog
 from store.artifacts import Artifact, open_writer
 from store.layout import Layout
 from store.policies import Adapter, PolicyVersion, initial_policy
+from tests.conftest import Answer
 from tests.misbehaving_server import FakeServer, Said, fake_server
 from tests.worlds import duo
 
@@ -155,6 +158,10 @@ class Bench:
             )
         return artifact
 
+    def config(self, *servers: FakeServer) -> Config:
+        """A run of these servers."""
+        return self._config([server.url for server in servers], 0, {})
+
     def _config(self, urls: list[str], seed: int, changes: dict[str, Any]) -> Config:
         update = UpdateConfig(**({"max_mean_gap": changes.pop("bound")} if "bound" in changes else {}))
         settings = {"first_pause_seconds": 0.02, "attempts": 2, "timeout_seconds": 30.0, "concurrency": 4, **changes}
@@ -254,3 +261,43 @@ def test_workers_rely_on_the_probe_of_the_command(bench: Bench, adapters: dict[s
         fill(order(look, bench.layout, part, Limits()))  # as a worker does, which has tools of its own
     workbench().tools.close()
     assert len(server.asked) - probed == len(_of_round(server)) > 0
+
+
+def test_the_doctor_tells_what_each_server_lacks(bench: Bench, adapters: dict[str, Path]) -> None:
+    closed, other, good = bench.server(adapters_allowed=False), bench.server(base=adapters["wrong"]), bench.server()
+    found: dict[str, list[Checked]] = defaultdict(list)
+    for checked in examine(bench.config(closed, other, good)):
+        found[checked.what].append(checked)
+    assert list(found) == [f"server {server.url}" for server in (closed, other, good)]
+    without, apart, well = found.values()
+    assert [checked.good for checked in without] == [
+        True,
+        False,
+    ]  # not asked for messages that it could not be trained by
+    assert "--enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True" in without[-1].said and closed.asked == []
+    assert [checked.good for checked in apart] == [True, True, False]
+    assert "nats a token from the trainer's on average, past update.max_mean_gap = 0.002" in apart[-1].said
+    assert [checked.good for checked in well] == [True, True, True]
+    assert all("\n" not in checked.said for checks in found.values() for checked in checks)
+
+
+def test_the_doctor_looks_at_the_adapters_of_a_policy(bench: Bench, adapters: dict[str, Path]) -> None:
+    deaf, good = bench.server(deaf=True), bench.server()
+    config = bench.config(deaf, good)
+    right = Adapter(adapter_digest(adapters["right"]), adapters["right"])
+    *_, last = examine(config, PolicyVersion("v1", base_digest(config.engine), {"team": right}))
+    assert last.good and list(good.adapters) == [adapter_name(right)]
+    [bad] = [c for c in examine(config, PolicyVersion("v1", base_digest(config.engine), {"team": right})) if not c.good]
+    assert bad.what == f"server {deaf.url}" and "from the untrained model, not with its adapter" in bad.said
+
+
+def test_a_check_that_fails_is_exit_code_4_and_one_that_does_not_is_0(bench: Bench, c3: Callable[..., Answer]) -> None:
+    server = bench.server(adapters_allowed=False)
+    catalog.record_config(bench.layout, "test", 1, bench.config(server).model_dump(mode="json"))
+    command = ("doctor", "--run", "test", "--store", str(bench.layout.root))
+    answer = c3(*command)
+    first, second = answer.out.splitlines()
+    assert (answer.code, answer.err) == (4, "")
+    assert first == f"ok   server {server.url}: answers, and serves the model"
+    assert second.startswith(f"bad  server {server.url}: ") and "--enable-lora" in second
+    assert c3("doctor", "--config", "scripted-duo").code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,31 @@ def mortal(writer, look, part, *rest):
 runner.make_part = mortal
 """
 """Put before every Python process of a command: whoever first begins the rollout's fourth part is killed at once."""
+TELLING = """
+import os, time
+from pathlib import Path
+from pipeline import runner
+
+make_part = runner.make_part
+
+def told(writer, look, part, *rest):
+    with open(os.environ["MAKERS"], "a") as log:
+        log.write(f"{os.getpid()} {look.step.name}\\n")
+    if look.step.name == "rollout":
+        _meet(Path(os.environ["MAKERS"]))
+    return make_part(writer, look, part, *rest)
+
+def _meet(log, seconds=60):
+    # whoever is first waits for another process to begin one too: on a busy machine it would else make them all
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        if len({line.split()[0] for line in log.read_text().splitlines() if line.endswith(" rollout")}) > 1:
+            return
+        time.sleep(0.05)
+
+runner.make_part = told
+"""
+"""The same: each part's maker is noted."""
 
 
 def _command(folder: Path, server: str, *settings: str, **environment: str) -> Victim:
@@ -86,10 +112,20 @@ def test_a_round_of_four_workers_has_the_bytes_of_a_serial_one(
     runner: str, serial: dict[str, object], tmp_path: Path, prefect_server: str
 ) -> None:
     pytest.importorskip(f"prefect_{runner}", reason=f"needs the extra: pip install 'c3-credit[{runner}]'")
-    victim = _command(tmp_path, prefect_server, f"workers.runner={runner}", "workers.count=4")
+    (tmp_path / "sitecustomize.py").write_text(_on_import("pipeline.far_parts", TELLING))
+    log = tmp_path / "makers.log"
+    victim = _command(tmp_path, prefect_server, f"workers.runner={runner}", "workers.count=4", MAKERS=str(log))
     victim.start()
     victim.finish()
     assert _artifacts(victim.store) == serial
+    makers: dict[str, list[int]] = defaultdict(list)
+    for line in log.read_text().splitlines():
+        process, step = line.split()
+        makers[step].append(int(process))
+    own = victim.process.pid
+    assert set(makers.pop("update")) == {own}  # the weights are trained where the command runs
+    assert all(own not in processes for processes in makers.values())
+    assert len(makers["rollout"]) == PARTS and len(set(makers["rollout"])) > 1
 
 
 def test_a_ray_worker_killed_in_a_part_is_replaced_and_no_byte_differs(

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import END, FAMILIES, logprobs_alone, tiny_model
+from safetensors.torch import load_file
+from tiny_models import END, FAMILIES, LETTERS, logprobs_alone, tiny_model, write_tiny_model
+from transformers import AutoModelForCausalLM
 
+import cli
 from configs.errors import ConfigError, EngineError, UpdateError
 from configs.load import build_config, load_config
+from configs.schema import PolicyConfig, TransformersEngineConfig, UpdateConfig
 from stages.engines.protocol import Request, SamplingParameters
 from stages.engines.transformers import TransformersEngine
+from stages.learners.adapter_files import FULL_FILE
 from stages.learners.full import FullLearner
 from stages.learners.make import make_learner
 from stages.learners.protocol import TrainRow
 from store.policies import Adapter, PolicyVersion, initial_policy
+from tests.conftest import drive
 from tests.worlds import duo
 
 UNTRAINED = initial_policy("base", ["team"])
@@ -138,3 +145,48 @@ def test_the_configuration_chooses_it(tmp_path: Path) -> None:
 def test_what_cannot_be_trained_in_full_is_refused(overrides: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         build_config(duo().model_dump(mode="json"), overrides)
+
+
+def test_two_rounds_train_every_weight_and_the_second_goes_on_from_the_first(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "model")
+    roles = tuple(
+        role.model_copy(update={"max_new_tokens": tokens}) for role, tokens in zip(duo().roles, (5, 1), strict=True)
+    )
+    config = duo(
+        engine=TransformersEngineConfig(model=str(model), dtype="float32", device="cpu", threads=1),
+        roles=roles,
+        policies={"team": PolicyConfig(weights="full")},
+        update=UpdateConfig(learning_rate=1e-3, minibatches=2, checkpoint_steps=1),
+        words=tuple(LETTERS[:26]),
+    )
+    first, second = (drive(tmp_path / "store", config, round=number) for number in (1, 2))
+    assert len(second.artifacts["update"].parts()) == 2
+    weights = [
+        load_file(round.artifacts["update"].parts()[-1] / "weights/team" / FULL_FILE) for round in (first, second)
+    ]
+    for earlier, later in pairwise([dict(tiny_model().named_parameters()), *weights]):
+        assert earlier.keys() == later.keys()
+        assert all(not torch.equal(earlier[name], later[name]) for name in earlier)
+    # sampled from the first round's weights: every log-prob is theirs, and not the untrained model's
+    trained = tiny_model()
+    trained.load_state_dict(weights[0], strict=False)
+    contexts = second.by_id("contexts", "state_id")
+    far = 0.0
+    for row in second.rows("decisions", "sample"):
+        assert row["policy_version"] == first.scope.policy_after.version == second.scope.policy.version
+        said = (tuple(contexts[row["state_id"]]["token_ids"]), tuple(row["token_ids"]), 1.0)
+        assert row["behaviour_logprobs"] == pytest.approx(logprobs_alone(trained, *said).tolist(), abs=5e-5)
+        far = max(
+            far, float((logprobs_alone(tiny_model(), *said) - torch.tensor(row["behaviour_logprobs"])).abs().max())
+        )
+    assert far > 1e-3
+    # two steps a round, and the optimiser's memory of all four
+    states = [
+        load_file(round.artifacts["update"].parts()[-1] / "optimizer/team.safetensors") for round in (first, second)
+    ]
+    assert [{int(state[f"{name}:step"]) for name in weights[0]} for state in states] == [{2}, {4}]
+    asked = f"export policy {tmp_path / 'out'} --merge --round 2 --run test --store {tmp_path / 'store'}"
+    cli.app(asked.split(), standalone_mode=False)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(parameter, weights[1][name]), name

@@ -118,6 +118,39 @@ def test_the_sequence_ratio_is_the_product_of_the_tokens() -> None:
     assert message.clipped_T.tolist() == [False, False, False]
 
 
+@pytest.mark.parametrize(
+    ("ratios", "advantage", "dual_clip", "loss", "clipped"),
+    [
+        # clip 1/4, and products that float64 holds exactly, though no single ratio need lie where their product does. r is the
+        # product; each of the message's tokens has the loss -min(r A, clip(r) A), and each token's log-prob moves r as a whole
+        ((2.0, 0.5, 1.25), 1.0, None, -1.25, False),  # at the edge: nothing removed yet
+        ((2.0, 0.5, 1.26), 1.0, None, -1.25, True),  # past it
+        ((2.0, 0.5, 0.74), 1.0, None, -0.74, False),  # a good message made rarer: never clipped
+        ((0.5, 2.0, 0.75), -1.0, None, 0.75, False),  # the other edge
+        ((0.5, 2.0, 0.74), -1.0, None, 0.75, True),
+        ((1.2, 1.2, 1.2), 1.0, None, -1.25, True),  # each token inside the clip, the message outside: 1.728
+        ((2.0, 2.0, 1.0), -3.0, None, 12.0, False),  # a bad message made likelier, without a bound
+        ((2.0, 2.0, 0.5), -3.0, 2.0, 6.0, False),  # r = c: the second clip's own edge
+        ((2.0, 2.0, 1.0), -3.0, 2.0, 6.0, True),  # past it: c |A|, and no gradient
+        ((0.5, 0.5, 1.0), -3.0, 2.0, 2.25, True),  # the first clip works as before
+        ((2.0, 2.0, 1.0), 3.0, 2.0, -3.75, True),  # good messages know only the first
+    ],
+)
+def test_a_sequence_ratio_clips_the_message_or_none_of_it(
+    ratios: tuple[float, ...], advantage: float, dual_clip: float | None, loss: float, clipped: bool
+) -> None:
+    policy_T = torch.tensor(ratios, dtype=torch.float64).log().requires_grad_()
+    old_T = torch.zeros(3, dtype=torch.float64)
+    result = clipped_policy_gradient(policy_T, old_T, advantage, clip=0.25, ratio="sequence", dual_clip=dual_clip)
+    assert result.loss_T.tolist() == pytest.approx([loss] * 3, rel=1e-12)
+    assert result.clipped_T.tolist() == [clipped] * 3
+    result.loss_T.mean().backward()
+    assert policy_T.grad is not None
+    # d loss / d log pi_t = -r A: a mean over three tokens, each of which moves all three
+    wanted = 0.0 if clipped else -float(torch.tensor(ratios, dtype=torch.float64).prod()) * advantage
+    assert policy_T.grad.tolist() == pytest.approx([wanted] * 3, rel=1e-12)
+
+
 @pytest.mark.parametrize(("advantage", "losses"), [(0.5, [0.5, 1.0]), (-2.0, [-2.0, -4.0]), (0.0, [0.0, 0.0])])
 def test_reinforce_is_the_log_prob_times_the_advantage_whatever_the_ratio(
     advantage: float, losses: list[float]

@@ -12,11 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 from tiny_models import END, FAMILIES, TARGETS, VOCABULARY, WINDOW, logprobs_alone, tiny_model
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    JetMoeConfig,
+    Lfm2Config,
+    MambaConfig,
+    MistralConfig,
+    MptConfig,
+    PreTrainedConfig,
+)
 
 from configs.errors import StoreError, UpdateError
 from configs.schema import PolicyConfig
 from stages.learners import spoken, trie_attention
 from stages.learners.adapter_files import adapter_digest
+from stages.learners.causal_scoring import CausalScorer
 from stages.learners.lora import LoraLearner
 from stages.learners.packing import pack, packed_batches, padded_batches
 from stages.learners.protocol import TrainRow
@@ -230,6 +241,68 @@ def test_a_shared_prefix_has_one_node_per_token() -> None:
     assert [nodes.tolist() for nodes in packed.predicting] == [[2, 3, 4], [2, 3, 5], [1, 6]]
     assert np.flatnonzero(packed.mask_TT[5]).tolist() == [0, 1, 2, 3, 5]  # 7 sees 1 2 3 4 and itself, not 5
     assert np.flatnonzero(packed.mask_TT[6]).tolist() == [0, 1, 6]
+
+
+_SIZES = {"vocab_size": VOCABULARY, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
+_GROUPED = {**_SIZES, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": WINDOW}
+UNPACKABLE: dict[str, PreTrainedConfig] = {
+    "ALiBi": MptConfig(vocab_size=VOCABULARY, d_model=32, n_layers=2, n_heads=4, max_seq_len=WINDOW),
+    "ALiBi by a mask": BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4),
+    "convolutions": Lfm2Config(**_GROUPED, layer_types=["conv", "full_attention"], pad_token_id=0, eos_token_id=END),
+    "a recurrence": MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=8),
+}
+"""Models that look at the order in memory, or at masks of another shape."""
+
+
+def _random_model(config: PreTrainedConfig, spread: float, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    model = AutoModelForCausalLM.from_config(config)
+    draw = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=spread, generator=draw)
+    return model.to(dtype).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", UNPACKABLE)
+def test_a_model_that_looks_at_the_order_in_memory_is_refused(kind: str, dtype: torch.dtype) -> None:
+    model = _random_model(UNPACKABLE[kind], 0.1, dtype)
+    with pytest.raises(UpdateError, match=r'^learner: this model.*; set update.layout = "padded"$'):
+        CausalScorer(model, model, "packed").check_packing("team")
+
+
+def test_in_bfloat16_too_a_small_difference_that_is_no_rounding_is_refused() -> None:
+    # ALiBi where attention hardly matters: log-probs are off by a tenth, less than what bfloat16 may be for another model
+    model = _random_model(UNPACKABLE["ALiBi"], 0.02, torch.bfloat16)
+    with pytest.raises(UpdateError, match="does not read position ids and masks alone"):
+        CausalScorer(model, model, "packed").check_packing("team")
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_bfloat16_a_model_that_can_be_packed_passes(family: str, spread: float) -> None:
+    model = _random_model(tiny_model(family).config, spread, torch.bfloat16)
+    CausalScorer(model, model, "packed").check_packing("team")
+
+
+def test_a_row_past_a_sliding_window_is_refused_when_packed_and_scored_when_padded() -> None:
+    model = _random_model(MistralConfig(**_GROUPED, sliding_window=8), 0.3)
+    packed = CausalScorer(model, model, "packed")
+    packed.check_packing("team")
+    fitting, past = _rows([((1, 2, 3, 4), (5, 6, 7, 8, 9)), ((1, 2, 3, 4), (5, 6, 7, 8, 9, 1))])
+    packed.score([fitting])
+    with pytest.raises(UpdateError, match=r'a row of 9 tokens is past .* attention window of 8.*layout = "padded"'):
+        packed.score([fitting, past])
+    plain = _random_model(model.config, 0.3)
+    [scored] = CausalScorer(plain, plain, "padded").score([past])
+    torch.testing.assert_close(scored.logprob_T, logprobs_alone(plain, past.context_ids, past.token_ids, 1.0))
+
+
+def test_a_model_that_cannot_recompute_its_activations_is_refused_by_name() -> None:
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 1, "num_key_value_heads": 2}
+    model = _random_model(JetMoeConfig(**sizes, kv_channels=8, intermediate_size=16, num_local_experts=2), 0.1)
+    with pytest.raises(UpdateError, match=r"update.gradient_checkpointing: JetMoeForCausalLM cannot recompute"):
+        CausalScorer(model, model, "padded", checkpointing=True)
 
 
 def test_an_empty_context_is_refused() -> None:

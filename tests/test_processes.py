@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,8 +15,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import END, TARGETS, tiny_model
-from tokenizers import Tokenizer, decoders, models
+from tiny_models import LETTERS, TARGETS, write_tiny_model
 
 from configs.errors import ConfigError, UpdateError
 from configs.schema import KlConfig, PolicyConfig, TransformersEngineConfig, UpdateConfig
@@ -35,7 +33,6 @@ from store.pace import timed_steps
 from tests.conftest import ROOT, Round, drive
 from tests.worlds import duo
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.: {}"
 POLICY = PolicyConfig(lora_rank=4, lora_alpha=8, target_modules=TARGETS["llama"])
 
 
@@ -70,14 +67,7 @@ def test_more_processes_than_gpus_are_refused_before_anything_is_sampled(store: 
 @pytest.fixture(scope="module")
 def sampled(tmp_path_factory: pytest.TempPathFactory) -> Round:
     """A round of a tiny model, whose words are letters, up to its update."""
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model().save_pretrained(folder)
-    letters = {"<unk>": 0, **{letter: 1 + index for index, letter in enumerate(LETTERS)}, "</s>": END}
-    tokenizer = Tokenizer(models.BPE(letters, [], unk_token="<unk>"))
-    tokenizer.decoder = decoders.Fuse()  # type: ignore[assignment]
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"eos_token": "</s>", "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    folder = write_tiny_model(tmp_path_factory.mktemp("model"))
     roles = tuple(
         role.model_copy(update={"policy": role.name, "max_new_tokens": tokens})
         for role, tokens in zip(duo().roles, (5, 1), strict=True)

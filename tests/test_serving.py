@@ -44,15 +44,8 @@ def serving(tmp_path: Path, store: Path, prefect_server: str) -> Iterator[None]:
 def test_a_round_started_from_the_page_is_the_round_of_the_command(
     serving: None, prefect_server: str, store: Path, tmp_path: Path
 ) -> None:
-    deployment = _await(lambda: _get(prefect_server, "deployments/name/c3/round"))
     parameters = {"run": "asked", "round": 1, "config": "scripted-duo", "overrides": ["seed=5"]}
-    started = _post(prefect_server, f"deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
-
-    def finished() -> dict[str, Any] | None:
-        run = _get(prefect_server, f"flow_runs/{started['id']}")
-        return run if run and run["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED") else None
-
-    assert _await(finished)["state"]["type"] == "COMPLETED"
+    assert finished_run(prefect_server, parameters)["type"] == "COMPLETED"
     drive(tmp_path / "driven", load_config("scripted-duo", ["seed=5"]), run="asked")
     made, expected = contents(store), contents(tmp_path / "driven")
     parquet = {name: content for name, content in expected.items() if name.endswith(".parquet")}
@@ -63,6 +56,18 @@ def test_serving_without_a_server_says_how_to_start_one(c3: Callable[..., Answer
     answer = c3("serve", "--store", str(store))
     assert answer.code == 2
     assert answer.err == "c3: c3 serve: no Prefect server; start one with `c3 ui`, or set PREFECT_API_URL\n"
+
+
+def finished_run(server: str, parameters: dict[str, Any]) -> Any:
+    """Start the deployment `c3/round` as the page does, wait for its end, and tell in which state that is."""
+    deployment = _await(lambda: _get(server, "deployments/name/c3/round"))
+    started = _post(server, f"deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
+
+    def finished() -> dict[str, Any] | None:
+        run = _get(server, f"flow_runs/{started['id']}")
+        return run if run and run["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED") else None
+
+    return _await(finished)["state"]
 
 
 def _await(ask: Callable[[], Any]) -> Any:

@@ -3,7 +3,8 @@ how rows are cut into micro-batches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import log
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from tiny_models import TARGETS, tiny_model
 from configs.errors import UpdateError
 from configs.load import load_config
 from configs.schema import Config, KlConfig, PolicyConfig, ScheduleConfig, ScriptedEngineConfig, UpdateConfig
+from pipeline.steps import step_named
+from stages.engines.scripted import Vector, load_table
 from stages.learners.lora import LoraLearner
-from stages.learners.make import learner_settings
+from stages.learners.make import learner_settings, make_learner
 from stages.learners.protocol import TrainRow
 from stages.lessons import Lesson, StepPlan, collect, deal
+from stages.stage import Job
 from stages.tools import Tools
 from stages.training import Trainer
-from store.artifacts import Row
+from store.artifacts import Row, read_part
 from store.policies import initial_policy
 from tests.conftest import ROOT, drive
 from tests.worlds import duo, four_turns
@@ -146,6 +150,114 @@ def test_a_loss_that_is_not_finite_names_its_rows() -> None:
         trainer.step(StepPlan(1, 1, tuple(lessons)), 1)
 
 
+def _adamw(parameter: torch.Tensor, gradients: Sequence[torch.Tensor], rate: float, decay: float = 0.0) -> torch.Tensor:
+    """Where AdamW's formulas (arXiv 1711.05101, algorithm 2) lead, written out in float64."""
+    (first, second), at = UpdateConfig().betas, parameter.double()
+    mean, square = torch.zeros_like(at), torch.zeros_like(at)
+    for step, gradient in enumerate(gradients, start=1):
+        mean = first * mean + (1 - first) * gradient.double()
+        square = second * square + (1 - second) * gradient.double() ** 2
+        towards = (mean / (1 - first**step)) / ((square / (1 - second**step)).sqrt() + 1e-8)
+        at = at - rate * decay * at - rate * towards
+    return at
+
+
+def _descended(update: UpdateConfig, norms: Sequence[float]) -> tuple[list[float], list[list[torch.Tensor]]]:
+    """One step for each gradient of these norms: norms as told, and of every parameter where it began, its gradients
+    and where it ended."""
+    optimizers = (trainer := _trainer(update)).optimizers
+    parameters = [parameter for _, parameter in trainer.learner.named_parameters("team")]
+    draw = torch.Generator().manual_seed(3)
+    seen = [[parameter.detach().clone()] for parameter in parameters]
+    told = []
+    for norm in norms:
+        gradients = [torch.randn(parameter.shape, generator=draw) for parameter in parameters]
+        length = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+        for parameter, gradient, of in zip(parameters, gradients, seen, strict=True):
+            of.append(gradient * norm / length)
+            parameter.grad = of[-1].clone()
+        told.append(optimizers.descend(1.0)["team"][0])
+    return told, [[*of, parameter.detach()] for of, parameter in zip(seen, parameters, strict=True)]
+
+
+def test_a_step_is_by_the_clipped_gradient_and_tells_the_norm_before() -> None:
+    # Adam forgets the scale of all gradients, so one step alone would not tell; it does not forget which of two was larger
+    rate = 1e-2
+    told, moved = _descended(UpdateConfig(learning_rate=rate, max_gradient_norm=2.0), [40.0, 1.0, 10.0])
+    assert told == pytest.approx([40.0, 1.0, 10.0], rel=1e-5)
+    for start, large, small, middle, end in moved:
+        clipped = _adamw(start, [large / 20, small, middle / 5], rate)
+        torch.testing.assert_close(end.double(), clipped, rtol=1e-4, atol=1e-6)
+        assert (clipped - _adamw(start, [large, small, middle], rate)).abs().max() > 0.1 * rate
+
+
+def test_the_norm_in_the_steps_is_that_before_clipping() -> None:
+    (free, weights), (held, clipped) = (
+        _train(UpdateConfig(learning_rate=1e-2, max_gradient_norm=norm)) for norm in (1e6, 1e-3)
+    )
+    first = [row["gradient_norm"] for row in free if row["step"] == 1]
+    assert first == [row["gradient_norm"] for row in held if row["step"] == 1]
+    assert min(first) > 1e-2
+    assert any(not torch.allclose(tensor, clipped[name], atol=1e-5) for name, tensor in weights.items())
+
+
+def test_weight_decay_shrinks_weights_by_its_share_of_the_rate_beside_the_gradient() -> None:
+    update = UpdateConfig(learning_rate=0.1, weight_decay=0.5, max_gradient_norm=1e6)
+    for start, zero, end in _descended(update, [0.0])[1]:
+        assert not zero.any()
+        torch.testing.assert_close(end, (1 - 0.1 * 0.5) * start)
+    for start, first, second, end in _descended(update, [3.0, 2.0])[1]:
+        torch.testing.assert_close(end.double(), _adamw(start, [first, second], 0.1, decay=0.5), rtol=1e-4, atol=1e-6)
+
+
+def _dealt(store: Path, problems: int = 7, **update: int) -> tuple[Job, list[Lesson]]:
+    ran = drive(store, duo(problems=problems, update=UpdateConfig(**update)), until="advantages")  # type: ignore[arg-type]
+    job = ran.scope.look(step_named("update"), ran.artifacts).job
+    return job, collect(job)
+
+
+def test_every_lesson_is_dealt_once_an_epoch_and_a_problems_lessons_together(store: Path) -> None:
+    job, lessons = _dealt(store, epochs=4, minibatches=3)
+    plans = deal(job, lessons)
+    assert [(plan.number, plan.epoch) for plan in plans] == [(n, 1 + (n - 1) // 3) for n in range(1, 13)]
+    everything = sorted(lesson.row.decision_id for lesson in lessons)
+    assert len(everything) == 7 * (2 + 8)
+    for epoch in range(1, 5):
+        of_epoch = [plan for plan in plans if plan.epoch == epoch]
+        assert sorted(lesson.row.decision_id for plan in of_epoch for lesson in plan.lessons) == everything
+        assert sorted(len({lesson.problem_id for lesson in plan.lessons}) for plan in of_epoch) == [2, 2, 3]
+
+
+def test_the_order_is_another_in_every_epoch_and_for_every_seed_and_round_and_the_same_again(store: Path) -> None:
+    # 16 problems to 4 steps: 63 million ways, so that none comes twice by chance
+    job, lessons = _dealt(store, problems=16, epochs=4, minibatches=4)
+
+    def order(seed: int, round: int = 1) -> list[tuple[str, ...]]:
+        asked = replace(job, round=round, config=job.config.model_copy(update={"seed": seed}))
+        return [tuple(lesson.row.decision_id for lesson in plan.lessons) for plan in deal(asked, lessons)]
+
+    found = [order(0), order(1), order(2), order(0, round=2)]
+    epochs = [tuple(steps[first : first + 4]) for steps in found for first in range(0, 16, 4)]
+    assert len(set(epochs)) == len(epochs) == 16
+    assert order(0) == found[0]
+
+
+def test_a_step_that_was_dealt_nothing_moves_nothing(store: Path) -> None:
+    update = {"minibatches": 3, "checkpoint_steps": 1}
+    job, lessons = _dealt(store, problems=2, **update)
+    assert [len(plan.lessons) for plan in deal(job, lessons)] == [10, 10, 0]
+    config = job.config.model_copy(update={"update": job.config.update.model_copy(update={"weight_decay": 0.5})})
+    parts = drive(store, config).artifacts["update"].parts()
+    tables = [load_table(part / "weights" / "team", 3) for part in parts]
+    assert [{row["step"] for row in read_part(part, "steps")} for part in parts] == [{1}, {2}, set()]
+    assert _changed(tables[0], tables[1]) and not _changed(tables[1], tables[2])
+
+
+def _changed(one: Mapping[str, Vector], other: Mapping[str, Vector]) -> bool:
+    assert one.keys() == other.keys()
+    return any((one[key] != other[key]).any() for key in one)
+
+
 def test_the_schedule_sets_the_rate_of_every_step(store: Path) -> None:
     schedule = ScheduleConfig(kind="linear", rounds=2)
     config = duo(update=UpdateConfig(learning_rate=0.8, minibatches=2, schedule=schedule))
@@ -198,8 +310,6 @@ def test_gaps_are_stored_per_role(store: Path) -> None:
 
 
 def test_rows_without_the_engines_log_probs_are_left_out_of_importance_weights(store: Path) -> None:
-    from pipeline.steps import step_named
-
     ran = drive(store, duo(update=UpdateConfig(truncated_importance=2.0)), until="advantages")
     job = ran.scope.look(step_named("update"), ran.artifacts).job
     first = job.rows("decisions")[0]
@@ -215,9 +325,6 @@ def test_a_null_advantage_leaves_the_denominator_and_a_zero_stays_in_it(
 ) -> None:
     # three messages of a role, 2 tokens each, ratio 1, advantages 2, NULL, NULL: -2 * 2 over the 2 tokens of the first,
     # or over the 6 of all three; either way only the first is computed
-    from pipeline.steps import step_named
-    from stages.learners.make import make_learner
-
     update = UpdateConfig(undefined_advantage=undefined, minibatches=1)  # type: ignore[arg-type]
     ran = drive(store, duo(update=update), until="advantages")
     job = ran.scope.look(step_named("update"), ran.artifacts).job

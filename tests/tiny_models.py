@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig
 
 from stages.engines.key_value_cache import GROUPED_ATTENTION
@@ -21,6 +24,9 @@ TARGETS = {
     "gpt_neox": ("query_key_value", "dense"),
 }
 FAMILIES = tuple(TARGETS)
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.: {}"
+"""The words of a model that is written with a tokenizer."""
 
 
 def tiny_model(family: str = "llama") -> Any:
@@ -64,3 +70,15 @@ def logprobs_alone(model: Any, context: tuple[int, ...], tokens: tuple[int, ...]
         logits_TV = model(input_ids=torch.tensor([context + tokens])).logits[0] / temperature
     place_T = torch.arange(len(tokens)) + len(context) - 1
     return logits_TV.log_softmax(-1)[place_T, torch.tensor(tokens)]
+
+
+def write_tiny_model(folder: Path, family: str = "llama") -> Path:
+    """The model as a directory that an engine and a learner can be made of, its tokens letters; the directory."""
+    tiny_model(family).save_pretrained(folder)
+    letters = {"<unk>": 0, **{letter: 1 + index for index, letter in enumerate(LETTERS)}, "</s>": END}
+    tokenizer = Tokenizer(models.BPE(letters, [], unk_token="<unk>"))
+    tokenizer.decoder = decoders.Fuse()  # type: ignore[assignment]
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "</s>", "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder

@@ -1,0 +1,83 @@
+"""How often the engine is asked: once per role and part, with every alternative and replay of a state in it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import pytest
+
+from configs.role_graph import topological_order
+from configs.schema import PartsConfig, ScriptedEngineConfig
+from stages import tools as stage_tools
+from stages.engines.protocol import Codec, Completion, Engine, Request
+from stages.engines.scripted import ScriptedEngine
+from stages.tools import Tools
+from store.artifacts import Row, read_part
+from store.policies import PolicyVersion
+from tests.conftest import PLANS, config_of, drive
+
+STEPS = ("rollout", "sample", "replay")
+
+
+class Counting:
+    """The scripted engine, and what each call asked of it. Implements Engine."""
+
+    def __init__(self, config: ScriptedEngineConfig) -> None:
+        self._engine = ScriptedEngine(config)
+        self.codec: Codec = self._engine.codec
+        self.calls: list[list[Request]] = []
+
+    def use(self, policy: PolicyVersion) -> None:
+        self._engine.use(policy)
+
+    def generate(
+        self, requests: Sequence[Request], on_message: Callable[[int], None] = lambda count: None
+    ) -> list[list[Completion]]:
+        self.calls.append(list(requests))
+        return self._engine.generate(requests, on_message)
+
+    def make_room(self) -> None:
+        self._engine.make_room()
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("world", ["duo", "trio", "diamond"])
+def test_one_call_per_role_and_part_asks_for_all_that_a_state_needs(
+    world: str, plan: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Counting] = []
+
+    def make(config: ScriptedEngineConfig) -> Engine:
+        made.append(Counting(config))
+        return made[-1]
+
+    monkeypatch.setattr(stage_tools, "make_engine", make)
+    config = config_of(world, plan, parts=PartsConfig(problems=2), problems=6)
+    roles = topological_order({role.name: role.depends_on for role in config.roles})
+    tools = Tools()
+    for step in STEPS:
+        before = sum(len(engine.calls) for engine in made)
+        round = drive(store, config, until=step, tools=tools)
+        calls = [call for engine in made for call in engine.calls][before:]
+        # part by part and role by role: of every state the seeds of all its messages, in one request
+        wanted = [
+            sorted(_seeds_by_state(row for row in read_part(part, "decisions") if row["role"] == role))
+            for part in round.artifacts[step].parts()
+            for role in roles
+        ]
+        assert [sorted(sorted(request.seeds) for request in call) for call in calls if call] == [w for w in wanted if w]
+    assert sum(len(request.seeds) for engine in made for call in engine.calls for request in call) == len(
+        round.rows("decisions", *STEPS)
+    )
+
+
+def _seeds_by_state(rows: Iterable[Row]) -> list[list[int]]:
+    states: dict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        states[row["state_id"]].append(row["seed"])
+    return [sorted(seeds) for seeds in states.values()]
