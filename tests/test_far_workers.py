@@ -112,7 +112,7 @@ def test_a_round_of_four_workers_has_the_bytes_of_a_serial_one(
     runner: str, serial: dict[str, object], tmp_path: Path, prefect_server: str
 ) -> None:
     pytest.importorskip(f"prefect_{runner}", reason=f"needs the extra: pip install 'c3-credit[{runner}]'")
-    (tmp_path / "sitecustomize.py").write_text(_on_import("pipeline.far_parts", TELLING))
+    (tmp_path / "sitecustomize.py").write_text(on_import("pipeline.far_parts", TELLING))
     log = tmp_path / "makers.log"
     victim = _command(tmp_path, prefect_server, f"workers.runner={runner}", "workers.count=4", MAKERS=str(log))
     victim.start()
