@@ -142,6 +142,7 @@ def test_a_command_whose_disk_fills_up_ends_with_one_line_and_goes_on_when_there
     _fills_up_and_goes_on(disk, c3, prefect_server, stage, pages)
 
 
+@pytest.mark.slow
 def test_a_command_whose_disk_fills_up_says_so_through_prefect(disk: Path, c3: Command, prefect_server: str) -> None:
     _fills_up_and_goes_on(disk, c3, prefect_server, "grade", pages=3)
 

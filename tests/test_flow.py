@@ -20,7 +20,7 @@ from store.catalog import round_steps
 from store.layout import Layout
 from tests.conftest import ROOT, Answer, drive
 from tests.killing import contents
-from tests.test_damage import HARMS, flip_a_bit
+from tests.test_damage import HARMS
 
 Command = Callable[..., Answer]
 STEPS = ["problems", "rollout", "freeze", "sample", "replay", "grade", "advantages", "update"]
@@ -208,9 +208,8 @@ def test_a_question_and_a_round_with_solo_replays_are_seen_too(
     assert solo == {"solo · round 1": "Completed", "solo_grade · round 1": "Completed"}
 
 
-@pytest.mark.parametrize(
-    "harm", [flip_a_bit, *(pytest.param(harm, marks=pytest.mark.slow) for harm in HARMS if harm is not flip_a_bit)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", HARMS)
 def test_what_prefect_remembers_of_a_finished_round_may_be_damaged(
     harm: Callable[[Path], object], reporting: Command, prefect_server: str, store: Path
 ) -> None:

@@ -273,7 +273,9 @@ def _is_one_line_on_how_to_go_on(code: int, words: str) -> bool:
     return code == 130 and words.strip() == STOPPED
 
 
-@pytest.mark.parametrize(("number", "stage"), [(signal.SIGINT, "rollout"), (signal.SIGTERM, "update")])
+@pytest.mark.parametrize(
+    ("number", "stage"), [(signal.SIGINT, "rollout"), pytest.param(signal.SIGTERM, "update", marks=pytest.mark.slow)]
+)
 def test_a_command_stopped_by_hand_says_how_to_go_on_and_does(
     store: Path, prefect_server: str, number: signal.Signals, stage: str
 ) -> None:

@@ -32,7 +32,7 @@ def held(store: Path, prefect_server: str) -> Iterator[Victim]:
 @pytest.mark.parametrize(
     ("run", "what"),
     [
-        ("first", "round 1 of run 'first'"),
+        pytest.param("first", "round 1 of run 'first'", marks=pytest.mark.slow),
         ("second", "rollout "),  # another run of the same configuration shares the artifact
     ],
 )
