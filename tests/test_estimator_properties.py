@@ -261,7 +261,7 @@ def test_an_estimator_is_its_formula(estimator: str, taken: list[Ending], group_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ORACLES)
-@_thorough(150)
+@_thorough(30)
 @given(taken=endings(), group_by=grouping)
 def test_an_estimator_is_its_formula_in_many_more_cases(estimator: str, taken: list[Ending], group_by: str) -> None:
     _is_its_formula(estimator, taken, group_by)
@@ -329,7 +329,7 @@ def test_neither_the_order_of_rows_nor_the_layout_of_parts_touches_the_last_bit(
 
 
 @pytest.mark.slow
-@_thorough(300)
+@_thorough(60)
 @given(taken=endings(), estimator=st.sampled_from(estimators()), group_by=grouping, data=st.data())
 def test_the_last_bit_is_touched_in_none_of_many_more_cases(
     taken: list[Ending], estimator: str, group_by: str, data: st.DataObject
@@ -355,7 +355,7 @@ def test_where_all_rewards_are_equal_every_advantage_is_exactly_zero(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", estimators())
-@_thorough(40)
+@_thorough(10)
 @given(taken=endings(), reward=st.one_of(EXTREME, ANY), group_by=grouping)
 def test_equal_rewards_give_zero_in_many_more_cases(
     estimator: str, taken: list[Ending], reward: float, group_by: str
