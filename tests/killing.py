@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.conftest import ROOT
 
 Place = tuple[str, str]
@@ -191,6 +193,17 @@ _TIMES = {"seconds", "made_at", "checksum"}
 def temporary_files(store: Path) -> list[Path]:
     """What is left of files half written."""
     return [path for path in store.rglob("*") if path.name.startswith(".tmp-")]
+
+
+def end(process: subprocess.Popen[bytes], seconds: float = 20) -> None:
+    """Ask a process to end; it and its children are killed when they do not. One that still starts does not hear of it."""
+    if process.poll() is not None:
+        return
+    everything = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    process.terminate()
+    for left in psutil.wait_procs(everything, timeout=seconds)[1]:
+        left.kill()
+    process.wait(60)
 
 
 def on_import(module: str, code: str) -> str:

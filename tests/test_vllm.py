@@ -44,6 +44,7 @@ from store.artifacts import Artifact, Row, open_writer
 from store.layout import Layout
 from store.policies import Adapter, PolicyVersion, initial_policy
 from tests.conftest import ROOT, drive
+from tests.killing import end
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("vllm", reason="vLLM is not installed; `make setup-vllm` installs its CPU build")
@@ -148,10 +149,7 @@ def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starting]:
     try:
         yield Starting(f"http://127.0.0.1:{port}", process, log)
     finally:
-        everything = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        process.terminate()
-        for left in psutil.wait_procs(everything, timeout=20)[1]:  # one that still starts does not hear of it
-            left.kill()
+        end(process)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from configs.load import load_config
 from tests.conftest import ROOT, drive
-from tests.killing import contents
+from tests.killing import contents, end
 from tests.test_serving import finished_run
 
 pytestmark = pytest.mark.slow
@@ -46,8 +46,7 @@ def worker(environment: Mapping[str, str], store: Path, tmp_path: Path) -> Itera
     try:
         yield
     finally:
-        process.terminate()
-        process.wait(60)
+        end(process)
         # the server is the session's, and `c3 serve` has a deployment of the same name
         _prefect(environment, "--no-prompt", "deployment", "delete", "c3/round")
         _prefect(environment, "--no-prompt", "work-pool", "delete", "c3")
