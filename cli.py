@@ -646,11 +646,13 @@ def _console() -> Console:
 
 def main() -> None:
     """The console script: one line per error, and an exit code that says what kind it was."""
+    from configs.environment import prepare_threads
     from configs.errors import C3Error
     from pipeline.interruption import INTERRUPTED, arm, leave, stopped
 
     try:
         arm()
+        prepare_threads()
         app()
     except C3Error as error:
         if "--debug" in sys.argv:

@@ -18,6 +18,15 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "c3"
 
 
+def prepare_threads() -> None:
+    """To be called before torch is imported: its threads wait asleep, not in a loop, unless the user set it.
+
+    With another process on the same cores threads that spin hold each other up: an update took 190 s instead of 4 beside two
+    others. Alone it makes no difference (rounds of 24.5, 21.8, 19.2 s asleep; 25.8, 18.8, 19.6 s spinning).
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 def prefect_api_url() -> str | None:
     """The Prefect server that the user configured, if any."""
     return os.environ.get("PREFECT_API_URL") or None

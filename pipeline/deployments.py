@@ -12,7 +12,7 @@ from typing import NoReturn
 from prefect import flow, serve
 from prefect.types.entrypoint import EntrypointType
 
-from configs.environment import store_root
+from configs.environment import prepare_threads, store_root
 from pipeline import commands
 from pipeline.scope import Scope
 from pipeline.workbench import Silence
@@ -37,6 +37,7 @@ def requested_round(
 
     Paths are those of the machine that runs it.
     """
+    prepare_threads()
     scope = Scope(
         Path(store) if store else store_root(), checked_name(run, "run"), round, checked_name(variant, "variant")
     )
