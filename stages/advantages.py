@@ -38,4 +38,4 @@ def _write(job: Job, folder: Path) -> None:
     write_advantages(samples, config.estimator, config.normalisation, config.group_by, target, solo)
 
 
-ADVANTAGES = Stage("advantages", 3, ("advantages",), _slice, one_part, _make)
+ADVANTAGES = Stage("advantages", 4, ("advantages",), _slice, one_part, _make)

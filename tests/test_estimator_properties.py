@@ -7,6 +7,7 @@ it is exact; what it is compared within is rounding, in units of the largest rew
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -248,8 +249,9 @@ def _quick(examples: int) -> settings:
 
 
 def _thorough(examples: int) -> settings:
-    """Others each time; a failure prints what makes it again (`reproduce_failure`)."""
-    return settings(_quick(examples), derandomize=False, database=None, print_blob=True)
+    """As many cases, others each time where C3_OTHER_CASES is set; a failure prints what makes it again."""
+    other = "C3_OTHER_CASES" in os.environ
+    return settings(_quick(examples), derandomize=not other, database=None, print_blob=True)
 
 
 @pytest.mark.parametrize("estimator", ORACLES)

@@ -37,7 +37,7 @@ final as (
     select
         shares.* exclude (size, return_size, share) replace (
             case
-                when coalesce(spreads.spread, 0) * size <= 1e-12 * return_size then advantage
+                when coalesce(spreads.spread, 0) * size <= 1e-12 * coalesce(return_size, 0) then advantage
                 else share / spreads.spread
             end as advantage
         )

@@ -48,7 +48,7 @@ final as (
         shares.* exclude (size, return_size, share) replace (
             case
                 when advantage is null then null
-                when coalesce(spreads.spread, 0) * size <= 1e-12 * return_size then 0
+                when coalesce(spreads.spread, 0) * size <= 1e-12 * coalesce(return_size, 0) then 0
                 else (share - spreads.mean_share) / spreads.spread
             end as advantage
         )
