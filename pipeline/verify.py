@@ -147,18 +147,19 @@ def _lost_policy(scope: Scope, samples: Iterable[Artifact]) -> str | None:
     if scope.round <= 1 or not sampled:
         return None
     version, before = sampled[0].manifest["made_from"]["policy"], scope.round - 1
+    lost = f"the policy {version} it was sampled by cannot be followed: "
     entry = steps_of(scope.layout, scope.run, scope.variant, before).get("update")
     if entry is None:
-        return f"the policy {version} it was sampled by cannot be followed: no update is recorded in round {before}"
-    place = f"update {entry['key'][:12]} of round {before}"
+        return f"{lost}no update is recorded in round {before}"
+    lost += f"update {entry['key'][:12]} of round {before}"
     update = described(scope.layout, entry["stage"], entry["key"])
     if update is None:
-        return f"the policy {version} it was sampled by cannot be followed: {place} is gone"
+        return f"{lost} is gone"
     if damage(update):
-        return f"the policy {version} it was sampled by cannot be followed: {place} is damaged"
+        return f"{lost} is damaged"
     recorded = update.digest == entry["digest"]
     if not recorded and version_after(update, base_of(sampled[0]), scope.config.policies) != version:
-        return f"the policy {version} it was sampled by cannot be followed: {place} now has other weights"
+        return f"{lost} now has other weights"
     return None
 
 

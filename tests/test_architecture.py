@@ -6,6 +6,7 @@ cli -> pipeline -> stages -> store -> configs       downward only
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 import tomllib
@@ -213,6 +214,28 @@ def test_exceptions_are_caught_blindly_only_at_the_evaluators_boundary() -> None
         and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception"))
     }
     assert blind == {"stages.grade"}
+
+
+@pytest.mark.parametrize(("users_own", "found"), [({}, "passive"), ({"OMP_WAIT_POLICY": "active"}, "active")])
+def test_threads_are_told_to_wait_asleep_before_torch_is_there_unless_the_user_says_otherwise(
+    users_own: dict[str, str], found: str
+) -> None:
+    script = (
+        "import atexit, os, sys, cli\n"
+        "atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules))\n"
+        "sys.argv = ['c3', '--help']\n"
+        "cli.main()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=environment | users_own,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == f"{found} False"
 
 
 def test_nothing_heavy_is_loaded_with_the_command_line_or_the_commands() -> None:

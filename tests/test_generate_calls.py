@@ -11,38 +11,27 @@ import pytest
 from configs.role_graph import topological_order
 from configs.schema import PartsConfig, ScriptedEngineConfig
 from stages import tools as stage_tools
-from stages.engines.protocol import Codec, Completion, Engine, Request
+from stages.engines.protocol import Completion, Engine, Request
 from stages.engines.scripted import ScriptedEngine
 from stages.tools import Tools
 from store.artifacts import Row, read_part
-from store.policies import PolicyVersion
 from tests.conftest import PLANS, config_of, drive
 
 STEPS = ("rollout", "sample", "replay")
 
 
-class Counting:
-    """The scripted engine, and what each call asked of it. Implements Engine."""
+class Counting(ScriptedEngine):
+    """Keeps what each call asked of it."""
 
     def __init__(self, config: ScriptedEngineConfig) -> None:
-        self._engine = ScriptedEngine(config)
-        self.codec: Codec = self._engine.codec
+        super().__init__(config)
         self.calls: list[list[Request]] = []
-
-    def use(self, policy: PolicyVersion) -> None:
-        self._engine.use(policy)
 
     def generate(
         self, requests: Sequence[Request], on_message: Callable[[int], None] = lambda count: None
     ) -> list[list[Completion]]:
         self.calls.append(list(requests))
-        return self._engine.generate(requests, on_message)
-
-    def make_room(self) -> None:
-        self._engine.make_room()
-
-    def close(self) -> None:
-        self._engine.close()
+        return super().generate(requests, on_message)
 
 
 @pytest.mark.parametrize("plan", PLANS)

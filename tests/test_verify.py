@@ -204,6 +204,14 @@ def _lost(store: Path, why: str) -> str:
     return f"the policy {version} it was sampled by cannot be followed: update {update.name[:12]} of round 1 {why}"
 
 
+def test_advantages_whose_policy_no_round_records_are_named(forged: Path) -> None:
+    expected = _lost(forged, "").partition(": update ")[0] + ": no update is recorded in round 1"
+    record = Layout(forged).round("test", "main", 1)
+    steps = _record(record)["steps"]
+    write_record(record, {**_record(record), "steps": {name: steps[name] for name in steps if name != "update"}})
+    assert _found(forged)["2 advantages"] == expected
+
+
 def test_advantages_whose_policy_is_gone_are_named(forged: Path) -> None:
     expected = _lost(forged, "is gone")
     rmtree(_folder(forged, "update", 1))
