@@ -278,11 +278,21 @@ def test_in_bfloat16_too_a_small_difference_that_is_no_rounding_is_refused() -> 
         CausalScorer(model, model, "packed").check_packing("team")
 
 
-@pytest.mark.parametrize("spread", [0.02, 0.3])
+@pytest.mark.parametrize("spread", [0.02, 0.3, 2.0])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_in_bfloat16_a_model_that_can_be_packed_passes(family: str, spread: float) -> None:
     model = _random_model(tiny_model(family).config, spread, torch.bfloat16)
+    before = {name: (parameter.data_ptr(), parameter.dtype) for name, parameter in model.named_parameters()}
     CausalScorer(model, model, "packed").check_packing("team")
+    assert before == {name: (parameter.data_ptr(), parameter.dtype) for name, parameter in model.named_parameters()}
+
+
+def test_a_model_that_fails_on_the_check_has_its_own_weights_again() -> None:
+    model = _random_model(UNPACKABLE["a recurrence"], 0.1, torch.bfloat16)
+    before = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    with pytest.raises(UpdateError):
+        CausalScorer(model, model, "packed").check_packing("team")
+    assert before == {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
 
 
 def test_a_row_past_a_sliding_window_is_refused_when_packed_and_scored_when_padded() -> None:
