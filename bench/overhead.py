@@ -4,8 +4,9 @@
 
 1. `c3 run iteration` on a finished round, in all: from a warm and from a cold file cache, beside a process that only
    imports the libraries it cannot do without. It must need no torch, Prefect, DuckDB, pyarrow or server.
-2. The round's wall time, less what its engine, evaluator and update calls took, of the last of some rounds in one process:
-   what is left is the pipeline's own. Starting up (imports, Prefect's server) is reported beside.
+2. The round's wall time, less what its engine, evaluator and update calls took (training, and the learner's writing of its
+   weights and moments), of each of some rounds in one process: what is left is the pipeline's own. Starting up (imports,
+   Prefect's server) is reported beside.
 3. A part's cost: a scripted round of many parts as task runs of Prefect, beside the same parts called one by one.
 """
 
@@ -22,6 +23,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +133,13 @@ def share(store: Path, preset: str, rounds: int) -> None:
 def measure(command: dict[str, Any]) -> None:
     """In a process of its own: rounds as `c3 run training` runs them, every outside call timed. Prints JSON."""
     begun = time.perf_counter()
+    from configs.environment import prepare_threads
     from configs.load import load_config
     from pipeline import commands
     from pipeline.scope import Scope
     from pipeline.workbench import Silence, workbench
 
+    prepare_threads()
     store = Path(command["store"])
     spent: dict[str, float] = defaultdict(float)
     scope = Scope(store, "bench", 1)
@@ -158,7 +162,7 @@ def measure(command: dict[str, Any]) -> None:
 
 @contextmanager
 def _watching(spent: dict[str, float]) -> Iterator[None]:
-    """Time what a round waits for: the engine, the evaluator, the update's training, and the server's start."""
+    """Time what a round waits for: the engine, the evaluator, the update, and the server's start."""
     from pipeline import commands
     from stages.tools import Tools
     from stages.update import UPDATE
@@ -184,11 +188,15 @@ def _watching(spent: dict[str, float]) -> Iterator[None]:
         def __getattr__(self, name: str) -> Any:
             return getattr(self._tool, name)
 
+    def update(*given: Any) -> Any:
+        product = timed("update", make)(*given)
+        return replace(product, write_files=timed("update", product.write_files))
+
     engine, evaluator, use_server, make = Tools.engine, Tools.evaluator, commands.use_server, UPDATE.make
     Tools.engine = lambda *given: Timed(timed("engine", engine)(*given), "engine", "generate")  # type: ignore[method-assign]
     Tools.evaluator = lambda *given: Timed(evaluator(*given), "evaluator", "grade")  # type: ignore[method-assign]
     commands.use_server = lambda layout: timed("server", timed("server", use_server)(layout))
-    object.__setattr__(UPDATE, "make", timed("update", make))
+    object.__setattr__(UPDATE, "make", update)
     try:
         yield
     finally:

@@ -6,17 +6,19 @@ Cached. The manifest is the truth: a cached state whose artifact is missing or d
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import fastapi.encoders  # noqa: F401  Prefect imports it when a flow begins; here it is done while a server starts
 from prefect import Flow, flow, task
 from prefect.cache_policies import CachePolicy
-from prefect.context import TaskRunContext
+from prefect.context import SyncClientContext, TaskRunContext
 from prefect.futures import wait
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from configs.errors import C3Error, Stopped, StoreError
 from pipeline.far_parts import fill, order, probe_shared
@@ -211,10 +213,26 @@ def started(asked: Flow[..., Any], **parameters: Any) -> Any:
     workers = workbench().workers
     if workers.runner != "threads" or workers.count > 1:  # a flow of other options takes a fifth of a second to build
         asked = asked.with_options(task_runner=task_runner(workers))
-    # the thread of a flow's heartbeats ends up to a second after the flow; a server of this command's own needs none
-    settings = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}) if is_temporary() else nullcontext()
-    with settings:
-        return asked(**parameters)
+    _connect(PREFECT_API_URL.value())
+    return asked(**parameters)
+
+
+@lru_cache(maxsize=1)
+def _connect(url: str | None) -> ExitStack:
+    """Prefect's client for all flows of this process: to make one for each takes longer than to open a flow."""
+    kept = ExitStack()
+    kept.enter_context(flow_settings())
+    kept.enter_context(SyncClientContext())
+    atexit.register(kept.close)
+    return kept
+
+
+def flow_settings() -> AbstractContextManager[object]:
+    """Prefect's settings where a flow runs: as they are, but for a server of this command's own."""
+    if not is_temporary():
+        return nullcontext()
+    # the thread of a flow's heartbeats ends up to a second after the flow, and nobody asks such a server about them
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
 @flow(name="iteration", flow_run_name="{run} · round {round}", persist_result=False)

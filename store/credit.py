@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, StoreError
 from store.artifacts import Artifact, Row
-from store.query import SQL, add_table, open_tables
+from store.query import SQL, add_table, create_view, open_tables
 
 if TYPE_CHECKING:  # which estimator reads what is told without DuckDB
     import duckdb
@@ -67,7 +67,7 @@ def open_returns(
     for table in ("probes", "replays", "rewards"):
         add_table(connection, f"solo_{table}", table, solo)
     for name in ("episodes", "returns", "solo"):
-        connection.sql((SQL / f"{name}.sql").read_text()).create_view(name)
+        create_view(connection, name, (SQL / f"{name}.sql").read_text())
     return connection
 
 
@@ -86,8 +86,8 @@ def advantages(connection: duckdb.DuckDBPyConnection, estimator: str, normalisat
     import duckdb
 
     try:
-        connection.sql(estimator_file(estimator).read_text()).create_view("credit")
-        connection.sql((SQL / "normalisations" / f"{normalisation}.sql").read_text()).create_view("normalised")
+        create_view(connection, "credit", estimator_file(estimator).read_text())
+        create_view(connection, "normalised", (SQL / "normalisations" / f"{normalisation}.sql").read_text())
         connection.execute("SET VARIABLE estimator = ?", [estimator])
         connection.execute("SET VARIABLE normalisation = ?", [normalisation])
         connection.execute((SQL / "advantages.sql").read_text())

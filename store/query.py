@@ -1,9 +1,10 @@
-"""DuckDB over Parquet: SQL files run on named tables. Nothing here builds SQL from strings."""
+"""DuckDB over Parquet: SQL files run on named tables. Nothing here builds a query from strings."""
 
 from __future__ import annotations
 
 import atexit
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -27,6 +28,26 @@ def open_tables(artifacts: Sequence[Artifact], names: Sequence[str]) -> duckdb.D
     return connection
 
 
+@contextmanager
+def shared_tables(artifacts: Sequence[Artifact], names: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The same on the process's one connection, for a short query: to open one takes longer. Nobody else's meanwhile."""
+    with _sharing:
+        connection = _shared()
+        for name in names:
+            add_table(connection, name, name, artifacts)
+        yield connection
+
+
+@lru_cache(maxsize=1)
+def _shared() -> duckdb.DuckDBPyConnection:
+    """Each user sets the views that it names."""
+    atexit.register(_shared.cache_clear)  # DuckDB complains of what is still open when Python ends
+    return _connected()
+
+
+_sharing = Lock()
+
+
 def _connected() -> duckdb.DuckDBPyConnection:
     import duckdb
 
@@ -37,22 +58,31 @@ def _connected() -> duckdb.DuckDBPyConnection:
 
 def add_table(connection: duckdb.DuckDBPyConnection, view: str, table: str, artifacts: Sequence[Artifact]) -> None:
     """One table over those artifacts' parts as a view of that name; empty where none has it."""
-    files = [str(path) for artifact in artifacts for path in artifact.files(table)]
+    files = [str(path).replace("'", "''") for artifact in artifacts for path in artifact.files(table)]
     if files:
-        connection.read_parquet(files, hive_partitioning=False).create_view(view)
+        listed = ", ".join(f"'{path}'" for path in files)
+        create_view(connection, view, f"FROM read_parquet([{listed}], hive_partitioning = false)")
     else:
         from store.schemas import TABLES
 
         connection.from_arrow(TABLES[table].empty_table()).create_view(view)
 
 
+def create_view(connection: duckdb.DuckDBPyConnection, view: str, text: str) -> None:
+    """A query as a view, in place of one of that name. As a relation it would be planned more than once."""
+    connection.execute(f'CREATE OR REPLACE VIEW "{view}" AS {text}')
+
+
 def run_check(connection: duckdb.DuckDBPyConnection, path: Path, step: str) -> None:
     """Run one check: its query must return no row. CheckError quoting the check's first line and the first row."""
     text = path.read_text()
-    offences = connection.sql(text).limit(1)
-    for offence in offences.fetchall():
+    # no relation: each step of one is planned anew, which takes longer than a check
+    with connection.cursor() as asking:
+        offence = asking.execute(text).fetchone()
+        columns = [column[0] for column in asking.description or ()]
+    if offence is not None:
         claim = text.splitlines()[0].removeprefix("--").strip()
-        found = ", ".join(f"{name} {value}" for name, value in zip(offences.columns, offence, strict=True))
+        found = ", ".join(f"{name} {value}" for name, value in zip(columns, offence, strict=True))
         raise CheckError(f"check {step}/{path.stem} failed: {claim}; first offence: {found}")
 
 
@@ -77,10 +107,7 @@ def run_checks(step: str, tables: Sequence[str], artifacts: Sequence[Artifact], 
     from store.schemas import SPENDING, TABLES
 
     asked = " ".join(path.read_text() for path in files)
-    with _checking:
-        connection = _checker()
-        for name in (name for name in TABLES if name in asked):
-            add_table(connection, name, name, artifacts)
+    with shared_tables(artifacts, [name for name in TABLES if name in asked]) as connection:
         for name in (name for name in TABLES if f"own_{name}" in asked):
             add_table(connection, f"own_{name}", name, artifacts[-1:])
         connection.from_arrow(pa.Table.from_pylist(list(planned), SPENDING)).create_view("spending")
@@ -88,23 +115,10 @@ def run_checks(step: str, tables: Sequence[str], artifacts: Sequence[Artifact], 
             run_check(connection, path, step)
 
 
-@lru_cache(maxsize=1)
-def _checker() -> duckdb.DuckDBPyConnection:
-    """One for all checks of the process, each of which sets the views it names: to open one takes longer than a check."""
-    atexit.register(_checker.cache_clear)  # DuckDB complains of what is still open when Python ends
-    return _connected()
-
-
-_checking = Lock()
-
-
 def run_lineage(artifacts: Sequence[Artifact]) -> None:
     """Follow advantages back to messages, contexts, problems and policy. CheckError at the first that gets lost."""
     from store.schemas import TABLES
 
-    connection = open_tables(artifacts, list(TABLES))
-    try:
+    with shared_tables(artifacts, list(TABLES)) as connection:
         for path in sorted((SQL / "lineage").glob("*.sql")):
             run_check(connection, path, "lineage")
-    finally:
-        connection.close()

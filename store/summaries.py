@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from store.artifacts import Artifact, Row
 from store.identity import digest
-from store.query import SQL, open_tables
+from store.query import SQL, add_table, shared_tables
 
 if TYPE_CHECKING:
     import duckdb
@@ -24,26 +24,19 @@ def summary_content(artifacts: list[Artifact]) -> str:
 
 def round_summary(artifacts: list[Artifact]) -> tuple[Row, list[Row]]:
     """A round's figures over its rewards, and per role how many groups carry no signal."""
-    connection = open_tables(artifacts, ("transcripts", "replays", "rewards", "advantages"))
-    try:
+    with shared_tables(artifacts, ("transcripts", "replays", "rewards", "advantages")) as connection:
         return _rows(connection, _FIGURES)[0], _rows(connection, _SIGNAL)
-    finally:
-        connection.close()
 
 
 def accuracy_change(before: Artifact, after: Artifact) -> Row:
     """How greedy accuracy changed, paired by problem, with half the width of its 95% interval."""
-    import duckdb
-
-    connection = duckdb.connect(":memory:")
-    try:
+    with shared_tables((), ()) as connection:
         for name, artifact in (("before", before), ("after", after)):
-            connection.read_parquet([str(path) for path in artifact.files("evaluations")]).create_view(name)
+            add_table(connection, name, "evaluations", [artifact])
         return _rows(connection, SQL / "accuracy_change.sql")[0]
-    finally:
-        connection.close()
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, file: Path) -> list[Row]:
-    relation = connection.sql(file.read_text())
-    return [dict(zip(relation.columns, values, strict=True)) for values in relation.fetchall()]
+    found = connection.execute(file.read_text())
+    columns = [column[0] for column in found.description or ()]
+    return [dict(zip(columns, values, strict=True)) for values in found.fetchall()]

@@ -184,7 +184,8 @@ def test_only_a_server_that_outlives_the_command_is_told_that_a_flow_still_runs(
     from pipeline import flows, server
 
     monkeypatch.setattr(server, "_temporary", [("http://127.0.0.1:1/api", None)] if temporary else [])
-    assert flows.started(lambda: get_current_settings().flows.heartbeat_frequency) == heartbeats
+    with flows.flow_settings():
+        assert get_current_settings().flows.heartbeat_frequency == heartbeats
 
 
 @pytest.mark.slow
