@@ -343,8 +343,8 @@ class UpdateConfig(Section):
     gradient_checkpointing: bool = False
     """Compute activations again when going back: less memory, a third more time."""
     keep_model: bool | Literal["auto"] = "auto"
-    """Keep the trainer's model from round to round: no loading, but its memory stays taken while sampling. "auto": on a
-    CPU, not on a GPU."""
+    """Keep the trainer's model from round to round: no loading, but its memory stays taken while sampling. "auto": yes,
+    but beside vLLM only on a CPU."""
 
     @model_validator(mode="after")
     def _reduces(self) -> UpdateConfig:

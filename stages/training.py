@@ -10,6 +10,7 @@ import torch
 
 from configs.errors import UpdateError
 from configs.schema import Config
+from stages.engines.gpu import repeatable
 from stages.learners.protocol import Learner, TrainRow
 from stages.lessons import Lesson, StepPlan
 from stages.losses.objective import Against, Objective, objective
@@ -45,7 +46,7 @@ class Trainer:
         Rows are measured in the micro-batches of the step that first trains them, so that the first step's ratios are
         exactly 1. `untrained`: policies whose weights still are the reference, which is then the same measurement.
         """
-        with torch.no_grad():
+        with torch.no_grad(), repeatable():
             for step in steps:
                 for batch in self._batches(step.lessons):
                     self._measure(batch, batch[0].policy in untrained)
@@ -83,8 +84,9 @@ class Trainer:
         weight_of = dict(zip(lessons, weights, strict=True))
         figures = {lesson.role: _empty_figures(plan, lesson.role, lesson.row.policy) for lesson in plan.lessons}
         self.optimizers.zero()
-        for batch in self._batches(plan.lessons):
-            self._backward([lessons[row.decision_id] for row in batch], weight_of, figures)
+        with repeatable():
+            for batch in self._batches(plan.lessons):
+                self._backward([lessons[row.decision_id] for row in batch], weight_of, figures)
         for policy in self.optimizers.policies:
             self._crew.add_up(parameter for _, parameter in self.learner.named_parameters(policy))
         figures = _added(self._crew.gather(figures))
@@ -115,18 +117,17 @@ class Trainer:
 
     def _backward(self, lessons: Sequence[Lesson], weight_of: dict[str, float], figures: dict[str, Row]) -> None:
         """Add a micro-batch's gradient. UpdateError naming the rows when the loss is not finite."""
-        losses = []
+        losses, figures_of = [], []
         for lesson, scored in zip(lessons, self.learner.score([lesson.row for lesson in lessons]), strict=True):
             against = self._against(lesson, scored.logprob_T)
             advantage = float(lesson.advantage or 0.0)
             result = objective(self._update, scored.logprob_T, scored.entropy_T, against, advantage)
             losses.append(weight_of[lesson.row.decision_id] * result.loss_T.sum())
-            _add(figures[lesson.role], result, float(losses[-1].detach()))
-        bad = [
-            lesson.row.decision_id
-            for lesson, loss in zip(lessons, losses, strict=True)
-            if not isfinite(float(loss.detach()))
-        ]
+            figures_of.append(_figures(losses[-1], result))
+        told = torch.stack(figures_of).tolist()  # at once: a GPU is waited for here
+        for lesson, found in zip(lessons, told, strict=True):
+            _add(figures[lesson.role], len(lesson.row.token_ids), found)
+        bad = [lesson.row.decision_id for lesson, (loss, *_) in zip(lessons, told, strict=True) if not isfinite(loss)]
         if bad:
             raise UpdateError(
                 f"update: the loss is not finite for {len(bad)} rows ({', '.join(bad[:5])}); no policy version was "
@@ -148,12 +149,17 @@ class Trainer:
         )
 
 
-def _add(figures: Row, result: Objective, loss: float) -> None:
+def _figures(loss: torch.Tensor, result: Objective) -> torch.Tensor:
+    """A message's weighted loss and, in the order of `_SUMMED`, its sums; in float64, which holds each exactly."""
+    sums = (getattr(result, of).sum() for of in _SUMMED.values())
+    return torch.stack([figure.detach().double() for figure in (loss, *sums)])
+
+
+def _add(figures: Row, tokens: int, found: Sequence[float]) -> None:
     figures["rows"] += 1
-    figures["tokens"] += len(result.loss_T)
-    figures["loss"] += loss
-    for name, of in _SUMMED.items():
-        figures[name] += float(getattr(result, of).sum())
+    figures["tokens"] += tokens
+    for name, figure in zip(("loss", *_SUMMED), found, strict=True):
+        figures[name] += figure
 
 
 def _added(of_all: Sequence[dict[str, Row]]) -> dict[str, Row]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from configs.schema import Config, UpdateConfig
+from stages.engines.gpu import repeatable
 from stages.learners.protocol import Learner, Scored
 from stages.lessons import Lesson
 from stages.losses.objective import Against, objective
@@ -97,7 +98,8 @@ def _gradients(
                 if (value := credit[name].get(lesson.row.decision_id))
             ]
             if losses:
-                torch.stack(losses).sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
+                with repeatable():
+                    torch.stack(losses).sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
                 total_EP[place] -= _taken(parameters)
     return total_EP
 

@@ -32,6 +32,7 @@ SHARED = {
     "stages.engines.make",
     "stages.engines.model_files",
     "stages.engines.hardware",
+    "stages.engines.gpu",
     "stages.evaluators.protocol",
     "stages.evaluators.make",
     "stages.learners.protocol",

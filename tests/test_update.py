@@ -18,7 +18,7 @@ from configs.schema import Config, KlConfig, PolicyConfig, ScheduleConfig, Scrip
 from pipeline.steps import step_named
 from stages.engines.scripted import Vector, load_table
 from stages.learners.lora import LoraLearner
-from stages.learners.make import learner_settings, make_learner
+from stages.learners.make import keeps_model, learner_settings, make_learner
 from stages.learners.protocol import TrainRow
 from stages.lessons import Lesson, StepPlan, collect, deal
 from stages.stage import Job
@@ -365,3 +365,13 @@ def test_the_trainers_model_is_kept_while_nothing_it_is_made_from_changes(monkey
     assert _kept(config, [duo(policies={"team": POLICY})], monkeypatch) == [False]
     let_go = duo(update=UpdateConfig(keep_model=False))
     assert _kept(let_go, [let_go], monkeypatch) == [False]
+
+
+def test_the_trainers_model_stays_on_a_gpu_unless_vllm_wants_it_to_itself() -> None:
+    def kept(kind: str, device: str, keep: str = "'auto'") -> bool:
+        overrides = [f"engine={{kind='{kind}',model='embedded',device='{device}'}}", f"update.keep_model={keep}"]
+        return keeps_model(load_config("arithmetic-duo", overrides))
+
+    assert kept("transformers", "cuda") and kept("transformers", "cpu") and kept("vllm", "cpu")
+    assert not kept("vllm", "cuda")
+    assert kept("vllm", "cuda", "true") and not kept("transformers", "cuda", "false")

@@ -68,14 +68,14 @@ class MergedWeights:
                 raise EngineError(f"adapter {directory}: no weight {name} here; it was trained on another model")
             parameter = self._parameters[name]
             base = self._base.get(name, parameter.data)
-            delta = scale * (up.float() @ down.float())
+            delta = scale * (up.to(base.device, torch.float32) @ down.to(base.device, torch.float32))
             delta = delta.T if name in self._transposed else delta
             if delta.shape != base.shape:
                 raise EngineError(
                     f"adapter {directory}: {name} is {tuple(delta.shape)}, the model's {tuple(base.shape)}; "
                     f"it was trained on another model"
                 )
-            merged[name] = (base.float() + delta.to(base.device)).to(base.dtype)
+            merged[name] = (base.float() + delta).to(base.dtype)
         return merged
 
     def _full(self, directory: Path) -> dict[str, torch.Tensor]:

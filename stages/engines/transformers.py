@@ -23,6 +23,7 @@ from stages.engines.adapters import adapter_of
 from stages.engines.batches import Batch, Prompt, Row, common_prefix, cut, groups
 from stages.engines.chat_codec import ChatCodec
 from stages.engines.drawing import draw, uniforms
+from stages.engines.gpu import settle_gpu
 from stages.engines.hardware import resolved_device, resolved_dtype
 from stages.engines.key_value_cache import GROUPED_ATTENTION, with_room
 from stages.engines.merged_weights import MergedWeights
@@ -223,7 +224,7 @@ class _Writing:
 
     def write(self, logits_BV: torch.Tensor) -> torch.Tensor:
         """Draw every row's next token [B]; rows that have ended are drawn too and not kept."""
-        token_B, logprob_B = draw(logits_BV, self._uniform_BT[self._in_batch, self.length], self._sampling)
+        token_B, logprob_B = draw(logits_BV, self._uniform_BT[:, self.length], self._sampling)
         ended = torch.isin(token_B, self._end).tolist()
         self.length += 1
         before = self.live
@@ -245,7 +246,9 @@ class _Writing:
             return None
         places = [place for place, row in enumerate(self._in_batch) if not self._stopped[row]]
         self._in_batch = [self._in_batch[place] for place in places]
-        return torch.tensor(places, device=self._end.device)
+        kept_B = torch.tensor(places, device=self._end.device)
+        self._uniform_BT = self._uniform_BT[kept_B]
+        return kept_B
 
     def finished(self) -> list[tuple[Row, Completion]]:
         """Every row with its message."""
@@ -261,6 +264,8 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: torch.device) -> Any
     """The model, its weights in `dtype` on `device`, with the attention that reads shared heads where they lie."""
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EngineError('engine.device: a GPU is present but this torch cannot use it; set engine.device = "cpu"')
+    if device.type == "cuda":
+        settle_gpu()
     try:
         with no_bars():
             model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="sdpa")

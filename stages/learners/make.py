@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.schema import Config, ScriptedEngineConfig
+from configs.schema import Config, ScriptedEngineConfig, TransformersEngineConfig
 from stages.engines.make import resolved_model
 from stages.learners.protocol import Learner
 
@@ -50,10 +50,13 @@ def learner_settings(config: Config) -> Any:
 
 
 def keeps_model(config: Config) -> bool:
-    """Whether the learner stays loaded between updates. "auto": where its memory is the machine's, not a GPU's."""
+    """Whether the learner stays loaded between updates. "auto": not on a GPU that vLLM wants to itself while sampling."""
     from stages.engines.hardware import resolved_device
 
     engine, asked = config.engine, config.update.keep_model
     if asked == "auto":
-        return isinstance(engine, ScriptedEngineConfig) or resolved_device(engine.device) == "cpu"
+        return (
+            isinstance(engine, ScriptedEngineConfig | TransformersEngineConfig)
+            or resolved_device(engine.device) == "cpu"
+        )
     return asked
