@@ -1,6 +1,6 @@
 """Seconds of one iteration, split by stage, beside a plain loop that does the same work.
 
-    python bench/iteration.py [--problems 16] [--preset arithmetic-duo]
+    python bench/iteration.py [--problems 16] [--preset arithmetic-duo] [--set engine.device=cuda] [--times 1]
 
 The plain loop is what one writes first: padded Hugging Face `generate` with the adapter unmerged, every context prefilled
 for every sample, then one padded forward and backward per alternative with all logits, twice (the old log-probs first).
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import load_config
+from configs.schema import Config
 from pipeline.runner import Limits, StepReport, make_part, make_step
 from pipeline.scope import Scope
 from pipeline.steps import ROUND
@@ -30,14 +31,23 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--problems", type=int, default=16)
     arguments.add_argument("--preset", default="arithmetic-duo")
+    arguments.add_argument("--set", action="append", default=[], help="an override, as c3 takes it")
+    arguments.add_argument("--times", type=int, default=1, help="one after another in one process: the first warms up")
     chosen = arguments.parse_args()
-    config = load_config(chosen.preset, [f"rounds.problems={chosen.problems}"])
+    config = load_config(chosen.preset, [f"rounds.problems={chosen.problems}", *chosen.set])
+    for _ in range(chosen.times):
+        both(config)
+
+
+def both(config: Config) -> None:
+    """An iteration and the plain loop beside it."""
     with tempfile.TemporaryDirectory() as folder:
         scope = Scope(Path(folder), "bench", 1)
         catalog.record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
         tools = Tools()
         started = time.perf_counter()
         tools.load_engine(scope.config)
+        tools.learner(scope.config)
         print(f"model load            {time.perf_counter() - started:8.1f} s   (not counted)")
         reports, artifacts = iteration(scope, tools)
         for report in reports:
@@ -77,13 +87,14 @@ def plain_loop(scope: Scope, artifacts: dict[str, Artifact]) -> dict[str, float]
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from stages.engines.hardware import resolved_dtype
+    from stages.engines.hardware import resolved_device, resolved_dtype
     from stages.engines.make import resolved_model
 
     engine: Any = scope.config.engine
     torch.set_num_threads(engine.threads)
     dtype = getattr(torch, resolved_dtype(engine.dtype, engine.device))
-    base = AutoModelForCausalLM.from_pretrained(resolved_model(engine), dtype=dtype)
+    device = resolved_device(engine.device)
+    base = AutoModelForCausalLM.from_pretrained(resolved_model(engine), dtype=dtype).to(device)
     policy = next(iter(scope.config.policies.values()))
     model = get_peft_model(
         base,
@@ -96,7 +107,7 @@ def plain_loop(scope: Scope, artifacts: dict[str, Artifact]) -> dict[str, float]
         mine = [row for row in decisions if row["role"] == role.name]
         prompts = [contexts[row["state_id"]]["token_ids"] for row in mine]
         for first in range(0, len(prompts), 32):
-            ids, mask = padded(prompts[first : first + 32], left=True)
+            ids, mask = (tensor.to(device) for tensor in padded(prompts[first : first + 32], left=True))
             model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -104,13 +115,16 @@ def plain_loop(scope: Scope, artifacts: dict[str, Artifact]) -> dict[str, float]
                 max_new_tokens=scope.config.max_new_tokens(role),
                 pad_token_id=0,
             )
+    if device == "cuda":
+        torch.cuda.synchronize()
     sampled = time.perf_counter()
     rows = [(contexts[row["state_id"]]["token_ids"], row["token_ids"]) for row in decisions]
     for with_gradient in (False, True):
         for first in range(0, len(rows), 8):
             batch = rows[first : first + 8]
             with torch.set_grad_enabled(with_gradient):
-                ids, mask = padded([[*context, *message] for context, message in batch], left=False)
+                whole = [[*context, *message] for context, message in batch]
+                ids, mask = (tensor.to(device) for tensor in padded(whole, left=False))
                 logprobs = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
                 taken = logprobs[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
                 loss = torch.stack(
@@ -118,6 +132,8 @@ def plain_loop(scope: Scope, artifacts: dict[str, Artifact]) -> dict[str, float]
                 ).sum()
                 if with_gradient:
                     loss.backward()
+    if device == "cuda":
+        torch.cuda.synchronize()
     return {"sampling": sampled - started, "update": time.perf_counter() - sampled}
 
 

@@ -236,7 +236,8 @@ def _plain(store: Path, overrides: list[str]) -> tuple[float, int]:
 
 def _output(command: list[str]) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(os.pathsep)
+    environment |= {"PYTHONPATH": path, "COLUMNS": "200"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     if done.returncode:
         raise SystemExit(done.stdout[-2000:] + done.stderr[:4000])

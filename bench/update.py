@@ -1,11 +1,11 @@
 """Seconds and memory of one optimiser step: alternatives packed behind their shared context, beside plain padded ones.
 
-    python bench/update.py [--states 4] [--repeat 3] [--dtype auto] [--threads 2] [--max-tokens 1024]
-        [--only 110x8] [--ways plain packed]
+    python bench/update.py [--states 4] [--repeat 3] [--dtype auto] [--device auto] [--threads 2] [--max-tokens 1024]
+        [--only 110x8] [--ways plain packed] [--rows 8]
 
 Four ways of the same step (forward, backward, clipping, AdamW) on SmolLM2 with LoRA adapters:
 
-    plain           PEFT as it comes; one alternative a row, K rows a pass, all logits
+    plain           PEFT as it comes; one alternative a row, the K of a context a pass (or --rows), all logits
     plain, few      the same with logits only where a sampled token is predicted
     padded          update.layout = "padded": the same rows through C3's products and log-probs
     packed          update.layout = "packed": one trie of tokens
@@ -13,7 +13,8 @@ Four ways of the same step (forward, backward, clipping, AdamW) on SmolLM2 with 
 They are run in turn, so that what else the machine does falls on all alike. "s" is a step's time by the clock, "CPU s" what
 the processor spent on it (beside other work the steadier of the two, most of all with one thread), both medians; "times" is
 plain's over it, the median over the turns. "share" is the products of the packed step (the least there are to do) over the
-time, as a share of what this machine reaches on 1024 x 1024 matrices in the same dtype; on a CPU both in CPU seconds.
+time, as a share of what this machine reaches on square matrices in the same dtype (1024 x 1024 on a CPU, both in CPU
+seconds; 8192 x 8192 on a GPU, which is waited for before the clock is read).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from configs.schema import PolicyConfig, TransformersEngineConfig, UpdateConfig
+from stages.engines.gpu import repeatable
 from stages.engines.hardware import resolved_device, resolved_dtype
 from stages.engines.make import resolved_model
 from stages.learners.lora import LoraLearner
@@ -46,6 +48,8 @@ from store.policies import initial_policy
 CASES = ((110, 4), (110, 8), (512, 8))
 """Tokens of the context, alternatives of each."""
 MESSAGE = (12, 24)
+SQUARE: Mapping[str, int] = {"cpu": 1024, "cuda": 8192}
+"""Matrices that fill the device."""
 
 WAYS = ("plain", "plain, few", "padded", "packed")
 Way = Callable[[list[TrainRow]], int]
@@ -61,6 +65,7 @@ def main() -> None:
     arguments.add_argument("--device", default="auto")
     arguments.add_argument("--threads", type=int, default=TransformersEngineConfig().threads)
     arguments.add_argument("--max-tokens", type=int, default=UpdateConfig().max_tokens)
+    arguments.add_argument("--rows", type=int, help="of a plain pass; a GPU wants more than one context's")
     arguments.add_argument("--only", choices=[f"{context}x{siblings}" for context, siblings in CASES])
     arguments.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     chosen = arguments.parse_args()
@@ -69,8 +74,9 @@ def main() -> None:
     dtype, device = resolved_dtype(engine.dtype, engine.device), resolved_device(engine.device)
     speed = {name: product_speed(name, device) for name in ("bfloat16", "float32")}
     print(
-        f"products of 1024^3: bfloat16 {speed['bfloat16']:.1f}, float32 {speed['float32']:.1f} GFLOP a second; "
-        f"here: {dtype}, {engine.threads} thread(s); load {os.getloadavg()[0]:.1f}",
+        f"products of {SQUARE[device]}^3: bfloat16 {speed['bfloat16']:.1f}, float32 {speed['float32']:.1f} GFLOP a second; "
+        f"here: {_name(device)}, {dtype}, {engine.threads} thread(s), {chosen.states} states, {chosen.max_tokens} tokens a "
+        f"micro-batch; load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
     model_dir, policy = resolved_model(engine), PolicyConfig()
@@ -81,26 +87,26 @@ def main() -> None:
     }
     for learner in learners.values():
         learner.load(initial_policy("base", ["team"]), seed=0)
-    print(f"{'case':>7}  {'way':<12}{'s':>7}{'times':>7}{'CPU s':>7}{'times':>7}{'MiB':>7}{'tokens':>8}{'share':>7}")
+    print(f"{'case':>7}  {'way':<12}{'s':>8}{'times':>7}{'CPU s':>7}{'times':>7}{'MiB':>7}{'tokens':>8}{'share':>7}")
     for context, siblings in CASES:
         case = f"{context}x{siblings}"
         if chosen.only not in (None, case):
             continue
         rows = states(chosen.states, context, siblings)
         ways: dict[str, Way] = {
-            "plain": lambda rows, size=siblings: plain.step(rows, size, few=False),
-            "plain, few": lambda rows, size=siblings: plain.step(rows, size, few=True),
+            "plain": lambda rows, size=chosen.rows or siblings: plain.step(rows, size, few=False),
+            "plain, few": lambda rows, size=chosen.rows or siblings: plain.step(rows, size, few=True),
             "padded": lambda rows: step(learners["padded"], rows, chosen.max_tokens),
             "packed": lambda rows: step(learners["packed"], rows, chosen.max_tokens),
         }
         ways = {name: way for name, way in ways.items() if name in {"plain", *chosen.ways}}
         work = least_products(learners["packed"], rows)
-        measured = in_turn(ways, rows, chosen.repeat)
+        measured = in_turn(ways, rows, chosen.repeat, device)
         for name, way in measured.items():
             seconds, cpu = statistics.median(way.seconds), statistics.median(way.cpu)
             share = work / (cpu if device == "cpu" else seconds) / 1e9 / speed[dtype]
             print(
-                f"{case:>7}  {name:<12}{seconds:>7.2f}{_times(measured['plain'].seconds, way.seconds):>7.2f}{cpu:>7.2f}"
+                f"{case:>7}  {name:<12}{seconds:>8.3f}{_times(measured['plain'].seconds, way.seconds):>7.2f}{cpu:>7.2f}"
                 f"{_times(measured['plain'].cpu, way.cpu):>7.2f}{way.mib:>7.0f}{way.tokens:>8}{share:>7.1%}",
                 flush=True,
             )
@@ -111,14 +117,28 @@ def _times(plain: list[float], way: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(plain, way, strict=True))
 
 
-def product_speed(dtype: str, device: str, size: int = 1024) -> float:
-    """GFLOP of matrix products a second (on a CPU: a CPU second), the median of some."""
+def _name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else device
+
+
+def _wait(device: str) -> None:
+    """Until everything that was asked of the device is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def product_speed(dtype: str, device: str) -> float:
+    """GFLOP of matrix products a second (on a CPU: a CPU second), the median of some after one to warm up."""
+    size = SQUARE[device]
     one, other = (torch.randn(size, size, dtype=getattr(torch, dtype), device=device) for _ in range(2))
     clock = time.process_time if device == "cpu" else time.perf_counter
     seconds: list[float] = []
+    torch.mm(one, other)
     while len(seconds) < 9 and sum(seconds) < 5:
+        _wait(device)
         started = clock()
-        float((one @ other)[0, 0])
+        torch.mm(one, other)
+        _wait(device)
         seconds.append(clock() - started)
     return 2 * size**3 / statistics.median(seconds) / 1e9
 
@@ -154,7 +174,8 @@ def step(learner: LoraLearner, rows: list[TrainRow], max_tokens: int) -> int:
     optimizer.zero_grad()
     tokens = 0
     for batch in learner.batches(rows, max_tokens):
-        torch.cat([scored.logprob_T for scored in learner.score(batch)]).sum().backward()
+        with repeatable():
+            torch.cat([scored.logprob_T for scored in learner.score(batch)]).sum().backward()
         fed = [len(row.context_ids) + len(row.token_ids) - 1 for row in batch]
         tokens += len(pack(batch).token_T) if learner._scorer._layout == "packed" else max(fed) * len(fed)
     torch.nn.utils.clip_grad_norm_([parameter for _, parameter in learner.named_parameters("team")], 1.0)
@@ -220,16 +241,18 @@ class Measured:
     tokens: int = 0
 
 
-def in_turn(ways: dict[str, Way], rows: list[TrainRow], repeat: int) -> dict[str, Measured]:
-    """Every way on one row to warm up, then `repeat` times on all."""
+def in_turn(ways: dict[str, Way], rows: list[TrainRow], repeat: int, device: str) -> dict[str, Measured]:
+    """Every way to warm up (on a CPU on one row), then `repeat` times on all."""
     for way in ways.values():
-        way(rows[:1])
+        way(rows if device == "cuda" else rows[:1])
     found = {name: Measured() for name in ways}
     for _ in range(repeat):
         for name, way in ways.items():
-            with Memory() as memory:
+            with Memory(device) as memory:
+                _wait(device)
                 started, cpu_started = time.perf_counter(), time.process_time()
                 found[name].tokens = way(rows)
+                _wait(device)
                 found[name].seconds.append(time.perf_counter() - started)
                 found[name].cpu.append(time.process_time() - cpu_started)
             found[name].mib = max(found[name].mib, memory.most)
@@ -239,10 +262,13 @@ def in_turn(ways: dict[str, Way], rows: list[TrainRow], repeat: int) -> dict[str
 class Memory:
     """The most MiB that the process (or the GPU) holds above what it held at the start, looked at every 5 ms."""
 
+    def __init__(self, device: str) -> None:
+        self._gpu = device == "cuda"
+
     def __enter__(self) -> Memory:
         _trim()
         self._stop, self.most, self._start = threading.Event(), 0.0, self._held()
-        if torch.cuda.is_available():
+        if self._gpu:
             torch.cuda.reset_peak_memory_stats()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -251,7 +277,7 @@ class Memory:
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
         self._thread.join()
-        if torch.cuda.is_available():
+        if self._gpu:
             self.most = torch.cuda.max_memory_allocated() / 2**20 - self._start
 
     def _watch(self) -> None:
@@ -259,7 +285,7 @@ class Memory:
             self.most = max(self.most, self._held() - self._start)
 
     def _held(self) -> float:
-        if torch.cuda.is_available():
+        if self._gpu:
             return torch.cuda.memory_allocated() / 2**20
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
