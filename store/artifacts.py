@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import StoreError
@@ -31,7 +32,7 @@ Row = dict[str, Any]
 MANIFEST = "manifest.json"
 PART_RECORD = "part.json"
 _KEPT = 2**26
-"""Bytes of tables that a writer keeps in memory."""
+"""Bytes of tables that a process keeps in memory."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,6 @@ class ArtifactWriter:
         self._stage = stage
         self._key = key
         self.path = layout.artifact(stage, key)
-        self._written: dict[Path, pa.Table] = {}
-        """Tables of parts written by this process, as far as they are small: they need not be read again."""
-        self._kept_bytes = 0
         self.damage: list[str] = self._damage_of_finished()
         """What is not as it was written and is made again, a line each."""
 
@@ -229,9 +227,7 @@ class ArtifactWriter:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
         for table, content in tables.items():
-            self._kept_bytes += content.nbytes
-            if self._kept_bytes <= _KEPT:
-                self._written[self.path / name / f"{table}.parquet"] = content
+            _remember(_number((self.path / name / f"{table}.parquet").stat()), content)
         return record
 
     def finish(self, records: Sequence[Mapping[str, Any]], description: Mapping[str, Any]) -> Artifact:
@@ -269,9 +265,8 @@ class ArtifactWriter:
                     continue
                 table = name.removesuffix(".parquet")
                 path = self.path / record["name"] / name
-                content = self._written.get(path)
                 running.setdefault(table, TableDigest(TABLES[table]))
-                for rows in _pieces(path) if content is None else [content]:
+                for rows in _pieces(path):
                     running[table].update(rows)
         tables = {name: {"rows": entry.rows, "digest": entry.hexdigest()} for name, entry in running.items()}
         return tables, files
@@ -307,6 +302,9 @@ def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
     from store.schemas import TABLES
 
+    known = _remembered(path)
+    if known is not None:
+        return known if columns is None else known.select(list(columns))
     with _opened(path) as file:
         # most parts are small: threads and a data set around one file cost more than reading it
         table = file.read(columns=None if columns is None else list(columns), use_threads=False)
@@ -328,6 +326,10 @@ def _pieces(path: Path) -> Iterator[pa.Table]:
     """The same, row group by row group: advantages can be too many to hold."""
     from store.schemas import TABLES
 
+    known = _remembered(path)
+    if known is not None:
+        yield known
+        return
     with _opened(path) as file:
         for index in range(file.num_row_groups):
             yield _cast(file.read_row_group(index, use_threads=False), TABLES[path.stem], path)
@@ -345,6 +347,30 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{path}: cannot be read ({error}); run the round again, it will be made again") from error
+
+
+def _remember(file: tuple[int, ...], table: pa.Table) -> None:
+    """Keep what was just written: the stages after it read it, and a small file takes longer to open than to use."""
+    with _remembering:
+        _tables[file] = table
+        _kept[file] = table.nbytes  # once: for nested columns it takes longer than to read them
+        while sum(_kept.values()) > _KEPT:
+            oldest = next(iter(_kept))
+            del _tables[oldest], _kept[oldest]
+
+
+def _remembered(path: Path) -> pa.Table | None:
+    """The rows of a file that this process wrote and that has not changed since, while they are kept."""
+    try:
+        return _tables.get(_number(path.stat()))
+    except OSError:
+        return None  # who reads it says so
+
+
+_tables: dict[tuple[int, ...], pa.Table] = {}
+_kept: dict[tuple[int, ...], int] = {}
+"""Bytes of each, in the order in which they were written."""
+_remembering = Lock()
 
 
 def _digest_once(path: Path, status: os.stat_result) -> str:

@@ -32,17 +32,20 @@ def open_tables(artifacts: Sequence[Artifact], names: Sequence[str]) -> duckdb.D
 def shared_tables(artifacts: Sequence[Artifact], names: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
     """The same on the process's one connection, for a short query: to open one takes longer. Nobody else's meanwhile."""
     with _sharing:
-        connection = _shared()
+        connection, standing = _shared()
         for name in names:
-            add_table(connection, name, name, artifacts)
+            files = [path for artifact in artifacts for path in artifact.files(name)]
+            if standing.get(name) != files:  # the steps of a round see much the same
+                add_table(connection, name, name, artifacts)
+                standing[name] = files
         yield connection
 
 
 @lru_cache(maxsize=1)
-def _shared() -> duckdb.DuckDBPyConnection:
-    """Each user sets the views that it names."""
+def _shared() -> tuple[duckdb.DuckDBPyConnection, dict[str, list[Path]]]:
+    """The connection, and the files that each table's view is over."""
     atexit.register(_shared.cache_clear)  # DuckDB complains of what is still open when Python ends
-    return _connected()
+    return _connected(), {}
 
 
 _sharing = Lock()
@@ -75,7 +78,7 @@ def create_view(connection: duckdb.DuckDBPyConnection, view: str, text: str) -> 
 
 def run_check(connection: duckdb.DuckDBPyConnection, path: Path, step: str) -> None:
     """Run one check: its query must return no row. CheckError quoting the check's first line and the first row."""
-    text = path.read_text()
+    text = _text(path)
     # no relation: each step of one is planned anew, which takes longer than a check
     with connection.cursor() as asking:
         offence = asking.execute(text).fetchone()
@@ -86,14 +89,18 @@ def run_check(connection: duckdb.DuckDBPyConnection, path: Path, step: str) -> N
         raise CheckError(f"check {step}/{path.stem} failed: {claim}; first offence: {found}")
 
 
-def checks_of(step: str, tables: Sequence[str]) -> list[Path]:
+_text = lru_cache(Path.read_text)
+
+
+@lru_cache
+def checks_of(step: str, tables: tuple[str, ...]) -> list[Path]:
     """A step's own checks and those of every table that its stage declares, in the order of their names."""
     folders = (SQL / "checks" / step, *(SQL / "checks" / "tables" / table for table in tables))
     files = [path for folder in folders for path in folder.glob("*.sql")]
     return sorted(files, key=lambda path: path.stem)
 
 
-def run_checks(step: str, tables: Sequence[str], artifacts: Sequence[Artifact], planned: Sequence[Row]) -> None:
+def run_checks(step: str, tables: tuple[str, ...], artifacts: Sequence[Artifact], planned: Sequence[Row]) -> None:
     """All checks of a step over its own and its inputs' rows, with the plan's `spending` beside them.
 
     `tables` are those that its stage declares. The last artifact is its own; a check that names `own_TABLE` sees the rows
@@ -106,11 +113,12 @@ def run_checks(step: str, tables: Sequence[str], artifacts: Sequence[Artifact], 
 
     from store.schemas import SPENDING, TABLES
 
-    asked = " ".join(path.read_text() for path in files)
+    asked = " ".join(map(_text, files))
     with shared_tables(artifacts, [name for name in TABLES if name in asked]) as connection:
         for name in (name for name in TABLES if f"own_{name}" in asked):
             add_table(connection, f"own_{name}", name, artifacts[-1:])
-        connection.from_arrow(pa.Table.from_pylist(list(planned), SPENDING)).create_view("spending")
+        if "spending" in asked:
+            connection.from_arrow(pa.Table.from_pylist(list(planned), SPENDING)).create_view("spending")
         for path in files:
             run_check(connection, path, step)
 
