@@ -646,13 +646,13 @@ def _console() -> Console:
 
 def main() -> None:
     """The console script: one line per error, and an exit code that says what kind it was."""
-    from configs.environment import prepare_threads
     from configs.errors import C3Error
     from pipeline.interruption import INTERRUPTED, arm, leave, stopped
+    from pipeline.process import prepare_process
 
     try:
         arm()
-        prepare_threads()
+        prepare_process()
         app()
     except C3Error as error:
         if "--debug" in sys.argv:

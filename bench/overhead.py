@@ -133,13 +133,13 @@ def share(store: Path, preset: str, rounds: int) -> None:
 def measure(command: dict[str, Any]) -> None:
     """In a process of its own: rounds as `c3 run training` runs them, every outside call timed. Prints JSON."""
     begun = time.perf_counter()
-    from configs.environment import prepare_threads
     from configs.load import load_config
     from pipeline import commands
+    from pipeline.process import prepare_process
     from pipeline.scope import Scope
     from pipeline.workbench import Silence, workbench
 
-    prepare_threads()
+    prepare_process()
     store = Path(command["store"])
     spent: dict[str, float] = defaultdict(float)
     scope = Scope(store, "bench", 1)

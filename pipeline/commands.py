@@ -277,6 +277,7 @@ def _serving(scope: Scope, progress: Progress) -> Iterator[Any]:
         from pipeline import flows  # Prefect takes two seconds to import: only when something runs
 
         await_server()
+        flows.connect()
         yield flows
 
 

@@ -12,8 +12,9 @@ from typing import NoReturn
 from prefect import flow, serve
 from prefect.types.entrypoint import EntrypointType
 
-from configs.environment import prepare_threads, store_root
+from configs.environment import store_root
 from pipeline import commands
+from pipeline.process import prepare_process
 from pipeline.scope import Scope
 from pipeline.workbench import Silence
 from store.layout import MAIN, checked_name
@@ -37,7 +38,7 @@ def requested_round(
 
     Paths are those of the machine that runs it.
     """
-    prepare_threads()
+    prepare_process()
     scope = Scope(
         Path(store) if store else store_root(), checked_name(run, "run"), round, checked_name(variant, "variant")
     )

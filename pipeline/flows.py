@@ -13,7 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import fastapi.encoders  # noqa: F401  Prefect imports it when a flow begins; here it is done while a server starts
+import duckdb  # noqa: F401  this one and the next two are imported where they are used; here while a server starts
+import fastapi.encoders  # noqa: F401
+import pyarrow.parquet  # noqa: F401
 from prefect import Flow, flow, task
 from prefect.cache_policies import CachePolicy
 from prefect.context import SyncClientContext, TaskRunContext
@@ -213,13 +215,16 @@ def started(asked: Flow[..., Any], **parameters: Any) -> Any:
     workers = workbench().workers
     if workers.runner != "threads" or workers.count > 1:  # a flow of other options takes a fifth of a second to build
         asked = asked.with_options(task_runner=task_runner(workers))
-    _connect(PREFECT_API_URL.value())
     return asked(**parameters)
 
 
-@lru_cache(maxsize=1)
-def _connect(url: str | None) -> ExitStack:
+def connect() -> None:
     """Prefect's client for all flows of this process: to make one for each takes longer than to open a flow."""
+    _connected(PREFECT_API_URL.value())
+
+
+@lru_cache(maxsize=1)
+def _connected(url: str | None) -> ExitStack:
     kept = ExitStack()
     kept.enter_context(flow_settings())
     kept.enter_context(SyncClientContext())

@@ -10,18 +10,22 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from errno import EIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, StoreError
 from store.artifacts import Artifact, Row
-from store.query import SQL, add_table, create_view, open_tables
+from store.query import SQL, add_table, create_view, open_tables, shared_room
 
 if TYPE_CHECKING:  # which estimator reads what is told without DuckDB
     import duckdb
 
+_TABLES = ("transcripts", "replays", "rewards", "decisions", "critic_values")
+_SMALL = 2**23
+"""Bytes of stored samples whose credit fits in memory many times over."""
 SPILL = ".spill"
 """Folder of what DuckDB cannot hold in memory, while it runs."""
 
@@ -61,14 +65,19 @@ def open_returns(
     `artifacts`: those of one round, its rewards the round's own and no others: every one of them counts as an evaluation.
     `solo`: the artifacts of the replays without a message and of their rewards; without them that view is empty.
     """
-    connection = open_tables(artifacts, ("transcripts", "replays", "rewards", "decisions", "critic_values"))
+    connection = open_tables(artifacts, _TABLES)
+    _show_returns(connection, group_by, solo)
+    return connection
+
+
+def _show_returns(connection: duckdb.DuckDBPyConnection, group_by: str, solo: Sequence[Artifact]) -> None:
+    """The views of a round's returns, where its tables are seen."""
     connection.execute((SQL / "stable_sum.sql").read_text())
     connection.execute("SET VARIABLE group_by = ?", [group_by])
     for table in ("probes", "replays", "rewards"):
         add_table(connection, f"solo_{table}", table, solo)
     for name in ("episodes", "returns", "solo"):
         create_view(connection, name, (SQL / f"{name}.sql").read_text())
-    return connection
 
 
 def stored_returns(artifacts: Sequence[Artifact]) -> list[Row]:
@@ -111,21 +120,33 @@ def write_advantages(
     """
     import duckdb
 
-    connection = open_returns(artifacts, group_by, solo)
+    size = sum(path.stat().st_size for one in (*artifacts, *solo) for table in _TABLES for path in one.files(table))
     try:
-        # the table has an order of its own; that of the stored rows need not be kept on the way
-        connection.execute("SET preserve_insertion_order = false")
-        connection.execute("SET temp_directory = ?", [str(target.parent / SPILL)])
-        # every row of one side of these joins meets one of the other: a filter made from the one lets all pass
-        connection.execute("SET disabled_optimizers = 'join_filter_pushdown'")
-        advantages(connection, estimator, normalisation)
-        connection.execute((SQL / "write_advantages.sql").read_text(), [str(target)])
+        with shared_room() if size <= _SMALL else _spilling(target.parent / SPILL) as connection:
+            for table in _TABLES:
+                add_table(connection, table, table, artifacts)
+            _show_returns(connection, group_by, solo)
+            advantages(connection, estimator, normalisation)
+            connection.execute((SQL / "write_advantages.sql").read_text(), [str(target)])
     except duckdb.IOException as error:
         number = re.search(r'"errno":"(\d+)"', str(error))  # DuckDB says it in JSON, after its own words
         code = int(number[1]) if number else EIO
         raise OSError(code, os.strerror(code), str(target)) from error
     except duckdb.Error as error:
         raise StoreError(f"estimators/{estimator}.sql: {error}") from error
+
+
+@contextmanager
+def _spilling(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection for more rows than memory holds, which go into the folder meanwhile."""
+    connection = open_tables((), ())
+    try:
+        # the table has an order of its own; that of the stored rows need not be kept on the way
+        connection.execute("SET preserve_insertion_order = false")
+        connection.execute("SET temp_directory = ?", [str(folder)])
+        # every row of one side of these joins meets one of the other: a filter made from the one lets all pass
+        connection.execute("SET disabled_optimizers = 'join_filter_pushdown'")
+        yield connection
     finally:
         connection.close()
-        shutil.rmtree(target.parent / SPILL, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)

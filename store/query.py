@@ -41,6 +41,19 @@ def shared_tables(artifacts: Sequence[Artifact], names: Sequence[str]) -> Iterat
         yield connection
 
 
+@contextmanager
+def shared_room() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A schema of its own on that connection, empty, and gone afterwards with all that was made in it."""
+    with _sharing, _shared()[0].cursor() as connection:
+        connection.execute("CREATE SCHEMA room")
+        try:
+            connection.execute("USE room")
+            yield connection
+        finally:
+            connection.execute("USE memory.main")
+            connection.execute("DROP SCHEMA room CASCADE")
+
+
 @lru_cache(maxsize=1)
 def _shared() -> tuple[duckdb.DuckDBPyConnection, dict[str, list[Path]]]:
     """The connection, and the files that each table's view is over."""
