@@ -179,11 +179,12 @@ def _watching(spent: dict[str, float]) -> Iterator[None]:
         return run
 
     class Timed:
-        """A tool whose one call is timed."""
+        """A tool of which some calls are timed."""
 
-        def __init__(self, tool: Any, name: str, call: str) -> None:
+        def __init__(self, tool: Any, name: str, *calls: str) -> None:
             self._tool = tool
-            setattr(self, call, timed(name, getattr(tool, call)))
+            for call in calls:
+                setattr(self, call, timed(name, getattr(tool, call)))
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._tool, name)
@@ -193,7 +194,13 @@ def _watching(spent: dict[str, float]) -> Iterator[None]:
         return replace(product, write_files=timed("update", product.write_files))
 
     engine, evaluator, use_server, make = Tools.engine, Tools.evaluator, commands.use_server, UPDATE.make
-    Tools.engine = lambda *given: Timed(timed("engine", engine)(*given), "engine", "generate")  # type: ignore[method-assign]
+
+    def timed_engine(*given: Any) -> Any:
+        found: Any = Timed(timed("engine", engine)(*given), "engine", "generate")
+        found.codec = Timed(found.codec, "engine", "encode", "decode")
+        return found
+
+    Tools.engine = timed_engine  # type: ignore[assignment]
     Tools.evaluator = lambda *given: Timed(evaluator(*given), "evaluator", "grade")  # type: ignore[method-assign]
     commands.use_server = lambda layout: timed("server", timed("server", use_server)(layout))
     object.__setattr__(UPDATE, "make", update)

@@ -276,6 +276,7 @@ def _serving(scope: Scope, progress: Progress) -> Iterator[Any]:
         workbench().progress = progress
         from pipeline import flows  # Prefect takes two seconds to import: only when something runs
 
+        flows.prepare()
         await_server()
         flows.connect()
         yield flows

@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import duckdb  # noqa: F401  this one and the next two are imported where they are used; here while a server starts
+import duckdb  # noqa: F401  this one, the next two and store.content are needed later; imported while a server starts
 import fastapi.encoders  # noqa: F401
 import pyarrow.parquet  # noqa: F401
-from prefect import Flow, flow, task
+from prefect import Flow, Task, flow, task
 from prefect.cache_policies import CachePolicy
 from prefect.context import SyncClientContext, TaskRunContext
 from prefect.futures import wait
@@ -32,9 +32,11 @@ from pipeline.steps import DIAGNOSIS, EVALUATION, PROBING, Step, names
 from pipeline.task_runners import task_runner
 from pipeline.workbench import workbench
 from stages.stage import Part, Probe
+from store import content  # noqa: F401
 from store.artifacts import Artifact, ArtifactWriter, open_writer, remove
 from store.layout import MAIN, part_name
 from store.policies import PolicyVersion
+from store.query import warm_up
 
 Reference = dict[str, str]
 """What a task run returns and Prefect keeps: where the result lies, never the result."""
@@ -66,6 +68,12 @@ def step_run(key: str, step: str, work: Any) -> Reference:
     """One step of a round. `key` is the stage key."""
     artifact: Artifact = work.value()
     return {"stage": artifact.stage, "key": artifact.key, "digest": artifact.digest}
+
+
+@lru_cache
+def _named(run: Task[..., Reference], name: str, refresh: bool) -> Task[..., Reference]:
+    """The task under the name that Prefect shows. `refresh`: what Prefect remembers of its key is no hit."""
+    return run.with_options(name=name, refresh_cache=refresh)
 
 
 class Deferred:
@@ -125,7 +133,7 @@ class RoundRun:
         return made[0]
 
     def _task(self, step: Step, look: Look, label: str, work: Callable[[], Artifact]) -> None:
-        step_run.with_options(name=step.name, refresh_cache=look.artifact is None)(look.key, label, Deferred(work))
+        _named(step_run, step.name, look.artifact is None)(look.key, label, Deferred(work))
 
     def _chosen(self, before: Artifact, again: Artifact) -> Artifact:
         """Of equal rows the first stays, so that everything after it is still reused."""
@@ -152,7 +160,7 @@ class RoundRun:
         """Parts that an interrupted command left, as Cached: for who watches a server that outlives this command."""
         if is_temporary():
             return
-        labelled = part_run.with_options(name=f"{look.step.name} part")
+        labelled = _named(part_run, f"{look.step.name} part", False)
         for part in parts:
             name = part_name(part.index)
             labelled(f"{look.key}-{name}", label, name, Deferred(lambda name=name: {"name": name}))
@@ -173,7 +181,7 @@ class RoundRun:
             return labelled(*arguments) if alone else labelled.submit(*arguments)
 
         # a part is only asked for when it is not in the store, so a state that Prefect remembers is no hit
-        labelled = part_run.with_options(name=f"{look.step.name} part", refresh_cache=True)
+        labelled = _named(part_run, f"{look.step.name} part", True)
         alone = look.step.stage.sequential or workbench().workers.count == 1
         futures = [run(part) for part in parts]
         if not alone:
@@ -216,6 +224,11 @@ def started(asked: Flow[..., Any], **parameters: Any) -> Any:
     if workers.runner != "threads" or workers.count > 1:  # a flow of other options takes a fifth of a second to build
         asked = asked.with_options(task_runner=task_runner(workers))
     return asked(**parameters)
+
+
+def prepare() -> None:
+    """What a round needs besides a server, and is there already when one answers."""
+    warm_up()
 
 
 def connect() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -114,8 +115,10 @@ def make_step(
     report.damage = tuple(writer.damage)
     report.saved = _total([record for record in there.values() if record])
     report.saved_seconds = sum(record["seconds"] for record in there.values() if record)
-    check(look, provisional(look.step.stage.name, look.key, writer.path, records))
-    artifact = writer.finish(records, _description(look))
+    whole = provisional(look.step.stage.name, look.key, writer.path, records)
+    with ThreadPoolExecutor(1) as beside:  # DuckDB checks while the rows are digested
+        checked = beside.submit(check, look, whole)
+        artifact = writer.finish(records, _description(look), checked.result)
     report.seconds = time.perf_counter() - started
     return artifact, report
 

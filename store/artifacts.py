@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,13 +214,14 @@ class ArtifactWriter:
                 rows = {f"{table}.parquet": content.num_rows for table, content in tables.items()}
                 record = {
                     "name": name,
-                    "files": _file_records(temporary, rows),
+                    "files": _settled(temporary, rows),
                     "ledger": dict(product.ledger),
                     "seconds": round(seconds, 3),
                     **({"pace": list(product.pace)} if product.pace else {}),
                 }
                 (temporary / PART_RECORD).write_text(record_text(record), encoding="utf-8")
-                sync_tree(temporary)
+                sync(temporary / PART_RECORD)
+                sync(temporary)
                 shutil.rmtree(self.path / name, ignore_errors=True)
                 temporary.rename(self.path / name)
                 sync(self.path)
@@ -230,9 +232,15 @@ class ArtifactWriter:
             _remember(_number((self.path / name / f"{table}.parquet").stat()), content)
         return record
 
-    def finish(self, records: Sequence[Mapping[str, Any]], description: Mapping[str, Any]) -> Artifact:
-        """Write the manifest: the artifact is complete from here on."""
+    def finish(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        description: Mapping[str, Any],
+        insist: Callable[[], None] = lambda: None,
+    ) -> Artifact:
+        """Write the manifest, unless `insist` raises: the artifact is complete from here on."""
         tables, files = self._content(records)
+        insist()
         ledger: dict[str, int] = {}
         for record in records:
             for name, spent in record["ledger"].items():
@@ -426,21 +434,28 @@ def _file_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | 
     return None
 
 
-def _file_records(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
-    """What a part's record says of each file. `rows`: of the tables whose number of rows is known without asking the file."""
+def _settled(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
+    """What a part's record says of each file; all of them are on the disk by then.
+
+    `rows`: of the tables whose number of rows is known without asking the file.
+    """
     import pyarrow.parquet as pq
 
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    with ThreadPoolExecutor(3) as pool:  # the disk writes while the processor reads
+        synced = pool.submit(sync_tree, folder)
+        # read, never remembered: what is recorded here must not rest on a clock
+        digests = list(pool.map(file_digest, paths))
+        synced.result()
     records = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            status = path.stat()
-            # read, never remembered: what is recorded here must not rest on a clock
-            entry: dict[str, Any] = {"sha256": file_digest(path), "bytes": status.st_size}
-            _digests[_number(status)] = entry["sha256"]
-            name = path.relative_to(folder).as_posix()
-            if name in rows:
-                entry["rows"] = rows[name]
-            elif path.suffix == ".parquet":
-                entry["rows"] = pq.read_metadata(path).num_rows
-            records[name] = entry
+    for path, sha256 in zip(paths, digests, strict=True):
+        status = path.stat()
+        entry: dict[str, Any] = {"sha256": sha256, "bytes": status.st_size}
+        _digests[_number(status)] = sha256
+        name = path.relative_to(folder).as_posix()
+        if name in rows:
+            entry["rows"] = rows[name]
+        elif path.suffix == ".parquet":
+            entry["rows"] = pq.read_metadata(path).num_rows
+        records[name] = entry
     return records

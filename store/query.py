@@ -64,6 +64,12 @@ def _shared() -> tuple[duckdb.DuckDBPyConnection, dict[str, list[Path]]]:
 _sharing = Lock()
 
 
+def warm_up() -> None:
+    """Open it, and let DuckDB set up what its first query needs."""
+    with shared_tables((), ("rewards",)) as connection:
+        connection.execute("SELECT count(*) FROM rewards").fetchall()
+
+
 def _connected() -> duckdb.DuckDBPyConnection:
     import duckdb
 
