@@ -13,9 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import duckdb  # noqa: F401  this one, the next two and store.content are needed later; imported while a server starts
-import fastapi.encoders  # noqa: F401
-import pyarrow.parquet  # noqa: F401
+import fastapi.encoders  # noqa: F401  Prefect imports it when a flow begins; here it is done while a server starts
 from prefect import Flow, Task, flow, task
 from prefect.cache_policies import CachePolicy
 from prefect.context import SyncClientContext, TaskRunContext
@@ -32,7 +30,6 @@ from pipeline.steps import DIAGNOSIS, EVALUATION, PROBING, Step, names
 from pipeline.task_runners import task_runner
 from pipeline.workbench import workbench
 from stages.stage import Part, Probe
-from store import content  # noqa: F401
 from store.artifacts import Artifact, ArtifactWriter, open_writer, remove
 from store.layout import MAIN, part_name
 from store.policies import PolicyVersion

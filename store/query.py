@@ -65,7 +65,11 @@ _sharing = Lock()
 
 
 def warm_up() -> None:
-    """Open it, and let DuckDB set up what its first query needs."""
+    """Open it, and import what writing rows needs: for who has to wait for something else anyway."""
+    import pyarrow.parquet  # noqa: F401
+
+    import store.content  # noqa: F401
+
     with shared_tables((), ("rewards",)) as connection:
         connection.execute("SELECT count(*) FROM rewards").fetchall()
 

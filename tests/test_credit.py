@@ -19,8 +19,9 @@ from configs.plan import ReplayPlan, RoleReplays
 from configs.schema import AdvantagesConfig, Config, JsonlProblems, PartsConfig, RoundConfig
 from pipeline.samples import stored_samples
 from stages.problem_sources.protocol import Problem
+from store import credit
 from store.artifacts import Product, Row, open_writer, provisional
-from store.credit import advantages, estimators, open_returns, write_advantages
+from store.credit import advantages, asks_critic, estimators, open_returns, write_advantages
 from store.layout import Layout
 from tests.conftest import PLAYED, Round, config_of, drive
 from tests.credits import solo_samples, valued
@@ -72,6 +73,17 @@ def test_the_baseline_weighs_an_alternative_by_its_replays(tmp_path: Path) -> No
     assert [row["replay_count"] for row in rows] == [2, 1, 4]
     assert [row["baseline"] for row in rows] == pytest.approx([2 / 5, 1 / 3, 2 / 3], abs=1e-15)
     assert [row["advantage"] for row in rows] == pytest.approx([1 / 10, 2 / 3, -5 / 12], abs=1e-15)
+
+
+@pytest.mark.parametrize("estimator", [name for name in estimators() if not asks_critic(name)])
+def test_few_rows_and_many_are_credited_alike(estimator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # few on the connection that the process shares, many on one of their own that may spill: the same bytes
+    samples = stored_samples(drive(tmp_path / "store", duo(), until="grade").scope)
+    for name, small in (("few", 2**30), ("many", 0)):
+        monkeypatch.setattr(credit, "_SMALL", small)
+        write_advantages(samples, estimator, "none", "state", tmp_path / name)
+    assert (tmp_path / "few").read_bytes() == (tmp_path / "many").read_bytes()
+    assert not (tmp_path / credit.SPILL).exists()
 
 
 def test_a_group_of_one_has_no_advantage(tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.errors import StoreError
+from store import artifacts
 from store.artifacts import ArtifactWriter, Product, find, open_writer, write_table
 from store.content import TableDigest
 from store.identity import digest, short_id
 from store.layout import Layout
 from store.locks import holding
+from store.schemas import TABLES
 from tests.conftest import ROOT, Round, config_of, drive
 
 Played = Callable[[str, str], Round]
@@ -155,6 +157,32 @@ def test_a_part_interrupted_while_it_is_written_leaves_nothing(store: Path) -> N
     assert list((store / "artifacts/stage/key").iterdir()) == []
 
 
+def test_what_was_just_written_is_not_read_again_until_it_changes(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    real = artifacts._opened
+    monkeypatch.setattr(artifacts, "_opened", lambda path: (opened.append(path), real(path))[1])
+    rows = [dict.fromkeys(TABLES["steps"].names) | {"step": step} for step in range(3)]
+    with open_writer(Layout(store), "stage", "key") as writer:
+        made = writer.finish([writer.write(0, Product({"steps": rows}), 0.0)], {})
+    assert made.rows("steps") == rows and made.rows("steps", ["step"]) == [{"step": step} for step in range(3)]
+    assert not opened
+    [file] = made.files("steps")
+    write_table(file, pa.Table.from_pylist(rows[:1], TABLES["steps"]))
+    assert made.rows("steps") == rows[:1] and opened == [file]
+
+
+def test_no_more_tables_are_remembered_than_memory_is_set_aside(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.Table.from_pylist([dict.fromkeys(TABLES["steps"].names)] * 1000, TABLES["steps"])
+    monkeypatch.setattr(artifacts, "_tables", {})
+    monkeypatch.setattr(artifacts, "_kept", {})
+    monkeypatch.setattr(artifacts, "_KEPT", 2 * table.nbytes)
+    for number in range(4):
+        artifacts._remember((number,), table)
+    assert list(artifacts._tables) == list(artifacts._kept) == [(2,), (3,)]
+
+
 def test_what_a_killed_writer_left_is_cleared_away(store: Path) -> None:
     left = store / "artifacts/stage/key/.tmp-part-00000-1"
     left.mkdir(parents=True)
@@ -233,6 +261,7 @@ import sys, time
 from pathlib import Path
 from store.layout import Layout
 from store.locks import holding
+from store.schemas import TABLES
 with holding(Layout(Path(sys.argv[1])), "a", "rollout 12"):
     print("held", flush=True)
     time.sleep(600)

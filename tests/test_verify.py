@@ -16,7 +16,7 @@ import pytest
 from configs.schema import Config, UpdateConfig
 from pipeline.verify import verify
 from store import catalog
-from store.artifacts import MANIFEST, PART_RECORD, ArtifactWriter, Row, _file_records, described, write_table
+from store.artifacts import MANIFEST, PART_RECORD, ArtifactWriter, Row, _settled, described, write_table
 from store.layout import Layout
 from store.query import SQL
 from store.records import read_record, write_record
@@ -84,7 +84,7 @@ def _record_anew(store: Path, folder: Path, content: bool, **described_as: Any) 
     """The records of a part and its artifact as they are of the files that are there."""
     part = folder / "part-00000"
     record, manifest = _record(part / PART_RECORD), _record(folder / MANIFEST)
-    record["files"] = {name: entry for name, entry in _file_records(part, {}).items() if name != PART_RECORD}
+    record["files"] = {name: entry for name, entry in _settled(part, {}).items() if name != PART_RECORD}
     write_record(part / PART_RECORD, record)
     parts = [record, *manifest["parts"][1:]]
     if not content:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,13 +20,17 @@ def settle_gpu() -> None:
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     prepare_cublas()
+    warnings.filterwarnings(
+        "ignore", "Memory Efficient attention defaults to a non-deterministic algorithm"
+    )  # see below
 
 
 @contextmanager
 def repeatable() -> Iterator[None]:
     """Forward and backward passes in which equal numbers give equal bytes, on a GPU too; on a CPU they do anyway.
 
-    Going back, attention and the sums over shared places otherwise add in whatever order their threads come by.
+    Going back, attention and the sums over shared places otherwise add in whatever order their threads come by. What has no
+    form of one order runs as it is: attention with keys split among threads is the one to know (long micro-batches).
     """
     if not torch.cuda.is_initialized():
         yield
