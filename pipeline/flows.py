@@ -17,6 +17,8 @@ import fastapi.encoders  # noqa: F401  Prefect imports it when a flow begins; he
 from prefect import Flow, Task, flow, task
 from prefect.cache_policies import CachePolicy
 from prefect.context import SyncClientContext, TaskRunContext
+from prefect.events.clients import NullEventsClient
+from prefect.events.worker import EventsWorker
 from prefect.futures import wait
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -236,6 +238,9 @@ def connect() -> None:
 @lru_cache(maxsize=1)
 def _connected(url: str | None) -> ExitStack:
     kept = ExitStack()
+    # nobody can ask a server about events that ends with this command; sent, they also make it refuse requests for
+    # seconds, for its database takes one writer at a time
+    EventsWorker.set_client_override(NullEventsClient if is_temporary() else None)
     kept.enter_context(flow_settings())
     kept.enter_context(SyncClientContext())
     atexit.register(kept.close)
