@@ -225,6 +225,7 @@ def started(asked: Flow[..., Any], **parameters: Any) -> Any:
     return asked(**parameters)
 
 
+@lru_cache(maxsize=1)
 def prepare() -> None:
     """What a round needs besides a server, and is there already when one answers."""
     warm_up()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +17,7 @@ from stages.agreement import insist_on_agreement
 from stages.stage import RETRIED, Part
 from stages.tools import Tools
 from store.artifacts import Artifact, ArtifactWriter, provisional
+from store.beside import beside
 from store.query import run_checks
 
 LIBRARIES = ("torch", "transformers", "peft", "vllm", "duckdb", "pyarrow", "scipy", "prefect")
@@ -116,9 +117,11 @@ def make_step(
     report.saved = _total([record for record in there.values() if record])
     report.saved_seconds = sum(record["seconds"] for record in there.values() if record)
     whole = provisional(look.step.stage.name, look.key, writer.path, records)
-    with ThreadPoolExecutor(1) as beside:  # DuckDB checks while the rows are digested
-        checked = beside.submit(check, look, whole)
+    checked = beside().submit(check, look, whole)  # DuckDB checks while the rows are digested
+    try:
         artifact = writer.finish(records, _description(look), checked.result)
+    finally:
+        wait([checked])
     report.seconds = time.perf_counter() - started
     return artifact, report
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import StoreError
+from store.beside import beside
 from store.files import TEMPORARY, sync, sync_tree, writing
 from store.identity import digest, file_digest
 from store.layout import Layout, part_name
@@ -442,11 +443,13 @@ def _settled(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    with ThreadPoolExecutor(3) as pool:  # the disk writes while the processor reads
-        synced = pool.submit(sync_tree, folder)
+    synced = beside().submit(sync_tree, folder)  # the disk writes while the processor reads
+    try:
         # read, never remembered: what is recorded here must not rest on a clock
-        digests = list(pool.map(file_digest, paths))
-        synced.result()
+        digests = list(beside().map(file_digest, paths))
+    finally:
+        wait([synced])
+    synced.result()
     records = {}
     for path, sha256 in zip(paths, digests, strict=True):
         status = path.stat()
