@@ -13,6 +13,7 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from configs.environment import cache_root
 from configs.errors import EngineError
 from stages.engines.quiet import silence
 
@@ -121,3 +122,7 @@ def _publish(working: Path, target: Path) -> None:
     except OSError:
         if not _is_complete(target):
             raise
+
+
+if __name__ == "__main__":  # `make setup`: no first command has to wait for it
+    embedded_model(cache_root())
