@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -194,7 +194,7 @@ class RoundRun:
         bench = workbench()
         bench.limits.check()
         probe_shared(look, bench.tools)
-        asked = far_part_run.with_options(name=f"{look.step.name} part", refresh_cache=True)
+        asked = _named(far_part_run, f"{look.step.name} part", True)
         futures = []
         for part in parts:
             name, work = part_name(part.index), Deferred(order(look, self.scope.layout, part, bench.limits))
@@ -238,14 +238,20 @@ def connect() -> None:
 
 @lru_cache(maxsize=1)
 def _connected(url: str | None) -> ExitStack:
-    kept = ExitStack()
     # nobody can ask a server about events that ends with this command; sent, they also make it refuse requests for
     # seconds, for its database takes one writer at a time
     EventsWorker.set_client_override(NullEventsClient if is_temporary() else None)
-    kept.enter_context(flow_settings())
-    kept.enter_context(SyncClientContext())
-    atexit.register(kept.close)
+    with ExitStack() as entered:
+        entered.enter_context(flow_settings())
+        entered.enter_context(SyncClientContext())
+        kept = entered.pop_all()  # not if one of them failed
+    atexit.register(_close, kept)
     return kept
+
+
+def _close(kept: ExitStack) -> None:
+    with suppress(ValueError):  # entered within another flow (`c3 serve`), whose context is gone by now
+        kept.close()
 
 
 def flow_settings() -> AbstractContextManager[object]:

@@ -10,10 +10,6 @@ from configs.environment import prepare_threads
 def prepare_process() -> None:
     """To be called before anything large is imported."""
     prepare_threads()
-    # imports make half a million objects that stay: to look through them as often as usual takes a fifth of the start
+    # imports make half a million objects that stay: to look through them as often as usual takes a fifth of the start,
+    # and a third of a second every few rounds
     gc.set_threshold(50_000, 10, 10)
-
-
-def keep_what_is_loaded() -> None:
-    """Whatever is there now stays: a search takes a third of a second with it, and next to none without."""
-    gc.freeze()

@@ -8,7 +8,6 @@ from typing import Protocol
 
 from configs.errors import C3Error
 from configs.schema import Config, WorkersConfig
-from pipeline.process import keep_what_is_loaded
 from pipeline.runner import Limits
 from stages.tools import Tools
 
@@ -80,7 +79,6 @@ class Workbench:
         if loading is not None:
             loading.join()
             self._loading = None
-            keep_what_is_loaded()
         return self.tools
 
 

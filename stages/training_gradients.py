@@ -90,17 +90,17 @@ def _gradients(
     by_id = {lesson.row.decision_id: lesson for lesson in lessons}
     total_EP = torch.zeros(len(credit), sum(parameter.numel() for parameter in parameters))
     for batch in learner.batches([lesson.row for lesson in lessons], config.max_tokens):
-        scored = list(zip([by_id[row.decision_id] for row in batch], learner.score(batch), strict=True))
-        for place, name in enumerate(credit):
-            losses = [
-                weights[name][lesson.row.decision_id] * _loss(config, lesson, found, value)
-                for lesson, found in scored
-                if (value := credit[name].get(lesson.row.decision_id))
-            ]
-            if losses:
-                with repeatable():
+        with repeatable():
+            scored = list(zip([by_id[row.decision_id] for row in batch], learner.score(batch), strict=True))
+            for place, name in enumerate(credit):
+                losses = [
+                    weights[name][lesson.row.decision_id] * _loss(config, lesson, found, value)
+                    for lesson, found in scored
+                    if (value := credit[name].get(lesson.row.decision_id))
+                ]
+                if losses:
                     torch.stack(losses).sum().backward(retain_graph=True)  # type: ignore[no-untyped-call]
-                total_EP[place] -= _taken(parameters)
+                    total_EP[place] -= _taken(parameters)
     return total_EP
 
 

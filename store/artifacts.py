@@ -13,7 +13,6 @@ from concurrent.futures import wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import StoreError
@@ -23,6 +22,7 @@ from store.identity import digest, file_digest
 from store.layout import Layout, part_name
 from store.locks import holding
 from store.records import read_record, record_text, write_record
+from store.remembered import digest_once, remember_digest, remember_table, remembered_table
 
 if TYPE_CHECKING:  # a finished round is recognised without pyarrow: it is imported where rows are read or written
     import pyarrow as pa
@@ -33,8 +33,6 @@ if TYPE_CHECKING:  # a finished round is recognised without pyarrow: it is impor
 Row = dict[str, Any]
 MANIFEST = "manifest.json"
 PART_RECORD = "part.json"
-_KEPT = 2**26
-"""Bytes of tables that a process keeps in memory."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +228,7 @@ class ArtifactWriter:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
         for table, content in tables.items():
-            _remember(_number((self.path / name / f"{table}.parquet").stat()), content)
+            remember_table(self.path / name / f"{table}.parquet", content)
         return record
 
     def finish(
@@ -311,7 +309,7 @@ def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
     from store.schemas import TABLES
 
-    known = _remembered(path)
+    known = remembered_table(path)
     if known is not None:
         return known if columns is None else known.select(list(columns))
     with _opened(path) as file:
@@ -335,7 +333,7 @@ def _pieces(path: Path) -> Iterator[pa.Table]:
     """The same, row group by row group: advantages can be too many to hold."""
     from store.schemas import TABLES
 
-    known = _remembered(path)
+    known = remembered_table(path)
     if known is not None:
         yield known
         return
@@ -356,50 +354,6 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except (OSError, pa.ArrowInvalid) as error:
         raise StoreError(f"{path}: cannot be read ({error}); run the round again, it will be made again") from error
-
-
-def _remember(file: tuple[int, ...], table: pa.Table) -> None:
-    """Keep what was just written: the stages after it read it, and a small file takes longer to open than to use."""
-    with _remembering:
-        _tables[file] = table
-        _kept[file] = table.nbytes  # once: for nested columns it takes longer than to read them
-        while sum(_kept.values()) > _KEPT:
-            oldest = next(iter(_kept))
-            del _tables[oldest], _kept[oldest]
-
-
-def _remembered(path: Path) -> pa.Table | None:
-    """The rows of a file that this process wrote and that has not changed since, while they are kept."""
-    try:
-        return _tables.get(_number(path.stat()))
-    except OSError:
-        return None  # who reads it says so
-
-
-_tables: dict[tuple[int, ...], pa.Table] = {}
-_kept: dict[tuple[int, ...], int] = {}
-"""Bytes of each, in the order in which they were written."""
-_remembering = Lock()
-
-
-def _digest_once(path: Path, status: os.stat_result) -> str:
-    """sha256 of a file as it is now; read once per process, because a command looks at a round more than once.
-
-    What this process wrote was read when its part's record was made, under a temporary name: so a file goes by its number
-    on the disk, and by the times that every change to it moves.
-    """
-    file = _number(status)
-    if file not in _digests:
-        _digests[file] = file_digest(path)
-    return _digests[file]
-
-
-def _number(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-_digests: dict[tuple[int, ...], str] = {}
-"""sha256 of the files that this process has read."""
 
 
 def _part_damage(folder: Path, record: Mapping[str, Any]) -> str | None:
@@ -426,7 +380,7 @@ def _file_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | 
             status = path.stat()
             if status.st_size != entry["bytes"]:
                 return f"{folder.name}/{name} has {status.st_size} bytes, not {entry['bytes']}"
-            if _digest_once(path, status) != entry["sha256"]:
+            if digest_once(path, status) != entry["sha256"]:
                 return f"{folder.name}/{name} has changed since it was written (sha256)"
         except FileNotFoundError:
             return f"{folder.name}/{name} is missing"
@@ -454,7 +408,7 @@ def _settled(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
     for path, sha256 in zip(paths, digests, strict=True):
         status = path.stat()
         entry: dict[str, Any] = {"sha256": sha256, "bytes": status.st_size}
-        _digests[_number(status)] = sha256
+        remember_digest(status, sha256)
         name = path.relative_to(folder).as_posix()
         if name in rows:
             entry["rows"] = rows[name]

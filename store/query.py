@@ -1,4 +1,7 @@
-"""DuckDB over Parquet: SQL files run on named tables. Nothing here builds a query from strings."""
+"""DuckDB over Parquet: SQL files run on named tables.
+
+No query is built from strings. A view's definition takes no parameters, so its own name and the files' quoted paths are put in.
+"""
 
 from __future__ import annotations
 
@@ -43,15 +46,14 @@ def shared_tables(artifacts: Sequence[Artifact], names: Sequence[str]) -> Iterat
 
 @contextmanager
 def shared_room() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A schema of its own on that connection, empty, and gone afterwards with all that was made in it."""
+    """A database of its own on that connection, empty, and gone afterwards with all that was made in it."""
     with _sharing, _shared()[0].cursor() as connection:
-        connection.execute("CREATE SCHEMA room")
-        try:
-            connection.execute("USE room")
-            yield connection
-        finally:
-            connection.execute("USE memory.main")
-            connection.execute("DROP SCHEMA room CASCADE")
+        connection.execute("DETACH DATABASE IF EXISTS room")  # of one that was left by an error
+        connection.execute("ATTACH ':memory:' AS room")
+        connection.execute("USE room")
+        yield connection
+        connection.execute("USE memory")
+        connection.execute("DETACH room")
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from configs.errors import StoreError
 from configs.notes import config_notes
 from configs.plan import ReplayPlan, RoleReplays
 from configs.schema import AdvantagesConfig, Config, JsonlProblems, PartsConfig, RoundConfig
@@ -23,6 +24,7 @@ from store import credit
 from store.artifacts import Product, Row, open_writer, provisional
 from store.credit import advantages, asks_critic, estimators, open_returns, write_advantages
 from store.layout import Layout
+from store.query import shared_tables
 from tests.conftest import PLAYED, Round, config_of, drive
 from tests.credits import solo_samples, valued
 from tests.worlds import Truth, diamond, duo, trio
@@ -84,6 +86,24 @@ def test_few_rows_and_many_are_credited_alike(estimator: str, tmp_path: Path, mo
         write_advantages(samples, estimator, "none", "state", tmp_path / name)
     assert (tmp_path / "few").read_bytes() == (tmp_path / "many").read_bytes()
     assert not (tmp_path / credit.SPILL).exists()
+
+
+@pytest.mark.parametrize("small", [0, 2**30])
+def test_an_estimator_sees_no_table_but_those_it_is_given(
+    small: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    round = drive(tmp_path / "store", duo(), until="grade")
+    with shared_tables([round.artifacts["problems"]], ["problems"]) as connection:  # as a check leaves it
+        assert connection.execute("select count(*) from problems").fetchone() != (0,)
+    reading = tmp_path / "reading.sql"
+    reading.write_text("select * from problems")
+    monkeypatch.setattr(credit, "estimator_file", lambda name: reading)
+    monkeypatch.setattr(credit, "_SMALL", small)
+    for _ in range(2):  # and one that fails leaves nothing in the way of the next
+        with pytest.raises(StoreError, match="problems does not exist"):
+            write_advantages(stored_samples(round.scope), "c3", "none", "state", tmp_path / "out")
+    monkeypatch.undo()
+    write_advantages(stored_samples(round.scope), "c3", "none", "state", tmp_path / "out")
 
 
 def test_a_group_of_one_has_no_advantage(tmp_path: Path) -> None:

@@ -175,17 +175,31 @@ def test_a_finished_round_needs_neither_server_nor_prefect_nor_torch_nor_duckdb(
     assert "reused" in done.stdout
 
 
-@pytest.mark.parametrize(("temporary", "heartbeats"), [(True, None), (False, 180)])
-def test_only_a_server_that_outlives_the_command_is_told_that_a_flow_still_runs(
-    temporary: bool, heartbeats: int | None, monkeypatch: pytest.MonkeyPatch
+_TOLD = """
+import sys
+from pipeline import flows, server
+from prefect import flow
+from prefect.events.worker import EventsWorker
+from prefect.settings import get_current_settings
+server._temporary += [("", None)] * (sys.argv[1] == "temporary")
+flows.connect()
+flows.connect()
+told = lambda: (get_current_settings().flows.heartbeat_frequency, EventsWorker.instance().client_type.__name__)
+print(*flows.started(flow(told)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("server", "told"), [("temporary", "None NullEventsClient"), ("lasting", "180 PrefectEventsClient")]
+)
+def test_only_a_server_that_outlives_the_command_is_told_of_events_and_that_a_flow_still_runs(
+    server: str, told: str, prefect_server: str
 ) -> None:
-    from prefect.settings import get_current_settings
-
-    from pipeline import flows, server
-
-    monkeypatch.setattr(server, "_temporary", [("http://127.0.0.1:1/api", None)] if temporary else [])
-    with flows.flow_settings():
-        assert get_current_settings().flows.heartbeat_frequency == heartbeats
+    environment = {**os.environ, "PREFECT_API_URL": prefect_server, "PREFECT_LOGGING_LEVEL": "CRITICAL"}
+    done = subprocess.run(
+        [sys.executable, "-c", _TOLD, server], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout.strip(), done.stderr) == (told, "")
 
 
 @pytest.mark.slow

@@ -22,10 +22,11 @@ from transformers import (
     MptConfig,
     PreTrainedConfig,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from configs.errors import StoreError, UpdateError
 from configs.schema import PolicyConfig
-from stages.learners import spoken, trie_attention
+from stages.learners import causal_scoring, spoken, trie_attention
 from stages.learners.adapter_files import adapter_digest
 from stages.learners.causal_scoring import CausalScorer
 from stages.learners.lora import LoraLearner
@@ -285,6 +286,24 @@ def test_in_bfloat16_a_model_that_can_be_packed_passes(family: str, spread: floa
     before = {name: (parameter.data_ptr(), parameter.dtype) for name, parameter in model.named_parameters()}
     CausalScorer(model, model, "packed").check_packing("team")
     assert before == {name: (parameter.data_ptr(), parameter.dtype) for name, parameter in model.named_parameters()}
+
+
+def test_a_weight_that_a_layer_shares_with_what_is_outside_it_is_float32_in_both() -> None:
+    class Layer(GradientCheckpointingLayer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.shared = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.shared(self.inner(x))
+
+    layer, head = Layer(), torch.nn.Linear(4, 4)
+    head.weight = layer.shared.weight
+    model = torch.nn.Sequential(layer, layer, head).to(torch.bfloat16)
+    with causal_scoring._in_float32(model):
+        assert model(torch.ones(1, 4)).dtype == torch.float32
+        assert layer.inner.weight.dtype == torch.bfloat16  # between its turns
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 
 
 def test_a_model_that_fails_on_the_check_has_its_own_weights_again() -> None:

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.errors import StoreError
-from store import artifacts
+from store import artifacts, remembered
 from store.artifacts import ArtifactWriter, Product, find, open_writer, write_table
 from store.content import TableDigest
 from store.identity import digest, short_id
@@ -173,14 +173,20 @@ def test_what_was_just_written_is_not_read_again_until_it_changes(
     assert made.rows("steps") == rows[:1] and opened == [file]
 
 
-def test_no_more_tables_are_remembered_than_memory_is_set_aside(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = pa.Table.from_pylist([dict.fromkeys(TABLES["steps"].names)] * 1000, TABLES["steps"])
-    monkeypatch.setattr(artifacts, "_tables", {})
-    monkeypatch.setattr(artifacts, "_kept", {})
-    monkeypatch.setattr(artifacts, "_KEPT", 2 * table.nbytes)
-    for number in range(4):
-        artifacts._remember((number,), table)
-    assert list(artifacts._tables) == list(artifacts._kept) == [(2,), (3,)]
+def test_no_more_tables_are_remembered_than_memory_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = _table([ROW] * 1000)
+    files = [tmp_path / str(number) for number in range(5)]
+    for name, value in (("_tables", {}), ("_sizes", {}), ("KEPT", 2 * table.nbytes)):
+        monkeypatch.setattr(remembered, name, value)
+    for file in files[:4]:
+        file.touch()
+        remembered.remember_table(file, table)
+    files[4].touch()
+    remembered.remember_table(files[4], _table([ROW] * 3000))  # more than there is room for: it takes no other's place
+    remembered.remember_table(tmp_path / "not there", table)
+    assert [remembered.remembered_table(file) is not None for file in files] == [False, False, True, True, False]
 
 
 def test_what_a_killed_writer_left_is_cleared_away(store: Path) -> None:
@@ -261,7 +267,6 @@ import sys, time
 from pathlib import Path
 from store.layout import Layout
 from store.locks import holding
-from store.schemas import TABLES
 with holding(Layout(Path(sys.argv[1])), "a", "rollout 12"):
     print("held", flush=True)
     time.sleep(600)

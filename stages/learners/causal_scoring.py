@@ -86,8 +86,8 @@ class CausalScorer:
         """
         rows = [TrainRow("probe", policy, context, tokens, 1.0) for context, tokens in _PROBE]
         with _in_float32(self._base):
-            alone = torch.cat([scored.logprob_T for row in rows for scored in self._padded([row])])
             try:
+                alone = torch.cat([scored.logprob_T for row in rows for scored in self._padded([row])])
                 packed = torch.cat([scored.logprob_T for scored in self._packed(rows)])
             except _ANY_MODELS_TROUBLE as error:
                 raise UpdateError(
@@ -165,7 +165,7 @@ _ANY_MODELS_TROUBLE = (AttributeError, IndexError, RuntimeError, TypeError, Valu
 
 @contextmanager
 def _in_float32(base: torch.nn.Module) -> Iterator[None]:
-    """The model's weights as float32, then as they were. Its layers take turns, so that little more memory is held."""
+    """The model's weights as float32, then as they were. Layers that transformers knows as such take turns: it saves memory."""
     layers = [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
     own: dict[torch.nn.Parameter, torch.Tensor] = {}
 
@@ -179,10 +179,16 @@ def _in_float32(base: torch.nn.Module) -> Iterator[None]:
         for parameter in parameters:
             parameter.data = own.pop(parameter, parameter.data)
 
-    in_layers = {parameter for layer in layers for parameter in layer.parameters()}
-    hooks = [layer.register_forward_pre_hook(lambda layer, _: widen(layer.parameters())) for layer in layers]
-    hooks += [layer.register_forward_hook(lambda layer, *_: restore(layer.parameters())) for layer in layers]
-    widen(parameter for parameter in base.parameters() if parameter not in in_layers)
+    inside = {module for layer in layers for module in layer.modules()}
+    throughout = {
+        parameter for module in base.modules() if module not in inside for parameter in module.parameters(recurse=False)
+    }
+    widen(throughout)
+    own_of = {
+        layer: [p for p in layer.parameters() if p not in throughout] for layer in layers
+    }  # a weight may be shared
+    hooks = [layer.register_forward_pre_hook(lambda layer, _: widen(own_of[layer])) for layer in layers]
+    hooks += [layer.register_forward_hook(lambda layer, *_: restore(own_of[layer])) for layer in layers]
     try:
         yield
     finally:
