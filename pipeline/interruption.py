@@ -31,8 +31,15 @@ def arm() -> None:
         _listening.append(threading.Thread(target=_watch, args=(listen,), daemon=True))
         _listening[0].start()
         signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+        sys.unraisablehook = _unraisable
     for number in _SIGNALS:
         signal.signal(number, _stop)
+
+
+def _unraisable(unraised: sys.UnraisableHookArgs) -> None:
+    """An interrupt that comes while an object is cleared away cannot be raised there; the words are said all the same."""
+    if not (stopped() and issubclass(unraised.exc_type, KeyboardInterrupt)):
+        sys.__unraisablehook__(unraised)
 
 
 _listening: list[threading.Thread] = []

@@ -167,12 +167,17 @@ def test_each_role_can_have_an_adapter_of_its_own(tmp_path: Path, tools: Tools) 
     assert {row["policy"] for row in ran.rows("steps")} == {"plans", "answers"}
 
 
-@pytest.mark.parametrize("layout", ["padded", "single"])
-def test_the_layout_of_the_update_does_not_matter(real: Round, layout: str, tools: Tools) -> None:
-    other = drive(real.scope.store, _config(f"update.layout={layout}"), run=layout, tools=tools)
-    assert set(other.made) == {"update"}
-    ours = {(row["step"], row["role"]): row for row in real.rows("steps")}
-    for row in other.rows("steps"):
-        same = ours[row["step"], row["role"]]
-        assert row["gradient_norm"] == pytest.approx(same["gradient_norm"], rel=0.05)
-        assert row["loss"] == pytest.approx(same["loss"], abs=0.01)
+def test_the_layout_of_the_update_does_not_matter(real: Round, tools: Tools) -> None:
+    # in float32: in bfloat16 messages whose gradients cancel leave little but rounding, and how much depends on the processor
+    steps = {}
+    for layout in ("packed", "padded", "single"):
+        config = _config("update.dtype=float32", f"update.layout={layout}")
+        ran = drive(real.scope.store, config, run=layout, tools=tools)
+        assert set(ran.made) == {"update"}
+        steps[layout] = {(row["step"], row["role"]): row for row in ran.rows("steps")}
+    for layout in ("padded", "single"):
+        assert steps[layout].keys() == steps["packed"].keys()
+        for key, row in steps[layout].items():
+            same = steps["packed"][key]
+            assert row["gradient_norm"] == pytest.approx(same["gradient_norm"], rel=1e-3)
+            assert row["loss"] == pytest.approx(same["loss"], abs=1e-4)
