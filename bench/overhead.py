@@ -123,7 +123,8 @@ def share(store: Path, preset: str, rounds: int) -> None:
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores: wall times are the machine's as it was")
     headings = "".join(f"{name:>11}" for name in (*CALLS, "pipeline"))
     print(f"{'round':<8}{'in all':>9}{headings}{'share':>8}{'of CPU time':>16}")
-    for number, found in enumerate(told["rounds"], start=1):
+    together = {name: sum(found[name] for found in told["rounds"]) for name in told["rounds"][0]}
+    for number, found in [*enumerate(told["rounds"], start=1), ("all", together)]:
         own = found["all"] - sum(found[name] for name in CALLS)
         calls = "".join(f"{found[name]:9.2f} s" for name in CALLS)
         cpu = f"{found['cpu']:9.2f} s{found['cpu'] / found['cpu_all']:8.1%}"

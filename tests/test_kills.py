@@ -358,6 +358,24 @@ def _stopped_in(victim: Victim, number: signal.Signals) -> float:
     return took
 
 
+IN_A_DESTRUCTOR = """
+import os, signal, time
+from pipeline.interruption import arm
+class Going:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(100))  # where Python hears of it
+arm()
+Going()
+time.sleep(60)
+"""
+
+
+def test_a_signal_that_comes_while_an_object_is_cleared_away_is_not_lost_nor_shown() -> None:
+    done = subprocess.run([sys.executable, "-c", IN_A_DESTRUCTOR], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert _is_one_line_on_how_to_go_on(done.returncode, done.stderr), done.stderr
+
+
 @pytest.mark.slow
 def test_a_signal_while_the_temporary_server_starts_takes_that_server_along(store: Path) -> None:
     command = ("run", "iteration", "--round", "1", "--config", "scripted-duo")
