@@ -37,7 +37,9 @@ def write_answer(store: Path, text: str, form: str, output: Path | None, console
         opened = output.open("w", encoding="utf-8", newline="") if output else nullcontext(sys.stdout)
         with opened as file:
             if form == "csv":
-                writer = csv.writer(file)
+                writer = csv.writer(
+                    file, lineterminator="\n"
+                )  # for a shell, a carriage return is part of the last value
                 writer.writerow(columns)
                 writer.writerows(rows)
             else:

@@ -9,16 +9,19 @@ from pathlib import Path
 from configs.errors import C3Error, CheckError, StoreError
 from pipeline.runner import check
 from pipeline.scope import Look, Scope
-from pipeline.steps import DIAGNOSIS, EVALUATION, PROBING, step_named, steps_with
+from pipeline.steps import DIAGNOSIS, EVALUATION, PROBING, Step, step_named, steps_with
 from stages.stage import Job
 from store import catalog
 from store.artifacts import Artifact, content_damage, damage, damage_at, described
 from store.catalog import Reference
 from store.descent import base_of
+from store.identity import digest
 from store.layout import IMPORTED, Layout
 from store.policies import PolicyVersion, version_after
 from store.query import run_lineage
 from store.variants import find_variant, steps_of
+
+_UNCHECKED = "cannot be checked: "
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,9 @@ def verify(store: Path, run: str | None = None) -> Iterator[tuple[Reference | No
                 yield None, found
                 continue
             artifact = (found.stage, found.key)
-            if artifact not in seen:
-                seen[artifact] = problem_of(layout, found)
-            problem = seen[artifact]
+            problem = seen[artifact] if artifact in seen else problem_of(layout, found)
+            if problem is None or not problem.startswith(_UNCHECKED):  # that may be this run's alone
+                seen[artifact] = problem
             yield found, None if problem is None else Finding(_place(found), problem, _cure(found))
 
 
@@ -131,10 +134,24 @@ def _broken_rule(layout: Layout, reference: Reference, artifact: Artifact, input
             run_lineage([*inputs.values(), *_upstream(layout, inputs.values()), artifact])
             return _lost_policy(scope, inputs.values())
     except CheckError as error:
-        return str(error)
+        # a configuration recorded since plans something else: `c3 status` calls such a round stale
+        made = [artifact, *_upstream(layout, [artifact])]
+        return None if _made_otherwise(job, steps_with(reference.step), made) else str(error)
     except C3Error as error:
-        return f"cannot be checked: {error}"
+        return f"{_UNCHECKED}{error}"
     return None
+
+
+def _made_otherwise(job: Job, steps: Iterable[Step], artifacts: Iterable[Artifact]) -> bool:
+    """Whether some of these were made under another configuration than the round's now."""
+    stages = {step.stage.name: step.stage for step in steps}
+    for artifact in artifacts:
+        made_under = artifact.manifest.get("made_from", {}).get("config")
+        if made_under is None or artifact.stage not in stages:
+            continue
+        if digest(stages[artifact.stage].config_slice(job)) != digest(made_under):
+            return True
+    return False
 
 
 def _lost_policy(scope: Scope, samples: Iterable[Artifact]) -> str | None:

@@ -104,7 +104,8 @@ def fetch(relation: duckdb.DuckDBPyRelation) -> list[tuple[Any, ...]]:
 
 def _refusal(error: duckdb.Error) -> ConfigError:
     reason = " ".join(str(error).split("LINE 1:")[0].split())
-    return ConfigError(f"c3 sql: {reason}")
+    cure = "; c3 verify names what is damaged, and the command that makes it again" if ".parquet" in reason else ""
+    return ConfigError(f"c3 sql: {reason}{cure}")
 
 
 def write_parquet(relation: duckdb.DuckDBPyRelation, path: Path) -> None:

@@ -14,6 +14,7 @@ import cli
 from configs.errors import ConfigError
 from configs.schema import JsonlProblems, RoundConfig
 from store.layout import Layout
+from tests import worlds
 from tests.conftest import Answer, config_of, drive
 
 Command = Callable[..., Answer]
@@ -234,3 +235,9 @@ def test_a_refused_import_leaves_no_run_and_no_configuration_behind(command: Com
     before = {path: path.read_bytes() for path in layout.run("taken").rglob("*.json")}
     _refused(command(*taking, "--set", "seed=5"), 2, "line 1: problem_id 'nobody'")
     assert {path: path.read_bytes() for path in layout.run("taken").rglob("*.json")} == before
+
+
+def test_a_run_that_is_not_there_is_named_beside_those_that_are(command: Command, tmp_path: Path) -> None:
+    drive(tmp_path / "store", worlds.duo(), run="default", until="problems")
+    answer = command("status", "--run", "nope")
+    assert (answer.code, answer.err) == (2, "c3: --run nope: no such run; there is default\n")

@@ -240,3 +240,18 @@ def test_a_round_before_that_was_drawn_anew_is_no_damage(forged: Path) -> None:
     catalog.record_redraw(Layout(forged), "test", 1, "main", 1)
     drive(forged, _config(), 1)
     assert _found(forged) == {}
+
+
+def test_a_round_made_under_a_configuration_that_was_replaced_is_whole(forged: Path) -> None:
+    # planned now: other episodes of other roles; `c3 status` calls the round stale, but nothing of it is damaged
+    catalog.record_config(Layout(forged), "test", 1, worlds.trio().model_dump(mode="json"))
+    assert [finding for _, finding in verify(forged) if finding] == []
+    _forge(forged, "grade", "rewards", lambda rows: rows[1:], content=False)
+    assert [finding for _, finding in verify(forged) if finding]
+
+
+def test_a_damaged_record_of_a_run_is_no_fault_of_another_that_shares_its_artifacts(forged: Path) -> None:
+    copytree(forged / "runs/test", forged / "runs/other")
+    (forged / "runs/other/run.json").write_text("{")
+    places = {finding.place.split()[1] for _, finding in verify(forged) if finding}
+    assert places == {"other"}
