@@ -259,15 +259,9 @@ def doctor(
 @app.command()
 def status(run: Annotated[str | None, typer.Option(help="Only this run.")] = None, store: Store = None) -> None:
     """Rounds by stages. ok: made in this round; reuse: taken from another that asked for the same; part: begun."""
-    from configs.errors import ConfigError
     from pipeline.standing import standings
     from pipeline.terminal import show_status
-    from store.catalog import run_folders
-    from store.layout import Layout
 
-    known = run_folders(Layout(_store(store)))
-    if run is not None and run not in known:
-        raise ConfigError(f"--run {run}: no such run; there is {', '.join(known) or 'none yet'}")
     show_status(_console(), standings(_store(store), run))
 
 

@@ -37,9 +37,8 @@ def write_answer(store: Path, text: str, form: str, output: Path | None, console
         opened = output.open("w", encoding="utf-8", newline="") if output else nullcontext(sys.stdout)
         with opened as file:
             if form == "csv":
-                writer = csv.writer(
-                    file, lineterminator="\n"
-                )  # for a shell, a carriage return is part of the last value
+                # for a shell a carriage return would be part of the last value
+                writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(columns)
                 writer.writerows(rows)
             else:

@@ -24,6 +24,7 @@ from store.artifacts import Artifact, Row
 from store.layout import MAIN
 from store.locks import holding
 from store.policies import PolicyVersion
+from store.query import warm_up
 from store.summaries import round_summary, summary_content
 from store.variants import Variant, find_variant, record_variant
 
@@ -276,7 +277,7 @@ def _serving(scope: Scope, progress: Progress) -> Iterator[Any]:
         workbench().progress = progress
         from pipeline import flows  # Prefect takes two seconds to import: only when something runs
 
-        flows.prepare()
+        warm_up()
         await_server()
         flows.connect()
         yield flows

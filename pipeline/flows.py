@@ -35,7 +35,6 @@ from stages.stage import Part, Probe
 from store.artifacts import Artifact, ArtifactWriter, open_writer, remove
 from store.layout import MAIN, part_name
 from store.policies import PolicyVersion
-from store.query import warm_up
 
 Reference = dict[str, str]
 """What a task run returns and Prefect keeps: where the result lies, never the result."""
@@ -225,12 +224,6 @@ def started(asked: Flow[..., Any], **parameters: Any) -> Any:
     return asked(**parameters)
 
 
-@lru_cache(maxsize=1)
-def prepare() -> None:
-    """What a round needs besides a server, and is there already when one answers."""
-    warm_up()
-
-
 def connect() -> None:
     """Prefect's client for all flows of this process: to make one for each takes longer than to open a flow."""
     _connected(PREFECT_API_URL.value())
@@ -242,7 +235,7 @@ def _connected(url: str | None) -> ExitStack:
     # seconds, for its database takes one writer at a time
     EventsWorker.set_client_override(NullEventsClient if is_temporary() else None)
     with ExitStack() as entered:
-        entered.enter_context(flow_settings())
+        entered.enter_context(_flow_settings())
         entered.enter_context(SyncClientContext())
         kept = entered.pop_all()  # not if one of them failed
     atexit.register(_close, kept)
@@ -254,7 +247,7 @@ def _close(kept: ExitStack) -> None:
         kept.close()
 
 
-def flow_settings() -> AbstractContextManager[object]:
+def _flow_settings() -> AbstractContextManager[object]:
     """Prefect's settings where a flow runs: as they are, but for a server of this command's own."""
     if not is_temporary():
         return nullcontext()

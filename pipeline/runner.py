@@ -17,8 +17,8 @@ from stages.agreement import insist_on_agreement
 from stages.stage import RETRIED, Part
 from stages.tools import Tools
 from store.artifacts import Artifact, ArtifactWriter, provisional
-from store.beside import beside
 from store.query import run_checks
+from store.threads import beside
 
 LIBRARIES = ("torch", "transformers", "peft", "vllm", "duckdb", "pyarrow", "scipy", "prefect")
 
@@ -138,11 +138,15 @@ def reused(look: Look, artifact: Artifact) -> StepReport:
     )
 
 
-def check(look: Look, artifact: Artifact) -> None:
-    """The stage's SQL checks over its inputs and its own rows. CheckError when the plan was not spent exactly."""
+def check(look: Look, artifact: Artifact, planned: bool = True) -> None:
+    """The stage's SQL checks over its inputs and its own rows. CheckError when the plan was not spent exactly.
+
+    `planned`: whether the job's configuration is the one that the rows were made under; else nothing is held to its plan.
+    """
     inputs = [given for name, given in look.job.inputs.items() if name != RETRIED]
     stage = look.step.stage
-    run_checks(look.step.name, stage.tables, [*inputs, artifact], stage.spending(look.job))
+    spending = stage.spending(look.job) if planned else None
+    run_checks(look.step.name, stage.tables, [*inputs, artifact], spending)
 
 
 def _total(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:

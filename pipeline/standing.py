@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from configs.errors import C3Error
+from configs.errors import C3Error, ConfigError
 from pipeline.scope import Scope, Walk
 from pipeline.steps import DIAGNOSIS, EVALUATION, ROUND, Step, names
 from stages.problems import HELDOUT, PROBLEMS
@@ -35,8 +35,10 @@ _TROUBLE = ("partial", "running", "failed", "damaged")
 
 
 def standings(store: Path, run: str | None = None) -> list[Standing]:
-    """One entry per run, variant and round that has begun."""
+    """One entry per run, variant and round that has begun. ConfigError naming the runs there are, when it is none of them."""
     layout = Layout(store)
+    if run is not None and run not in (known := catalog.run_folders(layout)):
+        raise ConfigError(f"--run {run}: no such run; there is {', '.join(known) or 'none yet'}")
     found = []
     for name in catalog.runs(layout) if run is None else [run]:
         descents = Descents(layout, name)

@@ -245,9 +245,8 @@ def show_training(console: Console, rounds: Sequence[RoundResult], evaluations: 
             continue
         groups = sum(row["groups"] for row in result.signal)
         silent = sum(row["groups_without_signal"] for row in result.signal)
-        spent = [
-            ledger for report in result.reports for ledger in (report.ledger, report.saved)
-        ]  # whenever: as the evals
+        # now or earlier, as the evaluations are
+        spent = [ledger for report in result.reports for ledger in (report.ledger, report.saved)]
         table.add_row(
             str(result.round),
             f"{result.figures['mean_reward']:.3f}",

@@ -129,14 +129,15 @@ def _broken_rule(layout: Layout, reference: Reference, artifact: Artifact, input
     scope = Scope(layout.root, reference.run, reference.round, reference.variant)
     try:
         job = replace(Job(scope.config, reference.round, inputs), policy=_of_no_weights())
-        check(Look(step_named(reference.step), job, reference.key, {}, None), artifact)
+        made = [artifact, *_upstream(layout, [artifact])]
+        # a configuration recorded since plans something else: `c3 status` calls such a round stale
+        planned = not _made_otherwise(job, steps_with(reference.step), made)
+        check(Look(step_named(reference.step), job, reference.key, {}, None), artifact, planned)
         if reference.step == "advantages":
             run_lineage([*inputs.values(), *_upstream(layout, inputs.values()), artifact])
             return _lost_policy(scope, inputs.values())
     except CheckError as error:
-        # a configuration recorded since plans something else: `c3 status` calls such a round stale
-        made = [artifact, *_upstream(layout, [artifact])]
-        return None if _made_otherwise(job, steps_with(reference.step), made) else str(error)
+        return str(error)
     except C3Error as error:
         return f"{_UNCHECKED}{error}"
     return None

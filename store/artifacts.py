@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import StoreError
-from store.beside import beside
 from store.files import TEMPORARY, sync, sync_tree, writing
 from store.identity import digest, file_digest
 from store.layout import Layout, part_name
 from store.locks import holding
 from store.records import read_record, record_text, write_record
 from store.remembered import digest_once, remember_digest, remember_table, remembered_table
+from store.threads import beside
 
 if TYPE_CHECKING:  # a finished round is recognised without pyarrow: it is imported where rows are read or written
     import pyarrow as pa

@@ -66,8 +66,9 @@ def _shared() -> tuple[duckdb.DuckDBPyConnection, dict[str, list[Path]]]:
 _sharing = Lock()
 
 
+@lru_cache(maxsize=1)
 def warm_up() -> None:
-    """Open it, and import what writing rows needs: for who has to wait for something else anyway."""
+    """Open it once, and import what writing rows needs: for who has to wait for something else anyway."""
     import pyarrow.parquet  # noqa: F401
 
     import store.content  # noqa: F401
@@ -125,13 +126,15 @@ def checks_of(step: str, tables: tuple[str, ...]) -> list[Path]:
     return sorted(files, key=lambda path: path.stem)
 
 
-def run_checks(step: str, tables: tuple[str, ...], artifacts: Sequence[Artifact], planned: Sequence[Row]) -> None:
+def run_checks(
+    step: str, tables: tuple[str, ...], artifacts: Sequence[Artifact], planned: Sequence[Row] | None
+) -> None:
     """All checks of a step over its own and its inputs' rows, with the plan's `spending` beside them.
 
-    `tables` are those that its stage declares. The last artifact is its own; a check that names `own_TABLE` sees the rows
-    of that alone.
+    `planned`: None leaves out the checks that ask for it. `tables` are those that its stage declares. The last artifact
+    is its own; a check that names `own_TABLE` sees the rows of that alone.
     """
-    files = checks_of(step, tables)
+    files = [path for path in checks_of(step, tables) if planned is not None or "spending" not in _text(path)]
     if not files:
         return
     import pyarrow as pa
@@ -142,7 +145,7 @@ def run_checks(step: str, tables: tuple[str, ...], artifacts: Sequence[Artifact]
     with shared_tables(artifacts, [name for name in TABLES if name in asked]) as connection:
         for name in (name for name in TABLES if f"own_{name}" in asked):
             add_table(connection, f"own_{name}", name, artifacts[-1:])
-        if "spending" in asked:
+        if planned is not None and "spending" in asked:
             connection.from_arrow(pa.Table.from_pylist(list(planned), SPENDING)).create_view("spending")
         for path in files:
             run_check(connection, path, step)

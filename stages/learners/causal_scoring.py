@@ -184,9 +184,8 @@ def _in_float32(base: torch.nn.Module) -> Iterator[None]:
         parameter for module in base.modules() if module not in inside for parameter in module.parameters(recurse=False)
     }
     widen(throughout)
-    own_of = {
-        layer: [p for p in layer.parameters() if p not in throughout] for layer in layers
-    }  # a weight may be shared
+    # a weight may be shared with what is outside
+    own_of = {layer: [own for own in layer.parameters() if own not in throughout] for layer in layers}
     hooks = [layer.register_forward_pre_hook(lambda layer, _: widen(own_of[layer])) for layer in layers]
     hooks += [layer.register_forward_hook(lambda layer, *_: restore(own_of[layer])) for layer in layers]
     try:
