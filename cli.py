@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.scope import Scope
+    from pipeline.rounds.round import Scope
 
 app = typer.Typer(
     help="Contextual counterfactual credit assignment for teams of language models, as cached stages.",
@@ -93,9 +93,12 @@ def run_iteration(
 
     Roll out, freeze, sample, replay, grade, credit, update.
     """
-    from pipeline import commands
-    from pipeline.planning import heldout_overlap
-    from pipeline.terminal import Bars, show_notes, show_overlap, show_round, show_stale
+    from pipeline.commands import run as commands
+    from pipeline.rounds.plan import heldout_overlap
+    from pipeline.views.plan import show_notes, show_overlap
+    from pipeline.views.progress import Bars
+    from pipeline.views.receipt import show_round
+    from pipeline.views.status import show_stale
 
     scope = _scope(store, run, round, variant)
     commands.settle_config(scope, config, set or [])
@@ -126,17 +129,13 @@ def run_training(
     store: Store = None,
 ) -> None:
     """Round after round, with greedy evaluations where configured."""
-    from pipeline import commands
-    from pipeline.planning import heldout_overlap
-    from pipeline.terminal import (
-        Bars,
-        show_evaluation,
-        show_notes,
-        show_overlap,
-        show_round,
-        show_stale,
-        show_training,
-    )
+    from pipeline.commands import run as commands
+    from pipeline.rounds.plan import heldout_overlap
+    from pipeline.views.plan import show_notes, show_overlap
+    from pipeline.views.progress import Bars
+    from pipeline.views.receipt import show_round
+    from pipeline.views.status import show_stale
+    from pipeline.views.training import show_evaluation, show_training
 
     console = _console()
     commands.limit(max_seconds, max_evaluations)
@@ -174,8 +173,11 @@ def run_stage(
     store: Store = None,
 ) -> None:
     """One stage of a round; the stages before it must have run."""
-    from pipeline import commands
-    from pipeline.terminal import Bars, show_notes, show_stale, show_steps, show_untold
+    from pipeline.commands import run as commands
+    from pipeline.views.plan import show_notes
+    from pipeline.views.progress import Bars
+    from pipeline.views.receipt import show_steps, show_untold
+    from pipeline.views.status import show_stale
 
     scope = _scope(store, run, round, variant)
     commands.known_stage(stage)
@@ -201,8 +203,9 @@ def run_evaluation(
     store: Store = None,
 ) -> None:
     """Greedy answers on the configured held-out problems."""
-    from pipeline import commands
-    from pipeline.terminal import Bars, show_evaluation
+    from pipeline.commands import run as commands
+    from pipeline.views.progress import Bars
+    from pipeline.views.training import show_evaluation
 
     scope = _scope(store, run, round, variant)
     commands.settle_config(scope, config, set or [])
@@ -221,8 +224,8 @@ def plan(
     store: Store = None,
 ) -> None:
     """What a round will cost, and which of its steps are there. Runs and records nothing."""
-    from pipeline import planning
-    from pipeline.terminal import show_cost, show_notes, show_overlap, show_plan_steps
+    from pipeline.rounds import plan as planning
+    from pipeline.views.plan import show_cost, show_notes, show_overlap, show_plan_steps
 
     scope = _scope(store, run, round, variant)
     wanted = planning.wanted_config(scope, config, set or [])
@@ -245,9 +248,9 @@ def doctor(
 
     Reachable, the right model, adapters can be loaded, the same log-probs as the trainer.
     """
-    from pipeline.doctor import examine
-    from pipeline.planning import wanted_config
-    from pipeline.terminal import show_checks
+    from pipeline.commands.doctor import examine
+    from pipeline.rounds.plan import wanted_config
+    from pipeline.views.findings import show_checks
 
     scope = _scope(store, run, max(round, 1))
     wanted = wanted_config(scope, config, set or [])
@@ -259,8 +262,8 @@ def doctor(
 @app.command()
 def status(run: Annotated[str | None, typer.Option(help="Only this run.")] = None, store: Store = None) -> None:
     """Rounds by stages. ok: made in this round; reuse: taken from another that asked for the same; part: begun."""
-    from pipeline.standing import standings
-    from pipeline.terminal import show_status
+    from pipeline.rounds.status import standings
+    from pipeline.views.status import show_status
 
     show_status(_console(), standings(_store(store), run))
 
@@ -273,7 +276,7 @@ def sql(
     store: Store = None,
 ) -> None:
     """Query every run, round and variant. Read-only. Try: c3 sql "show tables"."""
-    from pipeline.answers import write_answer
+    from pipeline.views.rows import write_answer
 
     write_answer(_store(store), query, format.value, output, _console())
 
@@ -291,7 +294,8 @@ def compare(
     store: Store = None,
 ) -> None:
     """Every estimator on a round's stored samples, side by side. Generates nothing."""
-    from pipeline import comparing
+    from pipeline.commands import compare as comparing
+    from pipeline.views.compare import show_comparison, show_gradients
 
     scope = _scope(store, run, round, variant)
     found = comparing.compare(scope)
@@ -300,9 +304,9 @@ def compare(
         _print_json(comparing.as_json(scope, found, pairs))
         return
     console = _console()
-    comparing.show_comparison(console, scope, found)
+    show_comparison(console, scope, found)
     if pairs is not None:
-        comparing.show_gradients(console, pairs)
+        show_gradients(console, pairs)
 
 
 @app.command()
@@ -320,8 +324,11 @@ def diagnose(
     store: Store = None,
 ) -> None:
     """What a round's credit is worth: fidelity, noise, influence. Without --replays nothing is generated."""
-    from pipeline import commands, diagnosing
-    from pipeline.terminal import Bars, show_steps
+    from pipeline.commands import diagnose as diagnosing
+    from pipeline.views.diagnose import show_diagnosis
+    from pipeline.commands import run as commands
+    from pipeline.views.progress import Bars
+    from pipeline.views.receipt import show_steps
 
     scope = _scope(store, run, round, variant)
     budget = diagnosing.settle_replays(scope, replays)
@@ -335,7 +342,7 @@ def diagnose(
         _print_json(diagnosing.as_json(scope, artifact))
     else:
         show_steps(console, reports)
-        diagnosing.show_diagnosis(console, artifact)
+        show_diagnosis(console, artifact)
 
 
 @app.command()
@@ -357,10 +364,10 @@ def why(
 
     What it saw, its alternatives, the arithmetic, and how each replay ended.
     """
-    from pipeline.samples import latest_round
-    from pipeline.why import question_of
-    from pipeline.why import why as answer
-    from pipeline.why_text import page_lines
+    from pipeline.commands.why import question_of
+    from pipeline.commands.why import why as answer
+    from pipeline.rounds.stored import latest_round
+    from pipeline.views.why import page_lines
 
     question, parameters = question_of(id, role, worst, best, tied)
     scope = _scope(store, run, round or 1, variant)
@@ -394,11 +401,12 @@ def what_if(
 
     And see what the frozen team makes of it. It is never trained on.
     """
-    from pipeline import commands
-    from pipeline import what_if as asking
-    from pipeline.samples import latest_round
-    from pipeline.terminal import Bars, show_steps
-    from pipeline.what_if_text import cost_line, page_lines
+    from pipeline.commands import run as commands
+    from pipeline.commands import what_if as asking
+    from pipeline.rounds.stored import latest_round
+    from pipeline.views.progress import Bars
+    from pipeline.views.receipt import show_steps
+    from pipeline.views.what_if import cost_line, page_lines
 
     scope = _scope(store, run, round or 1, variant)
     scope = scope if round else latest_round(scope, "advantages")
@@ -429,7 +437,7 @@ def export_pairs(
 
     A preference data set for TRL's DPO trainer.
     """
-    from pipeline.exporting import preference_pairs, write_lines
+    from pipeline.commands.export import preference_pairs, write_lines
 
     count = write_lines(preference_pairs(_scope(store, run, round, variant), role), output)
     typer.echo(f"{count} pairs", err=True)
@@ -448,7 +456,7 @@ def export_episodes(
 
     As `c3 import` reads them.
     """
-    from pipeline.exporting import episodes, write_lines
+    from pipeline.commands.export import episodes, write_lines
 
     count = write_lines(episodes(_scope(store, run, round, variant), source and source.value), output)
     typer.echo(f"{count} episodes", err=True)
@@ -465,7 +473,7 @@ def export_policy(
     store: Store = None,
 ) -> None:
     """What a round learned, for PEFT, vLLM or transformers to load."""
-    from pipeline.policy_export import export_policy as write
+    from pipeline.commands.export_policy import export_policy as write
 
     for place in write(_scope(store, run, round, variant), target, policy, merge):
         typer.echo(f"{place} written")
@@ -483,7 +491,7 @@ def chat(
     store: Store = None,
 ) -> None:
     """Talk to the team and see what each role says. Nothing is stored."""
-    from pipeline.chatting import Chat, chat_lines
+    from pipeline.commands.chat import Chat, chat_lines
 
     team = Chat(_scope(store, run, round, variant), sample)
     for asked in [question] if question is not None else _questions():
@@ -504,7 +512,7 @@ def import_(
 
     They are credited from freeze on.
     """
-    from pipeline.importing import import_transcripts
+    from pipeline.commands.import_transcripts import import_transcripts
 
     artifact = import_transcripts(_scope(store, run, round), file, config, set or [])
     rows = artifact.manifest["tables"]["transcripts"]["rows"]
@@ -517,8 +525,8 @@ def verify(run: Annotated[str | None, typer.Option(help="Only this run.")] = Non
 
     Lineage goes from advantages back to problems and policy.
     """
-    from pipeline.terminal import show_findings
-    from pipeline.verify import verify as verify_store
+    from pipeline.commands.verify import verify as verify_store
+    from pipeline.views.findings import show_findings
 
     if not show_findings(_console(), list(verify_store(_store(store), run))):
         raise typer.Exit(3)
@@ -530,9 +538,9 @@ def gc(
     store: Store = None,
 ) -> None:
     """What nothing refers to: show it, or remove it with --yes."""
-    from pipeline.terminal import show_garbage
-    from store.collect import garbage, sweep
-    from store.layout import Layout
+    from pipeline.views.findings import show_garbage
+    from store.disk.layout import Layout
+    from store.runs.garbage import garbage, sweep
 
     layout = Layout(_store(store))
     found = list(garbage(layout))
@@ -546,7 +554,7 @@ def init(
     preset: Annotated[str, typer.Option(help="The preset to start from.")] = "arithmetic-duo",
 ) -> None:
     """Write a commented configuration to start from."""
-    from configs.starter import write_starter
+    from configs.template import write_starter
 
     write_starter(path, preset)
     typer.echo(f"{path} written; `c3 plan` shows what a round of it costs, `c3 run iteration --round 1` runs one")
@@ -559,8 +567,8 @@ def ui(
     store: Store = None,
 ) -> None:
     """Start a lasting Prefect page. Later commands in this store report to it."""
-    from pipeline.server import start_lasting, stop_lasting
-    from store.layout import Layout
+    from pipeline.flows.server import start_lasting, stop_lasting
+    from store.disk.layout import Layout
 
     layout = Layout(_store(store))
     if stop:
@@ -576,8 +584,8 @@ def serve(
     store: Store = None,
 ) -> None:
     """Run rounds that are started from the Prefect page."""
-    from pipeline.server import use_lasting
-    from store.layout import Layout
+    from pipeline.flows.server import use_lasting
+    from store.disk.layout import Layout
 
     use_lasting(Layout(_store(store)))
     from pipeline.deployments import wait_for_rounds
@@ -615,8 +623,8 @@ def _text_of(file: Path, message: str | None) -> str:
 
 
 def _scope(store: Path | None, run: str, round: int, variant: str = "main") -> Scope:
-    from pipeline.scope import Scope
-    from store.layout import checked_name
+    from pipeline.rounds.round import Scope
+    from store.disk.layout import checked_name
 
     return Scope(_store(store), checked_name(run, "--run"), round, checked_name(variant, "--variant"))
 
@@ -633,7 +641,7 @@ def _seeds(text: str | None) -> list[int | None]:
 
 
 def _print_json(value: object) -> None:
-    from pipeline.answers import write_json
+    from pipeline.views.rows import write_json
 
     write_json(value)
 
@@ -647,8 +655,8 @@ def _console() -> Console:
 def main() -> None:
     """The console script: one line per error, and an exit code that says what kind it was."""
     from configs.errors import C3Error
-    from pipeline.interruption import INTERRUPTED, arm, leave, stopped
-    from pipeline.process import prepare_process
+    from pipeline.execution.process import prepare_process
+    from pipeline.execution.signals import INTERRUPTED, arm, leave, stopped
 
     try:
         arm()

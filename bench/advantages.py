@@ -25,11 +25,12 @@ import numpy as np
 import pyarrow as pa
 
 from stages.advantages import ADVANTAGES
-from store.artifacts import Artifact, Product, open_writer, provisional, write_table
-from store.credit import write_advantages
-from store.layout import Layout
-from store.query import run_checks
-from store.schemas import DECISIONS, REWARDS
+from store.artifacts.artifact import Artifact, Product, provisional, write_table
+from store.artifacts.schemas import DECISIONS, REWARDS
+from store.artifacts.writer import open_writer
+from store.disk.layout import Layout
+from store.queries.advantages import write_advantages
+from store.queries.checks import run_checks
 
 PART_STATES = 25_000
 BYTES_PER_REPLAY = 60

@@ -22,16 +22,18 @@ from statistics import fmean
 from typing import Any
 
 from configs.load import load_config
-from pipeline.runner import Limits, make_part, make_step
-from pipeline.scope import Scope
+from pipeline.execution.limits import Limits
+from pipeline.execution.runner import make_part, make_step
+from pipeline.rounds.round import Scope
 from pipeline.steps import ROUND
-from stages.agreement import insist_on_agreement
+from stages.base.resources import Tools
 from stages.engines.protocol import Completion, Engine, Request
-from stages.tools import Tools
-from store import catalog
-from store.artifacts import Artifact, Row, open_writer
-from store.layout import Layout
-from store.policies import PolicyVersion
+from stages.mismatch.engine_check import insist_on_agreement
+from store.artifacts.artifact import Artifact, Row
+from store.artifacts.policy_version import PolicyVersion
+from store.artifacts.writer import open_writer
+from store.disk.layout import Layout
+from store.runs import records as catalog
 
 STAGES = ("rollout", "sample")
 TURNS = 3

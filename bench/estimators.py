@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python bench/estimators.py [--copies 4000] [--seed 1] [--output docs/results-credit.md]
 
-Worlds and measures are those of tests/measuring.py, which tests/test_estimators.py holds to its claims. What the page says
+Worlds and measures are those of tests/support/estimator_truth.py, which tests/store/sql/test_estimators_against_truth.py holds to its claims. What the page says
 below the tables is written by hand and stays.
 """
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from store.credit import estimators
-from tests.measuring import Figures, World, credit_of, measure, play, worlds
+from store.queries.advantages import estimators
+from tests.support.estimator_truth import Figures, World, credit_of, measure, play, worlds
 
 ABOUT = {
     "solo": "one role, fanout 8",
@@ -26,7 +26,7 @@ ABOUT = {
 HEAD = """# Credit against the truth
 
 Made by `bench/estimators.py` ({copies} copies of each world, four problems each, seed {seed}); what it shows is asserted in
-`tests/test_estimators.py`. Every world is small enough that Q and V are exact sums. All estimators see the same samples.
+`tests/store/sql/test_estimators_against_truth.py`. Every world is small enough that Q and V are exact sums. All estimators see the same samples.
 
 | figure | meaning |
 |---|---|
@@ -44,7 +44,7 @@ of the context into the advantage: biased for Q - V, unbiased for the gradient (
 batch). `magrpo` has that bias and, being part of its own mean, a shrunk gradient; on a tree a message takes the mean over
 its leaves, so a fair run of it uses the `episodes` plan. A smaller variance beside a slope below 1 is no gain: divide it
 by the slope's square first. Where a role makes no difference (`irrelevant`), c3 gives it exactly 0 and the others do not.
-`ccpo`, here with one solo replay a state, is off by V(h) less V without the message (`tests/test_ccpo.py` takes exactly that
+`ccpo`, here with one solo replay a state, is off by V(h) less V without the message (`tests/stages/test_solo.py` takes exactly that
 off): the same for all messages of a state, so the gradient is unbiased. The last role has none; its figures are over the
 others.
 

@@ -17,13 +17,15 @@ from typing import Any
 
 from configs.load import load_config
 from configs.schema import Config
-from pipeline.runner import Limits, StepReport, make_part, make_step
-from pipeline.scope import Scope
+from pipeline.execution.limits import Limits
+from pipeline.execution.runner import StepReport, make_part, make_step
+from pipeline.rounds.round import Scope
 from pipeline.steps import ROUND
-from stages.tools import Tools
-from store import catalog
-from store.artifacts import Artifact, open_writer
-from store.layout import Layout
+from stages.base.resources import Tools
+from store.artifacts.artifact import Artifact
+from store.artifacts.writer import open_writer
+from store.disk.layout import Layout
+from store.runs import records as catalog
 
 
 def main() -> None:
@@ -87,8 +89,8 @@ def plain_loop(scope: Scope, artifacts: dict[str, Artifact]) -> dict[str, float]
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from stages.engines.hardware import resolved_device, resolved_dtype
-    from stages.engines.make import resolved_model
+    from stages.models.identity import resolved_model
+    from stages.runtime.device import resolved_device, resolved_dtype
 
     engine: Any = scope.config.engine
     torch.set_num_threads(engine.threads)

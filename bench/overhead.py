@@ -37,7 +37,7 @@ try:
 except SystemExit as end:
     assert not end.code, end.code
 heavy = sorted({"torch", "transformers", "prefect", "pyarrow", "numpy", "scipy", "duckdb"} & set(sys.modules))
-server = sys.modules.get("pipeline.server")
+server = sys.modules.get("pipeline.flows.server")
 print("heavy", heavy, "servers", len(server._temporary) if server else 0)
 """
 LIBRARIES = "import typer, rich, pydantic, filelock"
@@ -135,10 +135,10 @@ def measure(command: dict[str, Any]) -> None:
     """In a process of its own: rounds as `c3 run training` runs them, every outside call timed. Prints JSON."""
     begun = time.perf_counter()
     from configs.load import load_config
-    from pipeline import commands
-    from pipeline.process import prepare_process
-    from pipeline.scope import Scope
-    from pipeline.workbench import Silence, workbench
+    from pipeline.commands import run as commands
+    from pipeline.execution.context import Silence, workbench
+    from pipeline.execution.process import prepare_process
+    from pipeline.rounds.round import Scope
 
     prepare_process()
     store = Path(command["store"])
@@ -164,8 +164,8 @@ def measure(command: dict[str, Any]) -> None:
 @contextmanager
 def _watching(spent: dict[str, float]) -> Iterator[None]:
     """Time what a round waits for: the engine, the evaluator, the update, and the server's start."""
-    from pipeline import commands
-    from stages.tools import Tools
+    from pipeline.commands import run as commands
+    from stages.base.resources import Tools
     from stages.update import UPDATE
 
     def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -230,10 +230,10 @@ def part(folder: Path, parts: int) -> None:
 def _plain(store: Path, overrides: list[str]) -> tuple[float, int]:
     from bench.iteration import iteration
     from configs.load import load_config
-    from pipeline.scope import Scope
-    from stages.tools import Tools
-    from store import catalog
-    from store.layout import Layout
+    from pipeline.rounds.round import Scope
+    from stages.base.resources import Tools
+    from store.disk.layout import Layout
+    from store.runs import records as catalog
 
     config = load_config("scripted-duo", overrides)
     catalog.record_config(Layout(store), "bench", 1, config.model_dump(mode="json"))

@@ -36,14 +36,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from configs.schema import PolicyConfig, TransformersEngineConfig, UpdateConfig
-from stages.engines.gpu import repeatable
-from stages.engines.hardware import resolved_device, resolved_dtype
-from stages.engines.make import resolved_model
+from configs.engines import TransformersEngineConfig
+from configs.training import PolicyConfig, UpdateConfig
 from stages.learners.lora import LoraLearner
-from stages.learners.packing import pack
 from stages.learners.protocol import TrainRow
-from store.policies import initial_policy
+from stages.learners.scoring.packing import pack
+from stages.models.identity import resolved_model
+from stages.runtime.determinism import repeatable
+from stages.runtime.device import resolved_device, resolved_dtype
+from store.artifacts.policy_version import initial_policy
 
 CASES = ((110, 4), (110, 8), (512, 8))
 """Tokens of the context, alternatives of each."""

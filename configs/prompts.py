@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from string import Formatter
 from typing import TYPE_CHECKING
 
-from configs.role_graph import ancestors
-
 if TYPE_CHECKING:
-    from configs.schema import Role
+    pass
 
 
 def placeholders(template: str) -> list[str]:
@@ -36,34 +34,3 @@ def fill(template: str, values: Mapping[str, str]) -> str:
         if name is not None:
             filled.append(values[name])
     return "".join(filled)
-
-
-def check_prompts(roles: Sequence[Role]) -> None:
-    """ValueError when a template shows what its role may not see, or hides what it depends on."""
-    graph = {role.name: role.depends_on for role in roles}
-    if len(graph) < len(roles):
-        names = [role.name for role in roles]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"roles: two roles are named '{twice}'; names are unique")
-    if "question" in graph:
-        raise ValueError("roles.question: this name is the problem's placeholder; choose another")
-    for role in roles:
-        missing = [parent for parent in role.depends_on if parent not in graph]
-        if missing:
-            continue  # check_graph says it better
-        try:
-            shown = placeholders(role.user)
-        except ValueError as error:
-            raise ValueError(f"roles.{role.name}.user: {error}") from None
-        visible = ancestors(graph, role.name) | {"question"}
-        for name in shown:
-            if name not in visible:
-                raise ValueError(
-                    f"roles.{role.name}.user: {{{name}}} is not visible to '{role.name}', which sees "
-                    f"{', '.join('{' + item + '}' for item in sorted(visible))}; "
-                    f"add it to depends_on or drop the placeholder"
-                )
-        needed = [*role.depends_on] or ["question"]
-        for name in needed:
-            if name not in shown:
-                raise ValueError(f"roles.{role.name}.user: the placeholder {{{name}}} is missing from the template")

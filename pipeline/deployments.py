@@ -13,11 +13,11 @@ from prefect import flow, serve
 from prefect.types.entrypoint import EntrypointType
 
 from configs.environment import store_root
-from pipeline import commands
-from pipeline.process import prepare_process
-from pipeline.scope import Scope
-from pipeline.workbench import Silence
-from store.layout import MAIN, checked_name
+from pipeline.commands import run as commands
+from pipeline.execution.context import Silence
+from pipeline.execution.process import prepare_process
+from pipeline.rounds.round import Scope
+from store.disk.layout import MAIN, checked_name
 
 DEPLOYMENT = "round"
 

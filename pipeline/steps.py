@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from configs.schema import Config
 from stages.advantages import ADVANTAGES
 from stages.answer import ANSWER
+from stages.base.stage import Stage
 from stages.critic import CRITIC
 from stages.diagnose import DIAGNOSE
 from stages.evaluate import EVALUATE
 from stages.freeze import FREEZE
 from stages.grade import GRADE
-from stages.probe import PROBE
+from stages.independent_replay import REMEASURE
+from stages.intervention import PROBE
 from stages.problems import HELDOUT, PROBLEMS
-from stages.remeasure import REMEASURE
 from stages.replay import REPLAY
 from stages.rollout import ROLLOUT
 from stages.sample import SAMPLE
 from stages.solo import SOLO
-from stages.stage import Stage
 from stages.update import UPDATE
-from store.credit import asks_critic, asks_solo
+from store.queries.advantages import asks_critic, asks_solo
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.stage import Job, Part, Stage, one_part
-from stages.tools import Tools
-from store.artifacts import Product
-from store.credit import estimator_file, write_advantages
-from store.identity import file_digest
+from stages.base.job import Job, Part
+from stages.base.parts import one_part
+from stages.base.resources import Tools
+from stages.base.stage import Stage
+from store.artifacts.artifact import Product
+from store.disk.hashing import file_digest
+from store.queries.advantages import estimator_file, write_advantages
 
 
 def _slice(job: Job) -> dict[str, Any]:

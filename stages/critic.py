@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+from stages.base.job import Job, Part
+from stages.base.parts import one_part
+from stages.base.resources import Tools
+from stages.base.stage import Stage
 from stages.learners.protocol import Learner, Reading, TrainRow
-from stages.stage import Job, Part, Stage, one_part
-from stages.tools import Tools
-from store.artifacts import Product, Row
-from store.credit import stored_returns
-from store.identity import seed_from
+from store.artifacts.artifact import Product, Row
+from store.disk.ids import seed_from
+from store.queries.advantages import stored_returns
 
 
 def _slice(job: Job) -> dict[str, Any]:
@@ -72,7 +74,7 @@ def _values(credited: list[Row], readings: dict[str, Reading], folds: int) -> li
         return []
     import numpy as np
 
-    from stages.value_head import cross_fitted  # scikit-learn takes a second to import
+    from stages.learners.value_head import cross_fitted  # scikit-learn takes a second to import
 
     mine = [readings[row["decision_id"]] for row in credited]
     return_N = np.array([np.nan if row["mean_return"] is None else row["mean_return"] for row in credited])

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.stage import Job, Part, Stage, one_part
-from stages.tools import Tools
-from store.artifacts import Product, Row
+from stages.base.job import Job, Part
+from stages.base.parts import one_part
+from stages.base.resources import Tools
+from stages.base.stage import Stage
+from store.artifacts.artifact import Product, Row
 
 REMEASURED = ("remeasure", "regrade")
 """The steps that hold the independent replays and their rewards."""
@@ -23,9 +25,9 @@ def _slice(job: Job) -> dict[str, Any]:
 
 
 def _make(part: Part, job: Job, tools: Tools) -> Product:
-    from stages.figures import figures  # brings scipy, which takes a second to import
-    from stages.groups import groups_of
-    from store.diagnostics import diagnosed_rows
+    from stages.diagnostics.groups import groups_of
+    from stages.diagnostics.metrics import figures  # brings scipy, which takes a second to import
+    from store.queries.diagnostics import diagnosed_rows
 
     own = [artifact for name, artifact in job.inputs.items() if name not in REMEASURED]
     found = diagnosed_rows(own, [job.inputs[name] for name in REMEASURED])

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.stage import Job, Part, Stage, one_part
-from stages.tools import Tools
-from store.artifacts import Product
+from stages.base.job import Job, Part
+from stages.base.parts import one_part
+from stages.base.resources import Tools
+from stages.base.stage import Stage
+from store.artifacts.artifact import Product
 
 
 def _slice(job: Job) -> dict[str, Any]:

@@ -9,11 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from configs.errors import StoreError
-from stages.engines.make import codec_identity
-from stages.stage import Job, Part, Stage, cut_by_problem_of, prompts_slice
-from stages.team import State, context_row, in_order
-from stages.tools import Tools
-from store.artifacts import Product, Row
+from stages.base.job import Job, Part
+from stages.base.keys import prompts_slice
+from stages.base.parts import cut_by_problem_of
+from stages.base.resources import Tools
+from stages.base.stage import Stage
+from stages.episodes.rows import context_row, in_order
+from stages.episodes.state import State
+from stages.models.identity import codec_identity
+from store.artifacts.artifact import Product, Row
 
 
 def _slice(job: Job) -> dict[str, Any]:

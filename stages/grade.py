@@ -11,11 +11,13 @@ from math import isfinite
 from typing import Any
 
 from configs.errors import EvaluatorError
+from stages.base.job import Job, Part
+from stages.base.parts import cut_by_problem_of
+from stages.base.resources import Tools
+from stages.base.stage import Stage
 from stages.evaluators.protocol import Evaluator
 from stages.problem_sources.protocol import Problem
-from stages.stage import Job, Part, Stage, cut_by_problem_of
-from stages.tools import Tools
-from store.artifacts import Product, Row
+from store.artifacts.artifact import Product, Row
 
 
 def _slice(job: Job) -> dict[str, Any]:

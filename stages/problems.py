@@ -9,11 +9,13 @@ from dataclasses import asdict
 from typing import Any
 
 from configs.errors import ConfigError
-from configs.schema import ProblemsConfig
-from stages.problem_sources.load import load_problems, source_identity
-from stages.stage import Job, Part, Stage, one_part
-from stages.tools import Tools
-from store.artifacts import Product
+from configs.problems import ProblemsConfig
+from stages.base.job import Job, Part
+from stages.base.parts import one_part
+from stages.base.resources import Tools
+from stages.base.stage import Stage
+from stages.problem_sources.registry import load_problems, source_identity
+from store.artifacts.artifact import Product
 
 
 def _source(job: Job, heldout: bool) -> ProblemsConfig:

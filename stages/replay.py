@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stages.stage import Job, Part, Stage, answers_slice, cut_by_problem_of, prompts_slice, sampling_slice
-from stages.team import State, Team, context_row, episode_row, frozen_state, in_order, spent
-from stages.tools import Tools
-from stages.tree import Continuation
-from store.artifacts import Product, Row
-from store.identity import decision_id, state_id
+from stages.base.draw_tree import Continuation
+from stages.base.job import Job, Part
+from stages.base.keys import answers_slice, prompts_slice, sampling_slice
+from stages.base.parts import cut_by_problem_of
+from stages.base.resources import Tools
+from stages.base.stage import Stage
+from stages.episodes.rows import context_row, episode_row, in_order, spent
+from stages.episodes.state import State, frozen_state
+from stages.episodes.team import Team
+from store.artifacts.artifact import Product, Row
+from store.disk.ids import decision_id, state_id
 
 
 def _slice(job: Job) -> dict[str, Any]:

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.stage import (
-    Job,
-    Part,
-    Stage,
-    answers_slice,
-    cut_problems,
-    prompts_slice,
-    sampling_slice,
-    selected_problems,
-)
-from stages.team import State, Team, episode_row, in_order, play, spent
-from stages.tools import Tools
-from store.artifacts import Product
+from stages.base.job import Job, Part
+from stages.base.keys import answers_slice, prompts_slice, sampling_slice
+from stages.base.parts import cut_problems, selected_problems
+from stages.base.resources import Tools
+from stages.base.stage import Stage
+from stages.episodes.rows import episode_row, in_order, spent
+from stages.episodes.state import State
+from stages.episodes.team import Team, play
+from store.artifacts.artifact import Product
 
 
 def _slice(job: Job) -> dict[str, Any]:

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.stage import Job, Part, Stage, answers_slice, cut_by_problem_of, sampling_slice
-from stages.team import Team, frozen_state, in_order, spent
-from stages.tools import Tools
-from store.artifacts import Product, Row
+from stages.base.job import Job, Part
+from stages.base.keys import answers_slice, sampling_slice
+from stages.base.parts import cut_by_problem_of
+from stages.base.resources import Tools
+from stages.base.stage import Stage
+from stages.episodes.rows import in_order, spent
+from stages.episodes.state import frozen_state
+from stages.episodes.team import Team
+from store.artifacts.artifact import Product, Row
 
 
 def _slice(job: Job) -> dict[str, Any]:

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.probes import price, probed
-from stages.stage import Job, Part, Stage, answers_slice, cut_problems, prompts_slice, sampling_slice
-from stages.tools import Tools
-from store.artifacts import Product, Row
+from stages.base.job import Job, Part
+from stages.base.keys import answers_slice, prompts_slice, sampling_slice
+from stages.base.parts import cut_problems
+from stages.base.resources import Tools
+from stages.base.stage import Stage
+from stages.episodes.intervention import price, probed
+from store.artifacts.artifact import Product, Row
 
 
 def _slice(job: Job) -> dict[str, Any]:

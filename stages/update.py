@@ -14,20 +14,21 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.base.job import Job, Part
+from stages.base.resources import Tools
+from stages.base.stage import Stage
 from stages.learners.identity import coarser_dtype
-from stages.lessons import Lesson, StepPlan, collect, deal
-from stages.provenance import check_gaps, gaps, refuse_strangers
-from stages.stage import Job, Part, Stage
-from stages.tools import Tools
-from store.artifacts import Product, Row, read_part
-from store.identity import seed_from
-from store.layout import part_name
-from store.policies import OPTIMIZER, WEIGHTS, PolicyVersion, policy_in
+from stages.mismatch.gaps import check_gaps, gaps, refuse_strangers
+from stages.training.examples import Lesson, StepPlan, collect, deal
+from store.artifacts.artifact import Product, Row, read_part
+from store.artifacts.policy_version import OPTIMIZER, WEIGHTS, PolicyVersion, policy_in
+from store.disk.ids import seed_from
+from store.disk.layout import part_name
 
 if TYPE_CHECKING:
     from stages.learners.protocol import Learner
-    from stages.training import Trainer
-    from stages.training_crew import Crew
+    from stages.training.process_group import Crew
+    from stages.training.trainer import Trainer
 
 
 def _slice(job: Job) -> dict[str, Any]:
@@ -50,12 +51,12 @@ def _cut(job: Job) -> list[Part]:
 
 
 def _make(part: Part, job: Job, tools: Tools) -> Product:
-    from stages.training_crew import Alone  # torch, only where weights are trained
+    from stages.training.process_group import Alone  # torch, only where weights are trained
 
     refuse_strangers(job)
     if job.config.update.processes == 1:
         return trained(part, job, tools.learner(job.config), Alone())
-    from stages.training_processes import train_together
+    from stages.training.launch import train_together
 
     tools.make_room()
     return train_together(trained, part, job)
@@ -63,7 +64,7 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
 
 def trained(part: Part, job: Job, learner: Learner, crew: Crew) -> Product:
     """One part, as one process of the crew makes it: all make the same rows and weights."""
-    from stages.training import Trainer
+    from stages.training.trainer import Trainer
 
     lessons = collect(job)
     steps = deal(job, lessons)

@@ -20,14 +20,17 @@ import pytest
 from configs.plan import EpisodesPlan, ReplayPlan, RoleReplays
 from configs.role_graph import topological_order
 from configs.schema import Config
-from pipeline.runner import Limits, PartsMaker, StepReport, make_part, make_step, reused
-from pipeline.scope import Look, Scope
+from pipeline.execution.limits import Limits
+from pipeline.execution.runner import PartsMaker, StepReport, make_part, make_step, reused
+from pipeline.rounds.round import Scope
+from pipeline.rounds.state import Look
 from pipeline.steps import EVALUATION, ROUND, Step, names
-from stages.tools import Tools
-from store import catalog
-from store.artifacts import Artifact, ArtifactWriter, Row, open_writer
-from store.layout import Layout
-from tests import worlds
+from stages.base.resources import Tools
+from store.artifacts.artifact import Artifact, Row
+from store.artifacts.writer import ArtifactWriter, open_writer
+from store.disk.layout import Layout
+from store.runs import records as catalog
+from tests.support import worlds
 
 ROOT = Path(__file__).parents[1]
 _SERVER_START_SECONDS = 300

@@ -11,7 +11,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from pipeline.trackers.protocol import Figure, Line
-from store.files import writing
+from store.disk.atomic import writing
 
 
 class TensorBoardTracker:

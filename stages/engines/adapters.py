@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from configs.errors import EngineError
-from store.policies import Adapter
+from store.artifacts.policy_version import Adapter
 
 
 def adapter_of(name: str, adapters: Mapping[str, Adapter]) -> Adapter:

@@ -10,17 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from store.policies import PolicyVersion
+from stages.models.protocol import Codec
+from store.artifacts.policy_version import PolicyVersion
 
 FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
-    """One turn of a chat prompt. `role` is the chat template's word (system, user, assistant), not a seat of the team."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +49,6 @@ class Completion:
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
-
-
-class Codec(Protocol):
-    """Chats to token ids and back. Deterministic; needs no weights."""
-
-    def encode(self, chat: Sequence[ChatMessage]) -> list[int]:
-        """Render a chat with the generation prompt. Special tokens inside `content` are escaped, never parsed."""
-        ...
-
-    def encode_message(self, text: str) -> list[int]:
-        """The token ids of a message that another system wrote, its end token included."""
-        ...
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The message's text: a final end token is dropped, any other special token stays visible as text."""
-        ...
-
-    def prompt_text(self, token_ids: Sequence[int]) -> str:
-        """A context as text that the model's tokenizer, called as it comes, turns into these ids again."""
-        ...
 
 
 class Engine(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stages.evaluators.protocol import Grade
-from stages.evaluators.wording import quote, storable
+from stages.evaluators.quoting import quote, storable
 from stages.problem_sources.protocol import Problem
 
 

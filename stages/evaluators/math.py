@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from configs.errors import ConfigError
 from stages.evaluators.protocol import Grade
-from stages.evaluators.wording import quote, storable
+from stages.evaluators.quoting import quote, storable
 from stages.problem_sources.protocol import Problem
 
 SECONDS = 20

@@ -13,9 +13,9 @@ import re
 from collections import deque
 from fractions import Fraction
 
-from configs.schema import NumberEvaluator
+from configs.evaluators import NumberEvaluator
 from stages.evaluators.protocol import Grade
-from stages.evaluators.wording import quote
+from stages.evaluators.quoting import quote
 from stages.problem_sources.protocol import Problem
 
 LONGEST = 400

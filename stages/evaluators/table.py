@@ -6,7 +6,7 @@ import json
 from math import isfinite
 
 from stages.evaluators.protocol import Grade
-from stages.evaluators.wording import quote, storable
+from stages.evaluators.quoting import quote, storable
 from stages.problem_sources.protocol import Problem
 
 

@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from configs.errors import UpdateError
-from stages.engines.hardware import resolved_device, resolved_dtype
-from stages.engines.transformers import load_model
-from stages.learners.adapter_files import FULL_FILE
-from stages.learners.causal_scoring import CausalScorer, Layout
 from stages.learners.protocol import Reading, Scored, TrainRow, one_policy
-from store.policies import PolicyVersion
+from stages.learners.scoring.causal import CausalScorer, Layout
+from stages.models.adapter_files import FULL_FILE
+from stages.models.loading import load_model
+from stages.runtime.device import resolved_device, resolved_dtype
+from store.artifacts.policy_version import PolicyVersion
 
 
 class FullLearner:

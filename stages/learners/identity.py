@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from configs.engines import ModelEngineConfig, ScriptedEngineConfig
 from configs.errors import ConfigError
-from configs.schema import Config, ModelEngineConfig, ScriptedEngineConfig
-from stages.engines.hardware import Dtype, gpu_count, resolved_device, resolved_dtype
-from stages.engines.make import base_digest
+from configs.schema import Config
+from stages.models.identity import base_digest
+from stages.runtime.device import Dtype, gpu_count, resolved_device, resolved_dtype
 
 
 def learner_identity(config: Config) -> dict[str, Any]:

@@ -17,15 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from configs.errors import UpdateError
-from configs.schema import PolicyConfig
-from stages.engines.hardware import resolved_device, resolved_dtype
-from stages.engines.transformers import load_model
-from stages.learners.adapter_files import TENSOR_FILE, adapter_config, write_adapter
-from stages.learners.causal_scoring import CausalScorer, Layout
-from stages.learners.lora_products import quicken
+from configs.training import PolicyConfig
 from stages.learners.protocol import Reading, Scored, TrainRow, one_policy
-from store.identity import seed_from
-from store.policies import PolicyVersion
+from stages.learners.scoring.causal import CausalScorer, Layout
+from stages.learners.scoring.lora_kernels import quicken
+from stages.models.adapter_files import TENSOR_FILE, adapter_config, write_adapter
+from stages.models.loading import load_model
+from stages.runtime.device import resolved_device, resolved_dtype
+from store.artifacts.policy_version import PolicyVersion
+from store.disk.ids import seed_from
 
 
 class LoraLearner:

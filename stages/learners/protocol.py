@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from configs.errors import UpdateError
-from store.policies import PolicyVersion
+from store.artifacts.policy_version import PolicyVersion
 
 if TYPE_CHECKING:
     import torch

@@ -14,19 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from configs.engines import ScriptedEngineConfig
 from configs.errors import UpdateError
-from configs.schema import ScriptedEngineConfig
-from stages.engines.scripted import (
-    END,
-    ScriptedCodec,
-    Vector,
-    context_key,
-    load_table,
-    save_table,
-    world_logits,
-)
 from stages.learners.protocol import Reading, Scored, TrainRow
-from store.policies import PolicyVersion
+from stages.models.scripted_world import END, ScriptedCodec, Vector, context_key, load_table, save_table, world_logits
+from store.artifacts.policy_version import PolicyVersion
 
 
 class TabularLearner:

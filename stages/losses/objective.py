@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from configs.schema import UpdateConfig
+from configs.training import UpdateConfig
 from stages.losses.clipped_policy_gradient import clipped_policy_gradient
 from stages.losses.kl_to_reference import kl_to_reference
 from stages.losses.protocol import PolicyLoss

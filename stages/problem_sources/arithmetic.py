@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from configs.errors import ConfigError
-from configs.schema import ArithmeticProblems
+from configs.problems import ArithmeticProblems
 from stages.problem_sources.protocol import Problem
-from store.identity import seed_from
+from store.disk.ids import seed_from
 
 VERSION = 1
 """Raised when the same configuration gives other problems."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError, FileGone
-from configs.schema import JsonlProblems
+from configs.problems import JsonlProblems
 from stages.problem_sources.protocol import Problem
-from store.identity import file_digest, short_id
+from store.disk.hashing import file_digest
+from store.disk.ids import short_id
 
 
 def jsonl_problems(config: JsonlProblems) -> list[Problem]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from configs.schema import ScriptedProblems
+from configs.problems import ScriptedProblems
 from stages.problem_sources.protocol import Problem
-from store.identity import canonical_json, seed_from
+from store.disk.hashing import canonical_json
+from store.disk.ids import seed_from
 
 VERSION = 1
 """Raised when the same configuration gives other problems."""

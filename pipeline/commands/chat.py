@@ -1,0 +1,55 @@
+"""`c3 chat`: a person asks, the team of a round answers role by role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.execution.context import workbench
+from pipeline.rounds.round import Scope
+from stages.base.job import Job
+from stages.episodes.state import State
+from stages.episodes.team import Team
+from stages.problem_sources.protocol import Problem
+from store.disk.ids import Draws
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """One role's message."""
+
+    role: str
+    text: str
+    truncated: bool
+    """Cut at its token limit."""
+
+
+class Chat:
+    """The team that a round ended with (0: the untrained one), its model loaded. Nothing is stored."""
+
+    def __init__(self, scope: Scope, sample: bool = False) -> None:
+        """`sample`: draw messages as in training, others each time a question comes again; else greedy."""
+        policy = scope.policy_after
+        job = Job(scope.config, max(scope.round, 1), {}, policy)
+        engine = workbench().ready().engine(scope.config, policy)
+        draws = Draws(scope.config.seed, scope.round, policy.version, purpose="chat")
+        self._roles = len(job.roles)
+        self._team = Team(job, engine, draws, greedy=not sample)
+        self._sample, self._asked = sample, 0
+
+    def ask(self, question: str) -> Iterator[Spoken]:
+        """The team's messages in speaking order, each as soon as it is finished."""
+        self._asked += 1
+        draw = self._asked if self._sample else 0
+        state = State(Problem("chat", "chat", question, ""), (), ())
+        for _ in range(self._roles):
+            [[decision]] = self._team.speak([state], [[draw]], lambda count: None)
+            yield Spoken(decision["role"], decision["text"], decision["finish_reason"] == "length")
+            state = state.after(decision)
+
+
+def chat_lines(message: Spoken) -> list[str]:
+    """One role's message, its lines below each other."""
+    first, *rest = f"{message.role}: {message.text}".split("\n")
+    cut = [f"{' ' * len(message.role)}  [cut at its token limit]"] if message.truncated else []
+    return [first, *(f"{' ' * len(message.role)}  {line}" for line in rest), *cut]

@@ -1,0 +1,71 @@
+"""`c3 compare`: what each estimator would have made of a round's samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pipeline.execution.context import workbench
+from pipeline.rounds.round import Scope
+from pipeline.rounds.stored import stored_samples
+from pipeline.steps import SOLO_REPLAYS, step_named
+from stages.training.examples import UNDEFINED, collect
+from store.artifacts.artifact import Artifact, Row
+from store.disk.ids import seed_from
+from store.queries.comparison import Comparison, compare_estimators, credit_of_all
+
+
+def compare(scope: Scope) -> Comparison:
+    """All estimators over what the round has stored; nothing is generated."""
+    samples, solo = _compared(scope)
+    return compare_estimators(samples, scope.config.advantages.group_by, solo)
+
+
+def _compared(scope: Scope) -> tuple[list[Artifact], list[Artifact]]:
+    """The round's samples, and its replays without a message where it has any."""
+    samples = stored_samples(scope, also=["critic"])
+    there = scope.walk().artifacts
+    solo = [there[step.name] for step in SOLO_REPLAYS if step.name in there]
+    return samples, solo if len(solo) == len(SOLO_REPLAYS) else []
+
+
+def compare_gradients(scope: Scope) -> list[Row]:
+    """Role (None: the whole team), estimator, other, and the cosine of their policy gradients; an estimator with itself: 1.
+
+    At the policy that sampled the round, over the messages that its update may learn from. None where a gradient is 0.
+    `length`: of the estimator's gradient. The policy is loaded and differentiated; nothing is generated, nothing stored.
+    """
+    from stages.training.gradient_geometry import Geometry, gradient_geometry  # torch
+
+    samples, solo = _compared(scope)
+    credit = credit_of_all(samples, scope.config.advantages.group_by, solo)
+    job = scope.look(step_named("update"), scope.artifacts_before("update")).job
+    lessons = [lesson for lesson in collect(job) if lesson.skipped in (None, UNDEFINED) and lesson.row.context_ids]
+    learner = workbench().ready().learner(scope.config)
+    learner.load(scope.policy, seed_from("adapter", scope.config.seed))
+    learner.prepare([lesson.row for lesson in lessons])
+    if scope.config.update.undefined_advantage == "zero":
+        credit = {name: {key: value or 0.0 for key, value in of.items()} for name, of in credit.items()}
+    by_role, team = gradient_geometry(scope.config, learner, lessons, credit)
+    geometries: dict[str | None, Geometry] = {role: geometry for role, geometry in by_role.items()}  # noqa: C416 (dict() would not widen the keys)
+    if len(by_role) > 1:
+        geometries[None] = team
+    return [
+        {
+            "role": role,
+            "estimator": name,
+            "other": other,
+            "cosine": geometry.cosine(name, other),
+            "length": geometry.length(name),
+        }
+        for role, geometry in geometries.items()
+        for place, name in enumerate(geometry.estimators)
+        for other in geometry.estimators[: place + 1]
+    ]
+
+
+def as_json(scope: Scope, found: Comparison, gradients: Sequence[Row] | None = None) -> dict[str, Any]:
+    """The same as plain data; gradients where they were asked for."""
+    page = {"run": scope.run, "round": scope.round, "variant": scope.variant, **asdict(found)}
+    return page if gradients is None else {**page, "gradients": list(gradients)}

@@ -1,0 +1,56 @@
+"""`c3 export`: a round's rows as JSONL for other programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+from pipeline.rounds.round import Scope
+from pipeline.rounds.stored import SAMPLES, stored_samples
+from stages.engines.registry import make_codec
+from store.artifacts.artifact import Row
+from store.disk.atomic import writing
+from store.queries.export import exported
+
+
+def preference_pairs(scope: Scope, role: str | None) -> Iterator[Row]:
+    """Best against worst alternative of every state whose returns differ, as TRL's DPO trainer loads it.
+
+    `prompt` is the text of exactly the stored context, chat template and all: the model's tokenizer, called as it comes, makes
+    those token ids of it. `chosen` and `rejected` are the messages without their end token, which TRL adds (also to one that
+    was cut: `chosen_truncated`, `rejected_truncated`).
+    """
+    codec = make_codec(scope.config.engine)
+    artifacts = stored_samples(scope, ("problems", "freeze", *SAMPLES, "advantages"))
+    for row in exported(artifacts, "pairs", {"role": role}):
+        yield {
+            "prompt": codec.prompt_text(row.pop("context_ids")),
+            "chosen": row.pop("chosen"),
+            "rejected": row.pop("rejected"),
+        } | row
+
+
+def episodes(scope: Scope, source: str | None) -> Iterator[Row]:
+    """Every terminal evaluation with its messages by role: the form that `c3 import` reads."""
+    for row in exported(stored_samples(scope, ("problems", *SAMPLES)), "episodes", {"source": source}):
+        messages = row.pop("messages")
+        row["messages"] = {
+            message["role"]: {name: value for name, value in message.items() if name != "role" and value is not None}
+            for message in messages
+        }
+        yield row
+
+
+def write_lines(rows: Iterable[Row], output: Path | None) -> int:
+    """One JSON object a line, in a file or on standard output; how many."""
+    count = 0
+    with writing(output or Path("standard output")):
+        opened = output.open("w", encoding="utf-8") if output else nullcontext(sys.stdout)
+        with opened as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                count += 1
+    return count

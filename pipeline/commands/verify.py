@@ -1,0 +1,208 @@
+"""`c3 verify`: every artifact that a run refers to, byte by byte, row by row, and back along its lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from configs.errors import C3Error, CheckError, StoreError
+from pipeline.execution.runner import check
+from pipeline.rounds.round import Scope
+from pipeline.rounds.state import Look
+from pipeline.steps import DIAGNOSIS, EVALUATION, PROBING, Step, step_named, steps_with
+from stages.base.job import Job
+from store.artifacts.artifact import Artifact, described
+from store.artifacts.integrity import content_damage, damage, damage_at
+from store.artifacts.policy_version import PolicyVersion, version_after
+from store.disk.hashing import digest
+from store.disk.layout import IMPORTED, Layout
+from store.queries.checks import run_lineage
+from store.runs import records as catalog
+from store.runs.records import Reference
+from store.runs.staleness import base_of
+from store.runs.variants import find_variant, steps_of
+
+_UNCHECKED = "cannot be checked: "
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be."""
+
+    place: str
+    """Which run, and where in it."""
+    problem: str
+    cure: str
+
+
+def verify(store: Path, run: str | None = None) -> Iterator[tuple[Reference | None, Finding | None]]:
+    """Look at every record of the runs and everything they refer to.
+
+    Yields each reference with what is wrong with it, or None; what is wrong with a record has no reference.
+    """
+    layout = Layout(store)
+    seen: dict[tuple[str, str], str | None] = {}
+    for name in catalog.run_folders(layout) if run is None else [run]:
+        for found in look_through(layout, name):
+            if isinstance(found, Finding):
+                yield None, found
+                continue
+            artifact = (found.stage, found.key)
+            problem = seen[artifact] if artifact in seen else problem_of(layout, found)
+            if problem is None or not problem.startswith(_UNCHECKED):  # that may be this run's alone
+                seen[artifact] = problem
+            yield found, None if problem is None else Finding(_place(found), problem, _cure(found))
+
+
+def look_through(layout: Layout, run: str) -> Iterator[Reference | Finding]:
+    """What a run's records refer to, and those of them that are damaged or gone."""
+    try:
+        if catalog.recorded_config(layout, run, 1) is None:
+            problem = f"{layout.run(run) / catalog.RUN_RECORD}: is missing"
+            yield Finding(f"run {run}", problem, f"put back a copy, or c3 run iteration --run {run} --config ...")
+    except StoreError as error:
+        yield Finding(f"run {run}", *_halves(error))
+    for variant in catalog.variants(layout, run):
+        first = 1
+        try:
+            branch = find_variant(layout, run, variant)
+            first = branch.round if branch else 1
+        except StoreError as error:
+            yield Finding(f"run {run} {variant}", *_halves(error))
+        begun = catalog.rounds(layout, run, variant)
+        for round in sorted({*begun, *range(first, max(begun, default=0) + 1)}):
+            place = f"run {run} round {round} {variant}"
+            if round not in begun:
+                cure = f"c3 run iteration --run {run} --round {round} finds what it referred to"
+                yield Finding(place, f"{layout.round(run, variant, round)}: is missing", cure)
+                continue
+            try:
+                yield from catalog.references_of(layout, run, round, variant)
+            except StoreError as error:
+                yield Finding(place, *_halves(error))
+
+
+def _halves(error: StoreError) -> tuple[str, str]:
+    """An error's line as what is wrong and the cure."""
+    problem, _, cure = str(error).partition("; ")
+    return problem, cure
+
+
+def _place(reference: Reference) -> str:
+    return f"run {reference.run} round {reference.round} {reference.variant} {reference.step}"
+
+
+def _cure(reference: Reference) -> str:
+    if reference.key.startswith(IMPORTED):
+        return f"c3 import FILE --run {reference.run} --round {reference.round} takes the same transcripts again"
+    variant = "" if reference.variant == "main" else f" --variant {reference.variant}"
+    steps = steps_with(reference.step)
+    if steps is PROBING:
+        return f"the same c3 what-if --run {reference.run} --round {reference.round}{variant} makes it again"
+    command = "diagnose" if steps is DIAGNOSIS else f"run {'evaluation' if steps is EVALUATION else 'iteration'}"
+    return f"c3 {command} --run {reference.run} --round {reference.round}{variant} makes it again"
+
+
+def problem_of(layout: Layout, reference: Reference) -> str | None:
+    """What is wrong with one artifact, as one line."""
+    artifact = described(layout, reference.stage, reference.key)
+    if artifact is None:
+        return damage_at(layout, reference.stage, reference.key)
+    found = damage(artifact) or content_damage(artifact)
+    if found:
+        return found
+    inputs = {}
+    for name, entry in artifact.manifest["inputs"].items():
+        given = described(layout, entry["stage"], entry["key"])
+        if given is None:
+            return f"its input {name} ({entry['stage']} {entry['key'][:12]}) is gone, so its lineage cannot be followed"
+        if given.digest != entry["digest"]:
+            return f"its input {name} now has other rows than it was made from"
+        inputs[name] = given
+    for given in _upstream(layout, [artifact]):
+        if damage(given):
+            return f"cannot be checked against {given.stage} {given.key[:12]}, which is damaged"
+    return _broken_rule(layout, reference, artifact, inputs)
+
+
+def _broken_rule(layout: Layout, reference: Reference, artifact: Artifact, inputs: dict[str, Artifact]) -> str | None:
+    """The first SQL check, or step of the lineage, that does not hold."""
+    scope = Scope(layout.root, reference.run, reference.round, reference.variant)
+    try:
+        job = replace(Job(scope.config, reference.round, inputs), policy=_of_no_weights())
+        look = Look(step_named(reference.step), job, reference.key, {}, None)
+        try:
+            check(look, artifact)
+        except CheckError:
+            if not _made_otherwise(job, steps_with(reference.step), [artifact, *_upstream(layout, [artifact])]):
+                raise
+            # a configuration recorded since plans something else: `c3 status` calls such a round stale
+            check(look, artifact, planned=False)
+        if reference.step == "advantages":
+            run_lineage([*inputs.values(), *_upstream(layout, inputs.values()), artifact])
+            return _lost_policy(scope, inputs.values())
+    except CheckError as error:
+        return str(error)
+    except C3Error as error:
+        return f"{_UNCHECKED}{error}"
+    return None
+
+
+def _made_otherwise(job: Job, steps: Iterable[Step], artifacts: Iterable[Artifact]) -> bool:
+    """Whether some of these were made under another configuration than the round's now."""
+    stages = {step.stage.name: step.stage for step in steps}
+    for artifact in artifacts:
+        made_under = artifact.manifest.get("made_from", {}).get("config")
+        if made_under is None or artifact.stage not in stages:
+            continue
+        with suppress(C3Error):  # what the configuration names is not there any more, so it cannot be told
+            if digest(stages[artifact.stage].config_slice(job)) != digest(made_under):
+                return True
+    return False
+
+
+def _lost_policy(scope: Scope, samples: Iterable[Artifact]) -> str | None:
+    """Why the policy that these were sampled by cannot be followed to the update that made it; None: it can.
+
+    An untrained policy was made by none. One that the round before has since been drawn or made again without is no damage:
+    `c3 status` calls the round stale.
+    """
+    sampled = [each for each in samples if "policy" in each.manifest.get("made_from", {})]
+    if scope.round <= 1 or not sampled:
+        return None
+    version, before = sampled[0].manifest["made_from"]["policy"], scope.round - 1
+    lost = f"the policy {version} it was sampled by cannot be followed: "
+    entry = steps_of(scope.layout, scope.run, scope.variant, before).get("update")
+    if entry is None:
+        return f"{lost}no update is recorded in round {before}"
+    lost += f"update {entry['key'][:12]} of round {before}"
+    update = described(scope.layout, entry["stage"], entry["key"])
+    if update is None:
+        return f"{lost} is gone"
+    if damage(update):
+        return f"{lost} is damaged"
+    recorded = update.digest == entry["digest"]
+    if not recorded and version_after(update, base_of(sampled[0]), scope.config.policies) != version:
+        return f"{lost} now has other weights"
+    return None
+
+
+def _of_no_weights() -> PolicyVersion:
+    """A stand-in for jobs that are only looked at."""
+    return PolicyVersion("unread", "unread", {}, None)
+
+
+def _upstream(layout: Layout, artifacts: object) -> list[Artifact]:
+    """Everything that these were made from, and that from, each once."""
+    found: dict[tuple[str, str], Artifact] = {}
+    waiting = list(artifacts)  # type: ignore[call-overload]
+    while waiting:
+        for entry in waiting.pop().manifest["inputs"].values():
+            name = (entry["stage"], entry["key"])
+            given = described(layout, *name)
+            if given is not None and name not in found:
+                found[name] = given
+                waiting.append(given)
+    return list(found.values())

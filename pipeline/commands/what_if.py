@@ -1,0 +1,115 @@
+"""`c3 what-if`: another message at a frozen state, or none at all, and what the frozen team makes of it, as plain data.
+
+What a person reads of it is in what_if_text.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from configs.errors import ConfigError
+from pipeline.commands.run import run_probe
+from pipeline.execution.context import Progress
+from pipeline.execution.runner import StepReport
+from pipeline.rounds.round import Scope
+from pipeline.rounds.stored import stored_samples
+from pipeline.steps import PROBING
+from stages.base.job import Probe
+from stages.diagnostics.intervals import of_draws
+from stages.diagnostics.statistics import mean_over_groups
+from stages.intervention import asked_for
+from store.artifacts.artifact import Artifact, Row
+from store.disk.ids import seed_from
+from store.queries.what_if import alternatives, endings, named_states, probed
+
+Page = dict[str, Any]
+"""run, round, variant, what was asked and what it cost; `states`, a row per probe, and over them `mean` and `difference`.
+
+Of a single state its alternatives and the probe's replays too. None where it cannot be told: nothing scored, a standard error
+of one replay, an interval over one problem.
+"""
+
+_NEEDED = ("problems", "rollout", "freeze", "sample", "replay", "grade", "advantages")
+
+
+def question(scope: Scope, name: str | None, role: str | None, message: str | None, empty: bool, replays: int) -> Scope:
+    """The scope, asked what a command line asks. ConfigError unless that is one message at one state or role."""
+    if (name is None) == (role is None):
+        raise ConfigError(
+            "c3 what-if: say where: the ID of a state or of a decision there, or --role NAME for every state of a role"
+        )
+    if (message is None) == (not empty):
+        raise ConfigError("c3 what-if: say what: one of --message TEXT, --message-file FILE and --empty")
+    samples = stored_samples(scope, _NEEDED)
+    if name is None:
+        known = [known.name for known in scope.config.roles]
+        if role not in known:
+            raise ConfigError(f"c3 what-if --role {role}: no such role; there is {', '.join(known)}")
+        return scope.asking(Probe(message or "", replays, role=role))
+    found = named_states(samples, name)
+    if not found:
+        raise ConfigError(
+            f"c3 what-if {name}: no frozen state of round {scope.round} of run '{scope.run}' has that id, nor has a "
+            f'decision at one; `c3 sql "SELECT state_id, role FROM contexts"` lists them'
+        )
+    return scope.asking(Probe(message or "", replays, state_id=found[0]["state_id"]))
+
+
+def price(scope: Scope) -> tuple[dict[str, int], bool]:
+    """What the question costs, and whether that is spent already."""
+    look = scope.look(PROBING[0], scope.artifacts_beside(PROBING))
+    return asked_for(look.job), look.artifact is not None
+
+
+def what_if(scope: Scope, progress: Progress) -> tuple[Page, Sequence[StepReport]]:
+    """Put the message there, continue and grade it (or find that done), and set it beside the alternatives."""
+    assert scope.probe is not None
+    cost, _ = price(scope)
+    reports, answer = run_probe(scope, progress)
+    samples = stored_samples(scope, _NEEDED)
+    states = [_with_error(row) for row in probed(samples, answer)]
+    page: Page = {
+        **scope.name,
+        "asked": asdict(scope.probe),
+        "cost": cost,
+        "role": states[0]["role"],
+        "text": states[0]["text"],
+        "states": states,
+        "mean": _over(scope, states, lambda row: row["mean_return"]),
+        "difference": _over(scope, states, lambda row: row["difference"]),
+        "left_out": sum(row["difference"] is None for row in states),
+    }
+    return page | (_one_state(samples, answer, states[0]) if scope.probe.state_id else {}), reports
+
+
+def _with_error(row: Row) -> Row:
+    """The row with the standard error of the probe's mean return in place of its spread."""
+    error = None if row["spread"] is None else row["spread"] / sqrt(row["replay_count"])
+    return {**{name: value for name, value in row.items() if name != "spread"}, "standard_error": error}
+
+
+def _over(scope: Scope, states: Sequence[Row], figure: Callable[[Row], float | None]) -> Page | None:
+    """The mean of a figure over states that have it, with its 95% interval (bootstrap over problems)."""
+    told = [(value, row["problem_id"]) for row in states if (value := figure(row)) is not None]
+    if not told:
+        return None
+    values, problems = zip(*told, strict=True)
+    rng = np.random.default_rng(seed_from("what-if", scope.config.seed, scope.round))
+    found = mean_over_groups(values, problems, rng)
+    return {"value": found.value, "low": found.low, "high": found.high, "states": len(told)}
+
+
+def _one_state(samples: Sequence[Artifact], answer: Sequence[Artifact], row: Row) -> Page:
+    replays = endings(answer, row["probe_id"])
+    rewards = [replay["reward"] for replay in replays if replay["reward"] is not None]
+    interval = of_draws(rewards)
+    return {
+        "alternatives": alternatives(samples, row["state_id"]),
+        "replays": [{name: value for name, value in replay.items() if name != "decision_id"} for replay in replays],
+        "interval": None if interval is None else {"low": interval[0], "high": interval[1]},
+    }

@@ -1,0 +1,173 @@
+"""`c3 why`: one advantage taken apart, as plain data. What a person reads of it is in why_text.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from configs.errors import ConfigError
+from pipeline.formatting import number, signed
+from pipeline.rounds.round import Scope
+from pipeline.rounds.stored import stored_samples
+from stages.engines.registry import make_codec
+from store.artifacts.artifact import Row
+from store.queries.why import Behind, behind
+
+Page = dict[str, Any]
+"""run, round, variant, estimator, normalisation, and groups: each a state, its alternatives and their replays.
+
+A group's context, its number of tokens and its upstream messages are None where nothing branched and so nothing was frozen.
+"""
+
+NEEDED = ("problems", "rollout", "freeze", "sample", "replay", "grade", "advantages")
+
+
+def why(scope: Scope, question: str, parameters: Mapping[str, Any]) -> Page:
+    """Everything behind the advantages that a question picks. ConfigError when it picks none."""
+    roles = [role.name for role in scope.config.roles]
+    if parameters.get("role") not in (None, *roles):
+        raise ConfigError(f"c3 why: --role {parameters['role']}: no such role; there is {', '.join(roles)}")
+    found = behind(stored_samples(scope, NEEDED, also=("update",)), question, parameters)
+    if not found.chosen:
+        raise ConfigError(
+            f"c3 why: nothing in round {scope.round} of run '{scope.run}' answers to {_asked(parameters)}; "
+            f'`c3 sql "SELECT decision_id, state_id, problem_id, role, advantage FROM advantages"` lists what is there'
+        )
+    first = found.alternatives[0]
+    return {
+        "run": scope.run,
+        "round": scope.round,
+        "variant": scope.variant,
+        "estimator": first["estimator"],
+        "normalisation": first["normalisation"],
+        "groups": _groups(scope, found),
+    }
+
+
+def question_of(
+    id: str | None, role: str | None, worst: int | None, best: int | None, tied: int | None
+) -> tuple[str, dict[str, Any]]:
+    """The question in store/sql/why that a command line asks, and its parameters. ConfigError unless it asks exactly one."""
+    asked = [value for value in (id, worst, best, tied) if value is not None]
+    if len(asked) != 1 or (id is not None and role is not None):
+        raise ConfigError(
+            "c3 why: ask for one thing: the ID of a decision, state or problem, or --worst N, --best N or --tied N "
+            "(these with --role NAME if wanted), as in `c3 why --role actor --worst 5`"
+        )
+    if id is not None:
+        return "by_id", {"id": id}
+    if tied is not None:
+        return "tied", {"role": role, "count": tied}
+    return "by_advantage", {"role": role, "best": best is not None, "count": best or worst}
+
+
+def _asked(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in parameters.items() if value is not None)
+
+
+def _groups(scope: Scope, found: Behind) -> list[Page]:
+    """One page per group asked about, in the order asked."""
+    codec = make_codec(scope.config.engine)
+    members: dict[str, list[Row]] = {}
+    for row in found.alternatives:
+        members.setdefault(row["group_id"], []).append(row)
+    group_of = {row["decision_id"]: row["group_id"] for row in found.alternatives}
+    asked: dict[str, list[str]] = {}
+    for decision in found.chosen:
+        asked.setdefault(group_of[decision], []).append(decision)
+    pages = []
+    for group, decisions in asked.items():
+        rows = members[group]
+        chosen = next(row for row in rows if row["decision_id"] == decisions[0])
+        state = found.states[chosen["state_id"]]
+        pages.append(
+            {
+                "group_id": group,
+                "state_id": chosen["state_id"],
+                "context_id": chosen["context_id"],
+                "problem_id": chosen["problem_id"],
+                "question": state["question"],
+                "answer": state["answer"],
+                "role": chosen["role"],
+                "context": None if state["token_ids"] is None else codec.decode(state["token_ids"]),
+                "context_tokens": None if state["token_ids"] is None else len(state["token_ids"]),
+                "upstream": state["upstream"],
+                "alternatives": [_alternative(row, rows, found, row["decision_id"] in decisions) for row in rows],
+            }
+        )
+    return pages
+
+
+def _alternative(row: Row, group: Sequence[Row], found: Behind, asked: bool) -> Page:
+    own = ("decision_id", "state_id", "draw", "is_logged", "text", "finish_reason", "new_tokens", "group_size")
+    credit = ("mean_return", "replay_count", "unscored_count", "baseline", "advantage")
+    trained = {
+        "advantage": row["trained_advantage"],
+        "skipped": row["skipped"],
+        "behaviour_logprob": row["behaviour_logprob"],
+        "policy_logprob": row["policy_logprob"],
+    }
+    return {
+        **{name: row[name] for name in (*own, *credit)},
+        "asked": asked,
+        "arithmetic": arithmetic(row, group),
+        "trained": trained if row["was_updated"] else None,
+        "replays": [
+            {name: value for name, value in replay.items() if name != "decision_id"}
+            for replay in found.replays[row["decision_id"]]
+        ],
+    }
+
+
+def arithmetic(row: Row, group: Sequence[Row]) -> list[str]:
+    """How the advantage came about, in the numbers of the table: one line per step."""
+    if row["estimator"] == "value_only":
+        return _of_values_alone(row)
+    if row["mean_return"] is None:
+        return ["no replay of it was scored, so its return and its advantage are unknown (NULL)"]
+    others = [other for other in group if other is not row and other["mean_return"] is not None]
+    if row["baseline"] is None:
+        return ["there is nothing to compare it with, so its advantage is unknown (NULL)"]
+    lines = [_baseline(row, others)]
+    difference = row["mean_return"] - row["baseline"]
+    lines.append(f"A = Q - b = {number(row['mean_return'])} - {number(row['baseline'])} = {signed(difference)}")
+    if row["normalisation"] != "none":
+        lines.append(f"{row['normalisation']}: {signed(row['advantage'])}")
+    return lines
+
+
+def _of_values_alone(row: Row) -> list[str]:
+    """The same where no return is used: Q^ is in critic_values."""
+    if row["advantage"] is None:
+        return ["no value head told it or its siblings, so its advantage is unknown (NULL)"]
+    b = number(row["baseline"])
+    lines = [f"b = {b}, the others' mean value", "A = Q^ - b, by the value head's Q^ alone: its returns are not used"]
+    if row["normalisation"] == "none":
+        value = number(row["advantage"] + row["baseline"])
+        lines[1] = f"A = Q^ - b = {value} - {b} = {signed(row['advantage'])}, by values alone"
+        return lines
+    return [*lines, f"{row['normalisation']}: {signed(row['advantage'])}"]
+
+
+def _baseline(row: Row, others: Sequence[Row]) -> str:
+    b = number(row["baseline"])
+    returns = {other["mean_return"] for other in (row, *others)}
+    if row["estimator"] in ("c3", "no_replay", "full_mean") and len(returns) == 1:
+        return f"b = {b}: all {len(others) + 1} returns tie"
+    if row["estimator"] in ("c3", "no_replay"):
+        counts = [other["replay_count"] for other in others]
+        terms = " + ".join(f"{c} x {number(other['mean_return'])}" for c, other in zip(counts, others, strict=True))
+        below = " + ".join(map(str, counts))
+        return f"b = ({terms}) / ({below}) = {b}, the others' mean return by replays"
+    if row["estimator"] == "full_mean":
+        terms = " + ".join(number(other["mean_return"]) for other in (row, *others))
+        return f"b = ({terms}) / {len(others) + 1} = {b}, the group's mean return, its own with it"
+    known = {
+        "global_mean": "the mean return of all alternatives of the round",
+        "magrpo": "the mean reward of the problem's episodes",
+        "ccpo": "the mean return at the state without its message",
+        "mappo": "the return that a value head expected at its state",
+        "value_assisted": "the others' mean value, by value heads",
+        "rloo": "the mean reward of the problem's episodes that do not pass through it",
+    }
+    return f"b = {b}, {known.get(row['estimator'], 'as its .sql file says')}"

@@ -1,0 +1,13 @@
+"""Numbers as text, for views and notes alike."""
+
+from __future__ import annotations
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; NULL where it is unknown."""
+    return "NULL" if value is None else f"{value:.4g}"
+
+
+def signed(value: float | None) -> str:
+    """The same with its sign."""
+    return "NULL" if value is None else f"{value:+.4g}" if value else "0"

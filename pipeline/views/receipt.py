@@ -1,0 +1,108 @@
+"""What a person sees in the terminal: tables that fit 80 columns, and progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.commands.run import RoundResult
+from pipeline.execution.runner import StepReport
+
+if TYPE_CHECKING:
+    pass
+
+
+def show_round(console: Console, result: RoundResult) -> None:
+    """The table of one finished round."""
+    console.print(_headline(result))
+    show_steps(console, result.reports)
+    show_untold(console, result.untold)
+    console.print()
+
+
+def show_untold(console: Console, lines: Sequence[str]) -> None:
+    """Trackers that could not be told: nothing is lost, and nothing was stopped by it."""
+    for line in lines:
+        console.print(f"note: {line}", style="yellow", markup=False, soft_wrap=True)
+
+
+def show_steps(console: Console, reports: Sequence[StepReport]) -> None:
+    """The receipt: per step what was made and what was reused."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for heading in ("step", "made", "reused", "messages", "tokens", "evals", "seconds"):
+        table.add_column(heading, justify="left" if heading == "step" else "right")
+    for report in reports:
+        ledger = report.ledger
+        # an evaluation is spent where the evaluator runs
+        evaluations = ledger.get("evaluations", 0) if report.stage == "grade" else 0
+        table.add_row(
+            report.name,
+            str(report.parts_made),
+            str(report.parts_reused),
+            _count(ledger.get("messages", 0)),
+            _count(ledger.get("prompt_tokens", 0) + ledger.get("new_tokens", 0)),
+            _count(evaluations),
+            _outcome(report),
+        )
+    console.print(table)
+    for line in (line for report in reports for line in report.damage):
+        console.print(f"made again: {line}", soft_wrap=True)
+    for line in (retrying(report) for report in reports):
+        if line:
+            console.print(line)
+    saved = saving(reports)
+    if saved:
+        console.print(saved)
+
+
+def retrying(report: StepReport) -> str:
+    """What a retry of missing rewards came to, in one line; empty when there was none."""
+    retried, now_scored = (report.ledger.get(name, 0) + report.saved.get(name, 0) for name in ("retried", "now_scored"))
+    if report.reused or not retried:
+        return ""
+    return (
+        f"{report.name}: {retried} missing rewards graded again; {now_scored} of them are there now, "
+        f"{retried - now_scored} are still missing"
+    )
+
+
+def _headline(result: RoundResult) -> str:
+    text = f"[bold]run {result.run}, round {result.round}[/bold]"
+    if result.figures is None or result.figures["mean_reward"] is None:
+        return text
+    figures = result.figures
+    text += f"  reward {figures['mean_reward']:.3f} (spread {figures['reward_spread']:.3f})"
+    if figures["unscored"]:
+        text += f", {figures['unscored']} unscored (--retry-unscored grades them again)"
+    tied = [f"{row['role']} {row['groups_without_signal']}/{row['groups']}" for row in result.signal if row["groups"]]
+    if tied:
+        text += f"\ngroups whose returns tie: {', '.join(tied)}"
+    return text
+
+
+def _outcome(report: StepReport) -> str:
+    if report.reused:
+        return "reused"
+    text = f"{report.seconds:.1f}"
+    if report.rows_equal is not None:
+        text += " equal" if report.rows_equal else " DIFFERS"
+    return text
+
+
+def saving(reports: Sequence[StepReport]) -> str:
+    """What reuse saved, in one line; empty when nothing was reused."""
+    tokens = sum(report.saved.get("new_tokens", 0) + report.saved.get("prompt_tokens", 0) for report in reports)
+    seconds = sum(report.saved_seconds for report in reports)
+    parts = sum(report.parts_reused for report in reports)
+    if not parts:
+        return ""
+    return (
+        f"reused {parts} part{'' if parts == 1 else 's'}: {_count(tokens)} tokens and {seconds:.1f} s not spent again"
+    )
+
+
+def _count(number: int) -> str:
+    return f"{number:,}"

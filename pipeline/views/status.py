@@ -1,0 +1,95 @@
+"""Print `c3 status`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from configs.errors import StoreError
+from pipeline.rounds.status import Standing
+from store.disk.layout import MAIN
+from store.runs.staleness import Descents
+
+if TYPE_CHECKING:
+    from pipeline.rounds.round import Scope
+
+
+_STEP_HEADINGS = {
+    "rollout": "roll",
+    "freeze": "frz",
+    "sample": "samp",
+    "replay": "repl",
+    "grade": "grade",
+    "solo": "solo",
+    "solo_grade": "sgrd",
+    "critic": "crit",
+    "advantages": "adv",
+    "update": "upd",
+    "evaluate": "eval",
+    "remeasure": "meas",
+    "regrade": "regr",
+    "diagnose": "diag",
+}
+
+
+_NOT_IN_EVERY_ROUND = ("solo", "solo_grade", "critic", "remeasure", "regrade")
+"""Have a column where a round in sight has them: 80 columns hold the others."""
+
+
+_MARKS = {
+    "made": "ok",
+    "reused": "reuse",
+    "stale": "stale",
+    "partial": "part",
+    "running": "runs",
+    "failed": "FAILED",
+    "damaged": "BROKEN",
+    "missing": ".",
+}
+
+
+def show_stale(console: Console, scope: Scope) -> None:
+    """Which later rounds were made from a policy that the run no longer holds, in one line; nothing when there are none."""
+    try:
+        stale = Descents(scope.layout, scope.run).later_stale(scope.variant, scope.round)
+    except StoreError as error:  # another round's record is damaged: this one is finished all the same
+        console.print(f"note: whether later rounds are stale cannot be told: {error}", markup=False, soft_wrap=True)
+        return
+    if not stale:
+        return
+    named = ", ".join(
+        str(entry.round) if entry.variant == scope.variant else f"{entry.round} of {entry.variant}" for entry in stale
+    )
+    last = {entry.variant: entry.round for entry in sorted(stale, key=lambda entry: entry.round)}
+    commands = " and ".join(
+        f"`c3 run training --run {scope.run}{'' if name == MAIN else f' --variant {name}'} --rounds {round}`"
+        for name, round in last.items()
+    )
+    console.print(
+        f"stale now, made from a policy that the run no longer holds: round {named}; "
+        f"{commands} {'makes' if len(last) == 1 else 'make'} them again",
+        style="yellow",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def show_status(console: Console, standings: Sequence[Standing]) -> None:
+    """Rounds by steps."""
+    if not standings:
+        console.print("no runs yet; `c3 run training --config arithmetic-duo --run demo --rounds 10` makes one")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    used = {name for entry in standings for name in entry["states"]}
+    shown = [name for name in _STEP_HEADINGS if name not in _NOT_IN_EVERY_ROUND or name in used]
+    for heading in ("run", "variant", "round", *(_STEP_HEADINGS[name] for name in shown)):
+        table.add_column(heading, justify="right" if heading == "round" else "left")
+    for entry in standings:
+        marks = (_MARKS[entry["states"][name]] if name in entry["states"] else "" for name in shown)
+        table.add_row(entry["run"], entry["variant"], str(entry["round"]), *marks)
+    console.print(table)
+    for note in (note for entry in standings for note in entry["notes"]):
+        console.print(note, soft_wrap=True)

@@ -1,0 +1,46 @@
+"""A stage's key, and the slices of the configuration that several stages' keys share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stages.base.job import Job
+from stages.base.stage import Stage
+from store.disk.hashing import digest
+
+
+def stage_key(stage: Stage, job: Job, weights_identity: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """The key, and the parts it was made from (kept in the manifest, so that two keys can be compared)."""
+    made_from: dict[str, Any] = {
+        "stage": stage.name,
+        "version": stage.version,
+        "config": stage.config_slice(job),
+        "inputs": {name: artifact.digest for name, artifact in job.inputs.items()},
+    }
+    if stage.weights:
+        made_from["policy"] = job.weights.version
+        made_from["weights"] = dict(weights_identity or {})
+    if stage.weights == "samples" and job.redraw:
+        made_from["redraw"] = job.redraw
+    if job.retry:
+        made_from["retry"] = job.retry
+    return digest(made_from)[:32], made_from
+
+
+def prompts_slice(job: Job) -> list[dict[str, Any]]:
+    """What the roles are and see: part of the key of every stage that renders prompts."""
+    return [role.model_dump(mode="json", exclude={"policy", "max_new_tokens"}) for role in job.roles]
+
+
+def answers_slice(job: Job) -> list[dict[str, Any]]:
+    """Who answers for each role, and how long at most: part of the key of every stage that answers prompts."""
+    return [
+        {"name": role.name, "policy": role.policy, "max_new_tokens": job.config.max_new_tokens(role)}
+        for role in job.roles
+    ]
+
+
+def sampling_slice(job: Job) -> dict[str, Any]:
+    """How messages are drawn; how long they are at most is each role's own."""
+    return job.config.sampling.model_dump(mode="json", exclude={"max_new_tokens"})

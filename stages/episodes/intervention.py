@@ -1,0 +1,101 @@
+"""Probes: a given message put into frozen states and continued to the end, under the round's frozen policy.
+
+For the stages that ask what a state is worth with another message in it, or with none. A probe is nobody's decision: it has
+no log-prob, it is in no group, and what follows it is drawn apart from the round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stages.base.job import Job
+from stages.base.resources import Tools
+from stages.episodes.continuation import Injected, continuations
+from stages.episodes.rows import in_order, spent
+from stages.episodes.state import frozen_state
+from stages.episodes.team import Team
+from store.artifacts.artifact import Product, Row
+from store.disk.ids import Draws, decision_id
+
+
+def probed(
+    job: Job, tools: Tools, contexts: Sequence[Row], text: str, replays: int, purpose: str, problem_ids: Sequence[str]
+) -> Product:
+    """The message at each of the states, `replays` continuations of each: probes, replays and their decisions.
+
+    `contexts`: the states, as rows of contexts. `purpose`: tells these draws from all others. A probe of the last role
+    ends its episode, so it has one evaluation whatever `replays` says.
+    """
+    codec = tools.codec(job.config)
+    token_ids = codec.encode_message(text)
+    read = codec.decode(token_ids)  # what later roles are shown of a message is its decoded tokens
+    probes: list[Row] = []
+    decisions: list[Row] = []
+    ended: list[Row] = []
+    for depth in sorted({row["depth"] for row in contexts}):
+        # a draw of one role may have the path of another's: each role's probes have draws of their own
+        draws = Draws(
+            job.config.seed, job.round, job.weights.version, job.redraw, f"{purpose} {job.tree.roles[depth - 1]}"
+        )
+        here = [row for row in contexts if row["depth"] == depth]
+        rows = [_probe(job, draws, row, read, len(token_ids), replays) for row in here]
+        injected = [
+            Injected(frozen_state(context, job.problems[context["problem_id"]]), _message(row), range(replays))
+            for context, row in zip(here, rows, strict=True)
+        ]
+        team = Team(job, tools.engine(job.config, job.weights), draws)
+        made = continuations(team, job.tree.depth, injected, tools.on_message)
+        probes, decisions, ended = [*probes, *rows], [*decisions, *made[0]], [*ended, *made[1]]
+    return Product(
+        {
+            "probes": in_order(probes, problem_ids),
+            "replays": in_order(ended, problem_ids),
+            "decisions": in_order(decisions, problem_ids),
+        },
+        ledger=spent(decisions, len(ended)),
+    )
+
+
+def price(job: Job, contexts: Sequence[Row], replays: int) -> dict[str, int]:
+    """What that comes to: states, evaluations, messages, and new tokens at most."""
+    following = [role for row in contexts for role in job.roles[row["depth"] :]]
+    return {
+        "states": len(contexts),
+        "evaluations": sum(times(job, row, replays) for row in contexts),
+        "messages": replays * len(following),
+        "tokens_at_most": replays * sum(job.config.max_new_tokens(role) for role in following),
+    }
+
+
+def times(job: Job, context: Row, replays: int) -> int:
+    """Evaluations of a probe at a state: one where nothing follows it."""
+    return 1 if context["depth"] == job.tree.depth else replays
+
+
+def _probe(job: Job, draws: Draws, context: Row, text: str, tokens: int, replays: int) -> Row:
+    path = (*context["path"], 0)
+    return {
+        "probe_id": decision_id(draws, context["problem_id"], path),
+        "state_id": context["state_id"],
+        "problem_id": context["problem_id"],
+        "role": context["role"],
+        "depth": context["depth"],
+        "path": list(path),
+        "text": text,
+        "tokens": tokens,
+        "replays": times(job, context, replays),
+        "policy_version": job.weights.version,
+    }
+
+
+def _message(probe: Row) -> Row:
+    """The probe as the message it is to those who read it."""
+    return {
+        "decision_id": probe["probe_id"],
+        "problem_id": probe["problem_id"],
+        "role": probe["role"],
+        "path": probe["path"],
+        "draw": probe["path"][-1],
+        "text": probe["text"],
+        "finish_reason": "stop",
+    }

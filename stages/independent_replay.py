@@ -1,0 +1,94 @@
+"""Remeasure: independent replays of a round's alternatives, under the same frozen policy, to hold its credit against.
+
+Reads problems, contexts, transcripts, decisions and replays; writes replays and the decisions of their messages. Each
+alternative of a group gets the same number of continuations, unbranched, with seeds of their own. They are spent on
+looking: no advantage and no update reads them. An alternative of the last role ends its episode, so a replay of it
+would only be graded again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from stages.base.job import Job, Part
+from stages.base.keys import answers_slice, prompts_slice, sampling_slice
+from stages.base.parts import cut_by_problem_of
+from stages.base.resources import Tools
+from stages.base.stage import Stage
+from stages.episodes.continuation import Injected, continuations
+from stages.episodes.rows import in_order, spent
+from stages.episodes.state import frozen_state
+from stages.episodes.team import Team
+from store.artifacts.artifact import Product, Row
+from store.disk.ids import Draws
+
+
+def _slice(job: Job) -> dict[str, Any]:
+    return {
+        "seed": job.config.seed,
+        "round": job.round,
+        "problems_per_part": job.config.parts.problems,
+        "extra_replays": job.extra_replays,
+        "prompts": prompts_slice(job),
+        "answers": answers_slice(job),
+        "sampling": sampling_slice(job),
+    }
+
+
+def _compared(job: Job, decisions: list[Row], ended: list[Row]) -> list[Row]:
+    """The decisions before the last role that a group of two or more holds, in the order given.
+
+    `ended`: transcripts and replays. An alternative is what a return counts towards.
+    """
+    credited = {decision_id for episode in ended for decision_id in episode["credited"]}
+    alternatives = [row for row in decisions if row["decision_id"] in credited and row["depth"] < job.tree.depth]
+    sizes = Counter(row["state_id"] for row in alternatives)
+    return [row for row in alternatives if sizes[row["state_id"]] >= 2]
+
+
+def _make(part: Part, job: Job, tools: Tools) -> Product:
+    decisions: list[Row] = []
+    replays: list[Row] = []
+    ended = [*job.rows_of("transcripts", part), *job.rows_of("replays", part)]
+    compared = _compared(job, job.rows_of("decisions", part), ended)
+    states = {row["state_id"]: row for row in job.rows_of("contexts", part)}
+    for depth in range(1, job.tree.depth) if job.extra_replays else ():
+        injected = [
+            Injected(
+                frozen_state(states[row["state_id"]], job.problems[row["problem_id"]]), row, range(job.extra_replays)
+            )
+            for row in compared
+            if row["depth"] == depth
+        ]
+        if injected:
+            made = continuations(_team(job, tools, depth), job.tree.depth, injected, tools.on_message)
+            decisions, replays = [*decisions, *made[0]], [*replays, *made[1]]
+    return Product(
+        {"replays": in_order(replays, part.problem_ids), "decisions": in_order(decisions, part.problem_ids)},
+        ledger=spent(decisions, len(replays)),
+    )
+
+
+def _team(job: Job, tools: Tools, depth: int) -> Team:
+    """Speaks what follows the messages of one role: with draws of their own, because paths of two roles may be equal."""
+    purpose = f"remeasure {job.tree.roles[depth - 1]}"
+    draws = Draws(job.config.seed, job.round, job.weights.version, job.redraw, purpose)
+    return Team(job, tools.engine(job.config, job.weights), draws)
+
+
+def asked_for(job: Job) -> dict[str, int]:
+    """What one replay of each comes to: alternatives (each one evaluation), messages, and new tokens at most."""
+    compared = _compared(job, job.rows("decisions"), [*job.rows("transcripts"), *job.rows("replays")])
+    following = [role for row in compared for role in job.roles[row["depth"] :]]
+    tokens = sum(job.config.max_new_tokens(role) for role in following)
+    return {"alternatives": len(compared), "messages": len(following), "tokens_at_most": tokens}
+
+
+def _messages(job: Job) -> int:
+    return asked_for(job)["messages"] * job.extra_replays if job.extra_replays else 0
+
+
+REMEASURE = Stage(
+    "remeasure", 1, ("replays", "decisions"), _slice, cut_by_problem_of("contexts"), _make, _messages, weights="samples"
+)

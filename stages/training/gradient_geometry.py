@@ -1,0 +1,134 @@
+"""The policy gradient that each estimator's advantages would make of the same lessons, at one policy version.
+
+    g_e = - grad  sum_rows  w_row  sum_t l_t(A_e)          l: the configured policy loss, w: the configured reduction
+
+At the weights that sampled every ratio is 1 and nothing is clipped, so this is the first step of an update without its KL and
+entropy terms. A row that an estimator leaves undefined leaves that estimator's denominators, as in the update.
+
+Axes: E estimators, P parameters of a policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from configs.schema import Config
+from configs.training import UpdateConfig
+from stages.learners.protocol import Learner, Scored
+from stages.losses.objective import Against, objective
+from stages.losses.reductions import token_weights
+from stages.runtime.determinism import repeatable
+from stages.training.examples import Lesson
+
+Credit = Mapping[str, float | None]
+"""Decision -> advantage; NULL: undefined."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Inner products of the estimators' gradients, of one role's lessons or of all."""
+
+    estimators: tuple[str, ...]
+    product_EE: torch.Tensor
+    """float64."""
+
+    def length(self, estimator: str) -> float:
+        """Of its gradient."""
+        place = self.estimators.index(estimator)
+        return float(self.product_EE[place, place].clamp(min=0).sqrt())
+
+    def cosine(self, estimator: str, other: str) -> float | None:
+        """Of the angle between two gradients; None where one of them is 0."""
+        lengths = self.length(estimator) * self.length(other)
+        product = self.product_EE[self.estimators.index(estimator), self.estimators.index(other)]
+        return float(product) / lengths if lengths else None
+
+
+def gradient_geometry(
+    config: Config, learner: Learner, lessons: Sequence[Lesson], credit: Mapping[str, Credit]
+) -> tuple[dict[str, Geometry], Geometry]:
+    """By role, and of the whole team. `learner`: loaded and prepared for these lessons; `credit`: by estimator."""
+    plain = config.update.model_copy(
+        update={"kl": config.update.kl.model_copy(update={"coefficient": 0.0}), "entropy_bonus": 0.0}
+    )
+    names = tuple(credit)
+    weights = {name: _weights(plain, lessons, credit[name]) for name in names}
+    by_role: dict[str, Geometry] = {}
+    team = torch.zeros(len(names), len(names), dtype=torch.float64)
+    for policy in dict.fromkeys(lesson.row.policy for lesson in lessons):
+        parameters = [parameter for _, parameter in learner.named_parameters(policy)]
+        total_EP: torch.Tensor | None = None
+        for role in dict.fromkeys(lesson.role for lesson in lessons if lesson.row.policy == policy):
+            mine = [lesson for lesson in lessons if (lesson.role, lesson.row.policy) == (role, policy)]
+            gradient_EP = _gradients(plain, learner, parameters, mine, credit, weights)
+            by_role[role] = Geometry(names, _products(gradient_EP))
+            total_EP = gradient_EP if total_EP is None else total_EP + gradient_EP
+        if total_EP is not None:
+            team += _products(total_EP)
+    return by_role, Geometry(names, team)
+
+
+def _weights(config: UpdateConfig, lessons: Sequence[Lesson], credit: Credit) -> dict[str, float]:
+    """Decision -> its weight, of those that the estimator defines."""
+    defined = [lesson for lesson in lessons if credit.get(lesson.row.decision_id) is not None]
+    sizes = [(lesson.role, len(lesson.row.token_ids)) for lesson in defined]
+    found = token_weights(sizes, config.reduction, config.constant_tokens)
+    return {lesson.row.decision_id: weight for lesson, weight in zip(defined, found, strict=True)}
+
+
+def _gradients(
+    config: UpdateConfig,
+    learner: Learner,
+    parameters: Sequence[torch.nn.Parameter],
+    lessons: Sequence[Lesson],
+    credit: Mapping[str, Credit],
+    weights: Mapping[str, Mapping[str, float]],
+) -> torch.Tensor:
+    """[E, P] float32 on the CPU: one forward pass a micro-batch, one backward pass for each estimator."""
+    by_id = {lesson.row.decision_id: lesson for lesson in lessons}
+    total_EP = torch.zeros(len(credit), sum(parameter.numel() for parameter in parameters))
+    for batch in learner.batches([lesson.row for lesson in lessons], config.max_tokens):
+        with repeatable():
+            scored = list(zip([by_id[row.decision_id] for row in batch], learner.score(batch), strict=True))
+            for place, name in enumerate(credit):
+                losses = [
+                    weights[name][lesson.row.decision_id] * _loss(config, lesson, found, value)
+                    for lesson, found in scored
+                    if (value := credit[name].get(lesson.row.decision_id))
+                ]
+                if losses:
+                    torch.stack(losses).sum().backward(retain_graph=True)
+                    total_EP[place] -= _taken(parameters)
+    return total_EP
+
+
+def _loss(config: UpdateConfig, lesson: Lesson, scored: Scored, advantage: float) -> torch.Tensor:
+    """The message's policy loss where the weights are those that the ratio is measured against."""
+    now_T = scored.logprob_T.detach()
+    behaviour = lesson.behaviour_logprobs
+    sampled_T = None if behaviour is None else torch.tensor(behaviour, dtype=now_T.dtype, device=now_T.device)
+    against = Against(now_T, now_T, sampled_T)
+    return objective(config, scored.logprob_T, scored.entropy_T, against, advantage).loss_T.sum()
+
+
+def _taken(parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+    """What a backward pass left in the parameters [P], which are cleared."""
+    pieces = []
+    for parameter in parameters:
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        pieces.append(gradient.detach().float().cpu().reshape(-1))
+        parameter.grad = None
+    return torch.cat(pieces) if pieces else torch.zeros(0)
+
+
+def _products(gradient_EP: torch.Tensor) -> torch.Tensor:
+    """[E, E] in float64, row by row, so that no second copy of all of them is made."""
+    product_EE = torch.zeros(len(gradient_EP), len(gradient_EP), dtype=torch.float64)
+    for i in range(len(gradient_EP)):
+        left = gradient_EP[i].double()
+        for j in range(i + 1):
+            product_EE[i, j] = product_EE[j, i] = left @ gradient_EP[j].double()
+    return product_EE

@@ -1,0 +1,24 @@
+"""How fast an update went. Seconds are no rows: equal rows must be equal bytes, so they lie in the parts' records."""
+
+from __future__ import annotations
+
+from store.artifacts.artifact import Artifact, Row
+
+
+def pace(artifact: Artifact) -> list[Row]:
+    """Seconds per optimiser step; empty for what is no update, or was made before steps were timed."""
+    return [
+        {"filename": str(artifact.path / part["name"] / "steps.parquet"), **entry}
+        for part in artifact.manifest["parts"]
+        for entry in part.get("pace", ())
+    ]
+
+
+def timed_steps(update: Artifact) -> list[Row]:
+    """The rows of steps with `seconds` and `tokens_per_second` as the catalog's view has them; NULL where not timed."""
+    seconds = {row["step"]: row["seconds"] for row in pace(update)}
+    rows = []
+    for row in update.rows("steps"):
+        took = seconds.get(row["step"])
+        rows.append({**row, "seconds": took, "tokens_per_second": row["tokens"] / took if took else None})
+    return rows

@@ -1,0 +1,195 @@
+"""Write an artifact part by part; its manifest comes last and makes it complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.errors import StoreError
+from store.artifacts.artifact import MANIFEST, PART_RECORD, Artifact, Product, _pieces, write_table
+from store.artifacts.integrity import _file_damage, _part_record, damage
+from store.disk.atomic import TEMPORARY, sync, sync_tree, writing
+from store.disk.cache import remember_digest, remember_table
+from store.disk.hashing import digest, file_digest
+from store.disk.layout import Layout, part_name
+from store.disk.locks import holding
+from store.disk.records import read_record, record_text, write_record
+from store.disk.thread_pool import beside
+
+if TYPE_CHECKING:
+    from store.artifacts.content_digest import TableDigest
+
+
+class ArtifactWriter:
+    """The one writer of an artifact: finds the parts that are there, adds the missing ones, closes it."""
+
+    def __init__(self, layout: Layout, stage: str, key: str) -> None:
+        self._stage = stage
+        self._key = key
+        self.path = layout.artifact(stage, key)
+        self.damage: list[str] = self._damage_of_finished()
+        """What is not as it was written and is made again, a line each."""
+
+    def _damage_of_finished(self) -> list[str]:
+        """What is wrong with an artifact that was finished once; nothing when it never was."""
+        try:
+            manifest = read_record(self.path / MANIFEST)
+        except StoreError:
+            return [f"{self._stage} {self._key[:12]}: {MANIFEST} has changed since it was written"]
+        found = None if manifest is None else damage(Artifact(self._stage, self._key, self.path, manifest))
+        return [] if found is None else [found]
+
+    def part(self, index: int) -> dict[str, Any] | None:
+        """The record of a part that is there and whole; None otherwise. A damaged part is removed."""
+        folder = self.path / part_name(index)
+        record, found = _part_record(folder)
+        found = found or (_file_damage(folder, record["files"]) if record else None)
+        if found is None:
+            return record
+        if folder.exists():
+            line = f"{self._stage} {self._key[:12]}: {found}"
+            if line not in self.damage:
+                self.damage.append(line)
+            with writing(folder):
+                shutil.rmtree(folder)
+        return None
+
+    def clear_left_over(self) -> None:
+        """Remove what a process that died left half written."""
+        with writing(self.path):
+            for left_over in self.path.glob(f"{TEMPORARY}*"):
+                if left_over.is_dir():
+                    shutil.rmtree(left_over)
+                else:
+                    left_over.unlink()
+
+    def write(self, index: int, product: Product, seconds: float) -> dict[str, Any]:
+        """Put one part in place, whole, and return its record."""
+        import pyarrow as pa
+
+        from store.artifacts.schemas import TABLES
+
+        name = part_name(index)
+        temporary = self.path / f"{TEMPORARY}{name}-{os.getpid()}"
+        with writing(self.path):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            try:
+                tables = {name: pa.Table.from_pylist(list(rows), TABLES[name]) for name, rows in product.tables.items()}
+                for table, content in tables.items():
+                    write_table(temporary / f"{table}.parquet", content)
+                if product.write_files:
+                    product.write_files(temporary)
+                rows = {f"{table}.parquet": content.num_rows for table, content in tables.items()}
+                record = {
+                    "name": name,
+                    "files": _settled(temporary, rows),
+                    "ledger": dict(product.ledger),
+                    "seconds": round(seconds, 3),
+                    **({"pace": list(product.pace)} if product.pace else {}),
+                }
+                (temporary / PART_RECORD).write_text(record_text(record), encoding="utf-8")
+                sync(temporary / PART_RECORD)
+                sync(temporary)
+                shutil.rmtree(self.path / name, ignore_errors=True)
+                temporary.rename(self.path / name)
+                sync(self.path)
+            except BaseException:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise
+        for table, content in tables.items():
+            remember_table(self.path / name / f"{table}.parquet", content)
+        return record
+
+    def finish(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        description: Mapping[str, Any],
+        insist: Callable[[], None] = lambda: None,
+    ) -> Artifact:
+        """Write the manifest, unless `insist` raises: the artifact is complete from here on."""
+        tables, files = self._content(records)
+        insist()
+        ledger: dict[str, int] = {}
+        for record in records:
+            for name, spent in record["ledger"].items():
+                ledger[name] = ledger.get(name, 0) + spent
+        manifest = {
+            "stage": self._stage,
+            "key": self._key,
+            "digest": digest({"tables": {name: entry["digest"] for name, entry in tables.items()}, "files": files}),
+            "tables": tables,
+            "parts": list(records),
+            "ledger": ledger,
+            "seconds": round(sum(record["seconds"] for record in records), 3),
+            **description,
+        }
+        with writing(self.path):
+            write_record(self.path / MANIFEST, manifest)
+        return Artifact(self._stage, self._key, self.path, manifest)
+
+    def _content(self, records: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Rows and digest per table over all parts, and the digests of the other files."""
+        from store.artifacts.content_digest import TableDigest
+        from store.artifacts.schemas import TABLES
+
+        running: dict[str, TableDigest] = {}
+        files: dict[str, str] = {}
+        for record in records:
+            for name, entry in record["files"].items():
+                if not name.endswith(".parquet"):
+                    files[f"{record['name']}/{name}"] = entry["sha256"]
+                    continue
+                table = name.removesuffix(".parquet")
+                path = self.path / record["name"] / name
+                running.setdefault(table, TableDigest(TABLES[table]))
+                for rows in _pieces(path):
+                    running[table].update(rows)
+        tables = {name: {"rows": entry.rows, "digest": entry.hexdigest()} for name, entry in running.items()}
+        return tables, files
+
+
+@contextmanager
+def open_writer(layout: Layout, stage: str, key: str) -> Iterator[ArtifactWriter]:
+    """The artifact's writer, while its lock is held. StoreError naming the holder when another process has it."""
+    path = layout.artifact(stage, key)
+    with holding(layout, f"{stage}-{key}", f"{stage} {key[:12]}"):
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        writer = ArtifactWriter(layout, stage, key)
+        writer.clear_left_over()
+        yield writer
+
+
+def _settled(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
+    """What a part's record says of each file; all of them are on the disk by then.
+
+    `rows`: of the tables whose number of rows is known without asking the file.
+    """
+    import pyarrow.parquet as pq
+
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    synced = beside().submit(sync_tree, folder)  # the disk writes while the processor reads
+    try:
+        # read, never remembered: what is recorded here must not rest on a clock
+        digests = list(beside().map(file_digest, paths))
+    finally:
+        wait([synced])
+    synced.result()
+    records = {}
+    for path, sha256 in zip(paths, digests, strict=True):
+        status = path.stat()
+        entry: dict[str, Any] = {"sha256": sha256, "bytes": status.st_size}
+        remember_digest(status, sha256)
+        name = path.relative_to(folder).as_posix()
+        if name in rows:
+            entry["rows"] = rows[name]
+        elif path.suffix == ".parquet":
+            entry["rows"] = pq.read_metadata(path).num_rows
+        records[name] = entry
+    return records

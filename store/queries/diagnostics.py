@@ -1,0 +1,26 @@
+"""What the diagnostics are computed from: a round's samples and the independent replays beside them, by SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from store.artifacts.artifact import Artifact, Row
+from store.queries.connection import SQL, add_table, open_tables
+
+_ROUND = ("transcripts", "replays", "rewards", "decisions", "advantages")
+
+
+def diagnosed_rows(round: Sequence[Artifact], remeasured: Sequence[Artifact]) -> Mapping[str, list[Row]]:
+    """The rows of each file in sql/diagnose, by its name: alternatives, units and distribution.
+
+    `round`: what holds its transcripts, replays, rewards, decisions and advantages. `remeasured`: what holds the
+    independent replays and their rewards.
+    """
+    connection = open_tables(round, _ROUND)
+    try:
+        for table in ("replays", "rewards"):
+            add_table(connection, f"again_{table}", table, remeasured)
+        files = sorted((SQL / "diagnose").glob("*.sql"))
+        return {path.stem: connection.sql(path.read_text()).to_arrow_table().to_pylist() for path in files}
+    finally:
+        connection.close()

@@ -1,0 +1,69 @@
+"""The README's queries, as they stand there, on rounds and a variant that ran."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from pipeline.rounds.round import Scope
+from store.disk.layout import Layout
+from store.queries.catalog_views import fetch, query
+from store.runs.variants import Variant, record_variant
+from tests.conftest import ROOT, Round, drive, drive_on
+
+Played = Callable[[str, str], Round]
+QUERIES = re.findall(r'^ *# (.+)\n +c3 sql "([^"]+)"', (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def store(played: Played, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rounds of a duo, and the README's variant of the third one's credit: here, of the first's."""
+    store = tmp_path_factory.mktemp("readme") / "store"
+    copytree(played("duo", "tree").scope.store, store)
+    drive(store, played("duo", "tree").scope.config, round=2)
+    branch = Variant("main", 1, "advantages", ("advantages.estimator=full_mean",))
+    record_variant(Layout(store), "test", "no-loo", branch)
+    drive_on(Scope(store, "test", 1, "no-loo"), until="advantages")
+    return store
+
+
+def test_every_query_of_the_readme_is_found_here() -> None:
+    assert len(QUERIES) == (ROOT / "README.md").read_text(encoding="utf-8").count('c3 sql "') == 5
+
+
+@pytest.mark.parametrize(("meaning", "text"), QUERIES, ids=[meaning[:30] for meaning, _ in QUERIES])
+def test_a_query_of_the_readme_finds_rows(meaning: str, text: str, store: Path) -> None:
+    rows = fetch(query(Layout(store), text))
+    assert rows and all(None not in row for row in rows)
+
+
+def test_what_roles_earned_is_told_variant_by_variant(store: Path) -> None:
+    [(_, text)] = [found for found in QUERIES if "what each role earned" in found[0]]
+    relation = query(Layout(store), text)
+    rows = [dict(zip(relation.columns, row, strict=True)) for row in fetch(relation)]
+    spreads = {(row["variant"], row["round"], row["role"]): row["spread"] for row in rows}
+    assert len(spreads) == len(rows) == 6  # two rounds of the main line and one of the variant, two roles each
+    for role, shrunk in (("reasoner", 1 / 2), ("actor", 3 / 4)):  # full_mean is c3 shrunk by (n - 1) / n
+        assert spreads["no-loo", 1, role] == pytest.approx(spreads["main", 1, role] * shrunk)
+
+
+def test_the_messages_that_helped_most_are_ten_and_each_is_there_once(store: Path) -> None:
+    [(_, text)] = [found for found in QUERIES if "helped most" in found[0]]
+    relation = query(Layout(store), text)
+    rows = [dict(zip(relation.columns, row, strict=True)) for row in fetch(relation)]
+    assert len({(row["run"], row["round"], row["decision_id"]) for row in rows}) == len(rows) == 10
+    best = "SELECT advantage FROM advantages WHERE variant = 'main' ORDER BY advantage DESC LIMIT 10"
+    assert [row["advantage"] for row in rows] == [value for (value,) in fetch(query(Layout(store), best))]
+
+
+def test_variants_are_joined_message_by_message(store: Path) -> None:
+    [(_, text)] = [found for found in QUERIES if "variants" in found[0]]
+    rows = fetch(query(Layout(store), text))
+    # full_mean is the leave-one-out advantage shrunk by (n - 1) / n: groups of 2 and of 4
+    assert {role for role, *_ in rows} == {"reasoner", "actor"}
+    for role, _, ours, other in rows:
+        assert other == pytest.approx(ours * {"reasoner": 1 / 2, "actor": 3 / 4}[role])
