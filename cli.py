@@ -79,10 +79,10 @@ def run_iteration(
     set: Overrides = None,
     variant: VariantName = "main",
     until: Annotated[str, typer.Option(help="Stop after this stage.")] = "update",
-    again_from: Annotated[
+    rerun_from: Annotated[
         str | None, typer.Option("--from", help="Make this stage and those after it again, beside what is there.")
     ] = None,
-    redraw: Annotated[int | None, typer.Option(min=0, help="Ask for the K-th set of draws; 0 is the first.")] = None,
+    draw_set: Annotated[int | None, typer.Option(min=0, help="Ask for the K-th set of draws; 0 is the first.")] = None,
     max_seconds: MaxSeconds = None,
     max_evaluations: MaxEvaluations = None,
     retry_unscored: RetryUnscored = False,
@@ -96,13 +96,13 @@ def run_iteration(
     from pipeline.commands import run as commands
     from pipeline.rounds.plan import heldout_overlap
     from pipeline.views.plan import show_notes, show_overlap
-    from pipeline.views.progress import Bars
+    from pipeline.views.progress import ProgressBars
     from pipeline.views.receipt import show_round
     from pipeline.views.status import show_stale
 
     scope = _scope(store, run, round, variant)
     commands.settle_config(scope, config, set or [])
-    commands.settle_redraw(scope, redraw)
+    commands.settle_redraw(scope, draw_set)
     if retry_unscored and not commands.settle_retry(scope):
         typer.echo("no reward is missing, so none is graded again")
     commands.limit(max_seconds, max_evaluations)
@@ -111,7 +111,7 @@ def run_iteration(
     show_notes(console, scope.config)
     if commands.has_work(scope, until):
         show_overlap(console, heldout_overlap(scope.config))
-    show_round(console, commands.run_iteration(scope, Bars(console), until, again_from))
+    show_round(console, commands.run_iteration(scope, ProgressBars(console), until, rerun_from))
     show_stale(console, scope)
 
 
@@ -132,7 +132,7 @@ def run_training(
     from pipeline.commands import run as commands
     from pipeline.rounds.plan import heldout_overlap
     from pipeline.views.plan import show_notes, show_overlap
-    from pipeline.views.progress import Bars
+    from pipeline.views.progress import ProgressBars
     from pipeline.views.receipt import show_round
     from pipeline.views.status import show_stale
     from pipeline.views.training import show_evaluation, show_training
@@ -151,10 +151,10 @@ def run_training(
         for number in range(rounds + 1):
             scope = _scope(store, name, number, variant)
             if number:
-                results.append(commands.run_iteration(scope, Bars(console)))
+                results.append(commands.run_iteration(scope, ProgressBars(console)))
                 show_round(console, results[-1])
             if commands.evaluates(scope, last=rounds):
-                evaluations.append(commands.run_evaluation(scope, Bars(console)))
+                evaluations.append(commands.run_evaluation(scope, ProgressBars(console)))
                 show_evaluation(console, evaluations[-1])
         show_training(console, results, evaluations)
         show_stale(console, scope)
@@ -175,7 +175,7 @@ def run_stage(
     """One stage of a round; the stages before it must have run."""
     from pipeline.commands import run as commands
     from pipeline.views.plan import show_notes
-    from pipeline.views.progress import Bars
+    from pipeline.views.progress import ProgressBars
     from pipeline.views.receipt import show_steps, show_untold
     from pipeline.views.status import show_stale
 
@@ -187,7 +187,7 @@ def run_stage(
     commands.employ(scope, workers)
     console = _console()
     show_notes(console, scope.config)
-    reports, untold = commands.run_stage(scope, stage, Bars(console))
+    reports, untold = commands.run_stage(scope, stage, ProgressBars(console))
     show_steps(console, reports)
     show_untold(console, untold)
     show_stale(console, scope)
@@ -204,14 +204,14 @@ def run_evaluation(
 ) -> None:
     """Greedy answers on the configured held-out problems."""
     from pipeline.commands import run as commands
-    from pipeline.views.progress import Bars
+    from pipeline.views.progress import ProgressBars
     from pipeline.views.training import show_evaluation
 
     scope = _scope(store, run, round, variant)
     commands.settle_config(scope, config, set or [])
     commands.employ(scope, None)
     console = _console()
-    show_evaluation(console, commands.run_evaluation(scope, Bars(console)))
+    show_evaluation(console, commands.run_evaluation(scope, ProgressBars(console)))
 
 
 @app.command()
@@ -325,9 +325,9 @@ def diagnose(
 ) -> None:
     """What a round's credit is worth: fidelity, noise, influence. Without --replays nothing is generated."""
     from pipeline.commands import diagnose as diagnosing
-    from pipeline.views.diagnose import show_diagnosis
     from pipeline.commands import run as commands
-    from pipeline.views.progress import Bars
+    from pipeline.views.diagnose import show_diagnosis
+    from pipeline.views.progress import ProgressBars
     from pipeline.views.receipt import show_steps
 
     scope = _scope(store, run, round, variant)
@@ -337,7 +337,7 @@ def diagnose(
     console = _console()
     if not json:
         console.print(f"[bold]run {run}, round {round}[/bold]: {budget}")
-    reports, artifact = commands.run_diagnosis(scope, Bars(console))
+    reports, artifact = commands.run_diagnosis(scope, ProgressBars(console))
     if json:
         _print_json(diagnosing.as_json(scope, artifact))
     else:
@@ -404,7 +404,7 @@ def what_if(
     from pipeline.commands import run as commands
     from pipeline.commands import what_if as asking
     from pipeline.rounds.stored import latest_round
-    from pipeline.views.progress import Bars
+    from pipeline.views.progress import ProgressBars
     from pipeline.views.receipt import show_steps
     from pipeline.views.what_if import cost_line, page_lines
 
@@ -416,7 +416,7 @@ def what_if(
     console = _console()
     if not json:
         typer.echo(cost_line(*asking.price(scope)))
-    page, reports = asking.what_if(scope, Bars(console))
+    page, reports = asking.what_if(scope, ProgressBars(console))
     if json:
         _print_json(page)
     else:
@@ -656,21 +656,21 @@ def main() -> None:
     """The console script: one line per error, and an exit code that says what kind it was."""
     from configs.errors import C3Error
     from pipeline.execution.process import prepare_process
-    from pipeline.execution.signals import INTERRUPTED, arm, leave, stopped
+    from pipeline.execution.signals import INTERRUPTED, exit_now, install_handlers, was_interrupted
 
     try:
-        arm()
+        install_handlers()
         prepare_process()
         app()
     except C3Error as error:
         if "--debug" in sys.argv:
             raise
-        if not stopped():
+        if not was_interrupted():
             typer.echo(f"c3: {error}", err=True)
         sys.exit(error.exit_code)
     finally:
-        if stopped():  # whatever Typer, or a library in the middle of something, has made of the interrupt
-            leave(INTERRUPTED)
+        if was_interrupted():  # whatever Typer, or a library in the middle of something, has made of the interrupt
+            exit_now(INTERRUPTED)
 
 
 if __name__ == "__main__":

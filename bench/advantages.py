@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.advantages import ADVANTAGES
-from store.artifacts.artifact import Artifact, Product, provisional, write_table
+from store.artifacts.artifact import Artifact, StageOutput, provisional, write_table
 from store.artifacts.schemas import DECISIONS, REWARDS
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
@@ -126,7 +126,7 @@ def credit(chosen: argparse.Namespace) -> None:
         {"name": path.name, "files": {f"{table}.parquet": {} for table in SAMPLES}}
         for path in sorted(chosen.folder.glob("part-*"))
     ]
-    samples = Artifact("bench", "made", chosen.folder, {"parts": parts, "ledger": {}})
+    samples = Artifact("bench", "made", chosen.folder, {"parts": parts, "usage": {}})
     planned = {"stage": "sample", "role": "actor", "depth": 1, "messages": chosen.alternatives}
     planned |= {"evaluations": chosen.alternatives * chosen.replays, "alternatives": chosen.alternatives}
     count = chosen.states * chosen.alternatives * chosen.replays
@@ -145,7 +145,7 @@ def credit(chosen: argparse.Namespace) -> None:
 
     with timed("the stage"), open_writer(Layout(chosen.folder / "store"), "advantages", "bench") as writer:
         with timed("part in place (sha256, sync)"):
-            record = writer.write(0, Product(write_files=write), 0.0)
+            record = writer.write(0, StageOutput(write_files=write), 0.0)
         with timed("SQL checks"):
             own = provisional("advantages", "bench", writer.path, [record])
             run_checks("advantages", ADVANTAGES.tables, [samples, own], [{**planned, "replays": chosen.replays}])

@@ -26,9 +26,9 @@ from pipeline.execution.limits import Limits
 from pipeline.execution.runner import make_part, make_step
 from pipeline.rounds.round import Scope
 from pipeline.steps import ROUND
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.engines.protocol import Completion, Engine, Request
-from stages.mismatch.engine_check import insist_on_agreement
+from stages.mismatch.engine_check import ensure_agreement
 from store.artifacts.artifact import Artifact, Row
 from store.artifacts.policy_version import PolicyVersion
 from store.artifacts.writer import open_writer
@@ -59,16 +59,16 @@ class Recording:
         self.calls.append(list(requests))
         return self._engine.generate(requests, on_message)
 
-    def make_room(self) -> None:
+    def release_memory(self) -> None:
         """Passed on."""
-        self._engine.make_room()
+        self._engine.release_memory()
 
     def close(self) -> None:
         """Passed on."""
         self._engine.close()
 
 
-class RecordingTools(Tools):
+class RecordingTools(Resources):
     """Tools whose engine keeps its requests."""
 
     recording: Recording | None = None
@@ -88,36 +88,37 @@ def main() -> None:
     arguments.add_argument("--set", action="append", default=[])
     chosen = arguments.parse_args()
     config = load_config(
-        chosen.preset, [f"rounds.problems={chosen.problems}", f"parts.problems={chosen.problems}", *chosen.set]
+        chosen.preset,
+        [f"rounds.problems_per_round={chosen.problems}", f"parts.problems_per_part={chosen.problems}", *chosen.set],
     )
     with tempfile.TemporaryDirectory() as folder:
         catalog.record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
-        scope, tools = Scope(Path(folder), "bench", 1), RecordingTools()
-        tools.engine(scope.config, scope.policy)
+        scope, resources = Scope(Path(folder), "bench", 1), RecordingTools()
+        resources.engine(scope.config, scope.policy)
         artifacts: dict[str, Artifact] = {}
         print(f"{config.engine.kind}, {chosen.preset}, {chosen.problems} problems")
         started = time.perf_counter()
-        insist_on_agreement(tools, scope.config, scope.policy)
+        ensure_agreement(resources, scope.config, scope.policy)
         print(f"probe, the trainer's loading included: {time.perf_counter() - started:.1f} s\n")
         print(f"{'stage':<10}{'new tokens':>12}{'stage tok/s':>14}{'bare tok/s':>14}{'share':>9}")
         for step in ROUND[:4]:
             if step.name in STAGES:
-                timed(scope, step, tools, artifacts)
+                timed(scope, step, resources, artifacts)
             else:
-                made(scope, step, tools, artifacts)
+                made(scope, step, resources, artifacts)
         savings(scope, artifacts)
-        tools.close()
+        resources.close()
 
 
-def timed(scope: Scope, step: Any, tools: RecordingTools, artifacts: dict[str, Artifact]) -> None:
+def timed(scope: Scope, step: Any, resources: RecordingTools, artifacts: dict[str, Artifact]) -> None:
     """One stage and its requests alone, in turn."""
-    recording = tools.recording
+    recording = resources.recording
     assert recording is not None
     stage, bare, tokens = [], [], 0
     for _ in range(TURNS):
         recording.calls.clear()
         started = time.perf_counter()
-        made(scope, step, tools, artifacts)
+        made(scope, step, resources, artifacts)
         stage.append(time.perf_counter() - started)
         calls = [list(call) for call in recording.calls]
         started = time.perf_counter()
@@ -130,13 +131,13 @@ def timed(scope: Scope, step: Any, tools: RecordingTools, artifacts: dict[str, A
     )
 
 
-def made(scope: Scope, step: Any, tools: Tools, artifacts: dict[str, Artifact]) -> None:
+def made(scope: Scope, step: Any, resources: Resources, artifacts: dict[str, Artifact]) -> None:
     """One stage without Prefect, beside what is there of it."""
     look = scope.look(step, artifacts)
     look = scope.beside(look) if look.artifact else look
     with open_writer(scope.layout, step.stage.name, look.key) as writer:
         artifacts[step.name], _ = make_step(
-            writer, look, lambda parts: [make_part(writer, look, part, tools, Limits()) for part in parts]
+            writer, look, lambda parts: [make_part(writer, look, part, resources, Limits()) for part in parts]
         )
 
 
@@ -144,7 +145,7 @@ def savings(scope: Scope, artifacts: dict[str, Artifact]) -> None:
     """The plan's messages and prompt tokens against those of independent episodes at the same budget."""
     rows = [row for stage in STAGES for row in artifacts[stage].rows("decisions")]
     roles = len(scope.config.roles)
-    budget = scope.config.plan.budget * scope.config.rounds.problems
+    budget = scope.config.plan.budget * scope.config.rounds.problems_per_round
     # an independent episode has one message of each role, with prompts and answers as long as the plan's on average
     alone = {name: budget * sum(_mean(rows, depth, name) for depth in range(1, roles + 1)) for name in TOKENS}
     once = sum({row["context_id"]: row["prompt_tokens"] for row in rows}.values())

@@ -21,7 +21,7 @@ from pipeline.execution.limits import Limits
 from pipeline.execution.runner import StepReport, make_part, make_step
 from pipeline.rounds.round import Scope
 from pipeline.steps import ROUND
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from store.artifacts.artifact import Artifact
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
@@ -36,7 +36,7 @@ def main() -> None:
     arguments.add_argument("--set", action="append", default=[], help="an override, as c3 takes it")
     arguments.add_argument("--times", type=int, default=1, help="one after another in one process: the first warms up")
     chosen = arguments.parse_args()
-    config = load_config(chosen.preset, [f"rounds.problems={chosen.problems}", *chosen.set])
+    config = load_config(chosen.preset, [f"rounds.problems_per_round={chosen.problems}", *chosen.set])
     for _ in range(chosen.times):
         both(config)
 
@@ -46,17 +46,17 @@ def both(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         scope = Scope(Path(folder), "bench", 1)
         catalog.record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
-        tools = Tools()
+        resources = Resources()
         started = time.perf_counter()
-        tools.load_engine(scope.config)
-        tools.learner(scope.config)
+        resources.load_engine(scope.config)
+        resources.learner(scope.config)
         print(f"model load            {time.perf_counter() - started:8.1f} s   (not counted)")
-        reports, artifacts = iteration(scope, tools)
+        reports, artifacts = iteration(scope, resources)
         for report in reports:
             print(f"{report.name:<22}{report.seconds:8.1f} s   {sum_tokens(report):>8,} tokens")
         ours = sum(report.seconds for report in reports)
         print(f"{'iteration':<22}{ours:8.1f} s")
-        tools.close()
+        resources.close()
         plain = plain_loop(scope, artifacts)
     for name, seconds in plain.items():
         print(f"plain loop, {name:<10}{seconds:8.1f} s")
@@ -65,10 +65,10 @@ def both(config: Config) -> None:
 
 def sum_tokens(report: StepReport) -> int:
     """Prompt and new tokens that a step spent."""
-    return report.ledger.get("prompt_tokens", 0) + report.ledger.get("new_tokens", 0)
+    return report.usage.get("prompt_tokens", 0) + report.usage.get("new_tokens", 0)
 
 
-def iteration(scope: Scope, tools: Tools) -> tuple[list[StepReport], dict[str, Artifact]]:
+def iteration(scope: Scope, resources: Resources) -> tuple[list[StepReport], dict[str, Artifact]]:
     """One round without Prefect, so that only the stages are timed."""
     artifacts: dict[str, Artifact] = {}
     reports = []
@@ -76,7 +76,9 @@ def iteration(scope: Scope, tools: Tools) -> tuple[list[StepReport], dict[str, A
         look = scope.look(step, artifacts)
         with open_writer(scope.layout, step.stage.name, look.key) as writer:
             artifact, report = make_step(
-                writer, look, lambda parts, w=writer, seen=look: [make_part(w, seen, p, tools, Limits()) for p in parts]
+                writer,
+                look,
+                lambda parts, w=writer, seen=look: [make_part(w, seen, p, resources, Limits()) for p in parts],
             )
         artifacts[step.name] = artifact
         reports.append(report)

@@ -136,7 +136,7 @@ def measure(command: dict[str, Any]) -> None:
     begun = time.perf_counter()
     from configs.load import load_config
     from pipeline.commands import run as commands
-    from pipeline.execution.context import Silence, workbench
+    from pipeline.execution.context import NullProgress, workbench
     from pipeline.execution.process import prepare_process
     from pipeline.rounds.round import Scope
 
@@ -147,14 +147,16 @@ def measure(command: dict[str, Any]) -> None:
     commands.settle_config(scope, command["preset"], command["overrides"])
     with _watching(spent):
         workbench().load_ahead(load_config(command["preset"], command["overrides"]))
-        with commands._serving(scope, Silence()):  # Prefect's import and server, and the model, before the first round
+        with commands._serving(
+            scope, NullProgress()
+        ):  # Prefect's import and server, and the model, before the first round
             workbench().ready()
         start, server = time.perf_counter() - begun, spent["server"]
         rounds = []
         for number in range(1, command["rounds"] + 1):
             spent.clear()
             started, cpu = time.perf_counter(), time.process_time()
-            commands.run_iteration(Scope(store, "bench", number), Silence())
+            commands.run_iteration(Scope(store, "bench", number), NullProgress())
             seconds = {"all": time.perf_counter() - started, **{name: spent[name] for name in CALLS}}
             cpu = time.process_time() - cpu
             rounds.append({**seconds, "cpu": cpu - spent["cpu"], "cpu_all": cpu})
@@ -165,7 +167,7 @@ def measure(command: dict[str, Any]) -> None:
 def _watching(spent: dict[str, float]) -> Iterator[None]:
     """Time what a round waits for: the engine, the evaluator, the update, and the server's start."""
     from pipeline.commands import run as commands
-    from stages.base.resources import Tools
+    from stages.base.resources import Resources
     from stages.update import UPDATE
 
     def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,21 +196,21 @@ def _watching(spent: dict[str, float]) -> Iterator[None]:
         product = timed("update", make)(*given)
         return replace(product, write_files=timed("update", product.write_files))
 
-    engine, evaluator, use_server, make = Tools.engine, Tools.evaluator, commands.use_server, UPDATE.make
+    engine, evaluator, use_server, make = Resources.engine, Resources.evaluator, commands.use_server, UPDATE.make
 
     def timed_engine(*given: Any) -> Any:
         found: Any = Timed(timed("engine", engine)(*given), "engine", "generate")
         found.codec = Timed(found.codec, "engine", "encode", "decode")
         return found
 
-    Tools.engine = timed_engine  # type: ignore[assignment]
-    Tools.evaluator = lambda *given: Timed(evaluator(*given), "evaluator", "grade")  # type: ignore[method-assign]
+    Resources.engine = timed_engine  # type: ignore[assignment]
+    Resources.evaluator = lambda *given: Timed(evaluator(*given), "evaluator", "grade")  # type: ignore[method-assign]
     commands.use_server = lambda layout: timed("server", timed("server", use_server)(layout))
     object.__setattr__(UPDATE, "make", update)
     try:
         yield
     finally:
-        Tools.engine, Tools.evaluator, commands.use_server = engine, evaluator, use_server  # type: ignore[method-assign]
+        Resources.engine, Resources.evaluator, commands.use_server = engine, evaluator, use_server  # type: ignore[method-assign]
         object.__setattr__(UPDATE, "make", make)
 
 
@@ -217,7 +219,7 @@ def _watching(spent: dict[str, float]) -> Iterator[None]:
 
 def part(folder: Path, parts: int) -> None:
     """Seconds of a scripted round of many parts, with Prefect and without."""
-    overrides = [f"problems.count={parts}", f"rounds.problems={parts}", "parts.problems=1"]
+    overrides = [f"problems.count={parts}", f"rounds.problems_per_round={parts}", "parts.problems_per_part=1"]
     command = {"store": str(folder / "flow"), "preset": "scripted-duo", "overrides": overrides, "rounds": 1}
     told = json.loads(_output([sys.executable, __file__, "--measure", json.dumps(command)]).splitlines()[-1])
     flow = told["rounds"][0]["all"]
@@ -231,14 +233,14 @@ def _plain(store: Path, overrides: list[str]) -> tuple[float, int]:
     from bench.iteration import iteration
     from configs.load import load_config
     from pipeline.rounds.round import Scope
-    from stages.base.resources import Tools
+    from stages.base.resources import Resources
     from store.disk.layout import Layout
     from store.runs import records as catalog
 
     config = load_config("scripted-duo", overrides)
     catalog.record_config(Layout(store), "bench", 1, config.model_dump(mode="json"))
     started = time.perf_counter()
-    reports, _ = iteration(Scope(store, "bench", 1), Tools())
+    reports, _ = iteration(Scope(store, "bench", 1), Resources())
     return time.perf_counter() - started, sum(report.parts_made for report in reports)
 
 

@@ -42,7 +42,7 @@ from stages.learners.lora import LoraLearner
 from stages.learners.protocol import TrainRow
 from stages.learners.scoring.packing import pack
 from stages.models.identity import resolved_model
-from stages.runtime.determinism import repeatable
+from stages.runtime.determinism import deterministic
 from stages.runtime.device import resolved_device, resolved_dtype
 from store.artifacts.policy_version import initial_policy
 
@@ -175,7 +175,7 @@ def step(learner: LoraLearner, rows: list[TrainRow], max_tokens: int) -> int:
     optimizer.zero_grad()
     tokens = 0
     for batch in learner.batches(rows, max_tokens):
-        with repeatable():
+        with deterministic():
             torch.cat([scored.logprob_T for scored in learner.score(batch)]).sum().backward()
         fed = [len(row.context_ids) + len(row.token_ids) - 1 for row in batch]
         tokens += len(pack(batch).token_T) if learner._scorer._layout == "packed" else max(fed) * len(fed)

@@ -19,7 +19,7 @@ class AdvantagesConfig(Section):
     normalisation: Literal["none", "group_std", "batch_std"] = "none"
     """Which .sql file in store/sql/normalisations: "group_std" is the z-score inside the group, "batch_std" a division by the
     batch's standard deviation."""
-    solo_replays: int = Field(1, ge=1)
+    ablated_replays: int = Field(1, ge=1)
     """Only for the estimator ccpo: replays of every state of a credited role without that role's message. They come on top of
     the plan's budget; `c3 plan` counts them."""
 

@@ -39,18 +39,18 @@ class VllmEngineConfig(ModelSection):
     """Tokens of a prompt and its message together, at most; None: the model's own window."""
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 512] = 16
     """Adapters of a higher rank are refused; memory is set aside for this."""
-    gpu_memory_share: float = Field(0.85, gt=0, le=1)
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
     """Share of a GPU's memory that weights and cache may take."""
     cpu_cache_gib: int = Field(2, ge=1)
     """GiB of key-value cache where there is no GPU."""
     enforce_eager: bool = False
     """Skip compilation and CUDA graphs: starts sooner, samples more slowly."""
-    before_update: Literal["shutdown", "sleep", "stay"] = "shutdown"
+    memory_policy: Literal["shutdown", "sleep", "stay"] = "shutdown"
     """What frees the memory for the trainer: end vLLM (it starts again when next needed), let it sleep (a GPU only;
     quicker to wake, needs host memory for the weights), or nothing, where there is room for both."""
-    probe: bool = True
+    engine_check: bool = True
     """Before the first message under a policy version, compare the engine's log-probs with the trainer's on a few fixed
-    prompts; a gap past update.max_mean_gap stops the round. Loads the trainer's model."""
+    prompts; a gap past update.max_logprob_mismatch stops the round. Loads the trainer's model."""
 
 
 class VllmServerEngineConfig(ModelSection):
@@ -69,13 +69,13 @@ class VllmServerEngineConfig(ModelSection):
     """Messages in flight per server."""
     timeout_seconds: float = Field(300.0, gt=0)
     """A message that takes longer is asked for again."""
-    attempts: int = Field(5, ge=1)
+    max_attempts: int = Field(5, ge=1)
     """How often one message is asked for at most, with growing pauses, on another server where there is one."""
-    first_pause_seconds: float = Field(1.0, ge=0)
+    initial_backoff_seconds: float = Field(1.0, ge=0)
     """The pause before the second attempt; it doubles from one to the next."""
-    probe: bool = True
+    engine_check: bool = True
     """Before the first message under a policy version, compare the servers' log-probs with the trainer's on a few fixed
-    prompts; a gap past update.max_mean_gap stops the round. Loads the trainer's model."""
+    prompts; a gap past update.max_logprob_mismatch stops the round. Loads the trainer's model."""
 
 
 class ScriptedEngineConfig(Section):

@@ -2,14 +2,14 @@
 
     C3Error
     ├── ConfigError      a configuration, command line or problem file that cannot mean what it says   (exit 2)
-    │   └── FileGone     a problem file is not where the configuration says                            (exit 2)
-    ├── StoreError       an artifact that is missing, damaged, locked, or cannot be written             (exit 3)
+    │   └── MissingFileError     a problem file is not where the configuration says                            (exit 2)
+    ├── StoreError       an artifact that is missing, corrupt, locked, or cannot be written             (exit 3)
     │   └── CheckError   a stage's rows break a SQL check: the plan was not spent exactly               (exit 3)
     ├── EngineError      the sampler: no such model, wrong policy, prompt past the window               (exit 4)
-    │   └── Unreachable  no server answers; one may later                                               (exit 4)
+    │   └── EngineUnreachableError  no server answers; one may later                                               (exit 4)
     ├── EvaluatorError   the grader failed on more answers than the configured share                    (exit 5)
     ├── UpdateError      the update: non-finite loss, rows of another policy version                    (exit 6)
-    └── Stopped          a cap that was asked for (--max-seconds, --max-evaluations) is reached         (exit 7)
+    └── LimitReachedError          a cap that was asked for (--max-seconds, --max-evaluations) is reached         (exit 7)
 
 Each is raised with one line that names the thing, what was got, what was wanted and the cure.
 """
@@ -27,12 +27,12 @@ class ConfigError(C3Error):
     exit_code = 2
 
 
-class FileGone(ConfigError):
+class MissingFileError(ConfigError):
     """A file that the configuration names is not there. What was read of it before may be in the store."""
 
 
 class StoreError(C3Error):
-    """Something on disk is missing, damaged, held by another process, or cannot be written."""
+    """Something on disk is missing, corrupt, held by another process, or cannot be written."""
 
     exit_code = 3
 
@@ -47,7 +47,7 @@ class EngineError(C3Error):
     exit_code = 4
 
 
-class Unreachable(EngineError):
+class EngineUnreachableError(EngineError):
     """No server answered, as often as was allowed to ask. Nothing is known to be wrong with what they would sample."""
 
 
@@ -63,7 +63,7 @@ class UpdateError(C3Error):
     exit_code = 6
 
 
-class Stopped(C3Error):
+class LimitReachedError(C3Error):
     """A cap that was asked for is reached. Nothing is wrong and nothing is lost."""
 
     exit_code = 7

@@ -42,9 +42,9 @@ class EvaluateConfig(Section):
 class PartsConfig(Section):
     """How a stage is cut. A killed stage loses at most the part in hand."""
 
-    problems: int = Field(8, ge=1)
+    problems_per_part: int = Field(8, ge=1)
     """Problems per part of the stages that generate. Batches never cross a part, so this is in their keys."""
-    answers: int = Field(64, ge=1)
+    answers_per_part: int = Field(64, ge=1)
     """Problems per part of the answer stage."""
 
 
@@ -77,7 +77,7 @@ class TrackingConfig(Section):
 class RoundConfig(Section):
     """Which problems a round takes."""
 
-    problems: int = Field(16, ge=1)
+    problems_per_round: int = Field(16, ge=1)
     """Problems per round, in the order of a permutation per epoch."""
 
 

@@ -29,19 +29,19 @@ class ScheduleConfig(Section):
     """How the learning rate goes over the whole run. Stays as it is where no rounds are given."""
 
     kind: Literal["constant", "linear", "cosine"] = "constant"
-    """After the warm-up: stays, or falls to `final_share` at the end of the run."""
+    """After the warm-up: stays, or falls to `min_lr_ratio` at the end of the run."""
     rounds: int | None = Field(None, ge=1)
     """Length of the run that the schedule spans; linear, cosine and a warm-up need it."""
-    warmup_share: float = Field(0.0, ge=0, lt=1)
+    warmup_ratio: float = Field(0.0, ge=0, lt=1)
     """Share of the run over which the rate rises from zero."""
-    final_share: float = Field(0.0, ge=0, le=1)
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)
     """Share of the rate that is left at the end."""
     every: Literal["step", "round"] = "step"
     """Whether the rate changes with every optimiser step, or stays within a round."""
 
     @model_validator(mode="after")
     def _spans_a_run(self) -> ScheduleConfig:
-        if self.rounds is None and (self.kind != "constant" or self.warmup_share):
+        if self.rounds is None and (self.kind != "constant" or self.warmup_ratio):
             raise ValueError("update.schedule.rounds: missing; a schedule spans a run, say how many rounds it has")
         return self
 
@@ -62,7 +62,7 @@ class UpdateConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     weight_decay: float = Field(0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    max_gradient_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
     epochs: int = Field(1, ge=1)
     minibatches: int = Field(4, ge=1)
     """Optimiser steps per epoch; problems are dealt to them by the seed."""
@@ -77,7 +77,7 @@ class UpdateConfig(Section):
     their sum, divided by `constant_tokens`."""
     constant_tokens: int | None = Field(None, ge=1)
     kl: KlConfig = KlConfig()
-    entropy_bonus: float = Field(0.0, ge=0)
+    entropy_coefficient: float = Field(0.0, ge=0)
     """Weight of the entropy in the loss; it is measured whatever is set here."""
     truncated_importance: float | None = Field(None, gt=0)
     """Cap of the weights that correct for the engine's arithmetic; None: no weights. Rows without the engine's log-probs
@@ -90,7 +90,7 @@ class UpdateConfig(Section):
     """What becomes of a row whose advantage is NULL: left out (and counted), or trained as 0."""
     max_version_lag: int = Field(0, ge=0)
     """How many updates ago a row's policy may have sampled it. 0: only the policy that this update starts from."""
-    max_mean_gap: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    max_logprob_mismatch: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """The update stops when a role's log-probs as recomputed and as sampled differ by more than this per token, on
     average. "auto": 0.2 in bfloat16, 0.002 in float32."""
     checkpoint_steps: int = Field(4, ge=1)

@@ -23,7 +23,7 @@ def config_notes(config: Config) -> list[str]:
     if chosen.estimator == "ccpo":
         notes.append(
             "advantages.estimator=ccpo: the last role gets no advantage (without its message nothing is graded), and "
-            f"update.undefined_advantage = {config.update.undefined_advantage} says what becomes of it; its solo replays come "
+            f"update.undefined_advantage = {config.update.undefined_advantage} says what becomes of it; its ablated replays come "
             "on top of plan.budget"
         )
     if config.update.kl.coefficient and config.update.kl.estimator == "k1":

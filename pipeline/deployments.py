@@ -14,7 +14,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from configs.environment import store_root
 from pipeline.commands import run as commands
-from pipeline.execution.context import Silence
+from pipeline.execution.context import NullProgress
 from pipeline.execution.process import prepare_process
 from pipeline.rounds.round import Scope
 from store.disk.layout import MAIN, checked_name
@@ -44,7 +44,7 @@ def requested_round(
     )
     commands.settle_config(scope, config, overrides or [])
     commands.employ(scope, workers)
-    result = commands.run_iteration(scope, Silence(), until)
+    result = commands.run_iteration(scope, NullProgress(), until)
     made = [report.name for report in result.reports if not report.reused]
     return "; ".join([f"made {', '.join(made)}" if made else "everything was there", *result.untold])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from configs.schema import Config
+from stages.ablated_replay import ABLATED_REPLAY
 from stages.advantages import ADVANTAGES
 from stages.answer import ANSWER
 from stages.base.stage import Stage
@@ -16,15 +17,14 @@ from stages.diagnose import DIAGNOSE
 from stages.evaluate import EVALUATE
 from stages.freeze import FREEZE
 from stages.grade import GRADE
-from stages.independent_replay import REMEASURE
-from stages.intervention import PROBE
+from stages.independent_replay import INDEPENDENT_REPLAY
+from stages.intervention import INTERVENTION
 from stages.problems import HELDOUT, PROBLEMS
 from stages.replay import REPLAY
 from stages.rollout import ROLLOUT
 from stages.sample import SAMPLE
-from stages.solo import SOLO
 from stages.update import UPDATE
-from store.queries.advantages import asks_critic, asks_solo
+from store.queries.advantages import requires_ablated_replays, requires_critic
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +55,18 @@ ROUND = (
     Step("update", UPDATE, ("freeze", "rollout", "sample", "replay", "advantages")),
 )
 
-SOLO_REPLAYS = (
+ABLATED_REPLAYS = (
     # what each state is worth without the role's message: only where the estimator asks for it
-    Step("solo", SOLO, ("problems", "freeze", "replay")),
-    Step("solo_grade", GRADE, ("problems", "solo")),
+    Step("ablated_replay", ABLATED_REPLAY, ("problems", "freeze", "replay")),
+    Step("ablated_grade", GRADE, ("problems", "ablated_replay")),
 )
 
 EVALUATION = (
     Step("heldout", HELDOUT),
     # one greedy answer per held-out problem under pi_theta
     Step("answer", ANSWER, ("heldout",)),
-    Step("verdict", GRADE, ("heldout", "answer")),
-    Step("evaluate", EVALUATE, ("heldout", "answer", "verdict")),
+    Step("answer_grade", GRADE, ("heldout", "answer")),
+    Step("evaluate", EVALUATE, ("heldout", "answer", "answer_grade")),
 )
 
 VALUES = (
@@ -76,43 +76,52 @@ VALUES = (
 
 DIAGNOSIS = (
     # independent replays of the round's alternatives under its own pi_b: none, unless they were asked for
-    Step("remeasure", REMEASURE, ("problems", "freeze", "rollout", "sample", "replay")),
-    Step("regrade", GRADE, ("problems", "remeasure")),
-    Step("diagnose", DIAGNOSE, ("rollout", "sample", "replay", "grade", "advantages", "remeasure", "regrade")),
+    Step("independent_replay", INDEPENDENT_REPLAY, ("problems", "freeze", "rollout", "sample", "replay")),
+    Step("independent_grade", GRADE, ("problems", "independent_replay")),
+    Step(
+        "diagnose",
+        DIAGNOSE,
+        ("rollout", "sample", "replay", "grade", "advantages", "independent_replay", "independent_grade"),
+    ),
 )
 """Nothing of it flows back: no step of a round reads these."""
 
-PROBING = (
+INTERVENTION_STEPS = (
     # a message of one's own at frozen states, and what follows it under pi_b: once per question asked
-    Step("probe", PROBE, ("problems", "freeze", "replay")),
-    Step("score", GRADE, ("problems", "probe")),
+    Step("intervention", INTERVENTION, ("problems", "freeze", "replay")),
+    Step("intervention_grade", GRADE, ("problems", "intervention")),
 )
 """Nothing of it flows back either. A round has as many of these as were asked, so they are no part of its record's steps."""
 
 _BEFORE = next(place for place, step in enumerate(ROUND) if step.stage is ADVANTAGES)
 
-EVERYTHING = (*ROUND[:_BEFORE], *SOLO_REPLAYS, *VALUES, *ROUND[_BEFORE:], *EVALUATION, *DIAGNOSIS)
+EVERYTHING = (*ROUND[:_BEFORE], *ABLATED_REPLAYS, *VALUES, *ROUND[_BEFORE:], *EVALUATION, *DIAGNOSIS)
 """What a round or an evaluation has one of."""
 
 
 def round_steps(config: Config) -> tuple[Step, ...]:
-    """The round under a configuration: an estimator that asks for solo replays or learned values gets and reads them."""
+    """The round under a configuration: an estimator that asks for ablated replays or learned values gets and reads them."""
     estimator = config.advantages.estimator
-    more = (*(SOLO_REPLAYS if asks_solo(estimator) else ()), *(VALUES if asks_critic(estimator) else ()))
+    more = (
+        *(ABLATED_REPLAYS if requires_ablated_replays(estimator) else ()),
+        *(VALUES if requires_critic(estimator) else ()),
+    )
     credit = ROUND[_BEFORE]
     reading = Step(credit.name, credit.stage, (*credit.inputs, *(step.name for step in more)))
     return (*ROUND[:_BEFORE], *more, reading, *ROUND[_BEFORE + 1 :])
 
 
 def step_named(name: str) -> Step:
-    """The step of that name, in whichever list; with its inputs as an estimator without solo replays has them."""
-    return next(step for step in (*EVERYTHING, *PROBING) if step.name == name)
+    """The step of that name, in whichever list; with its inputs as an estimator without ablated replays has them."""
+    return next(step for step in (*EVERYTHING, *INTERVENTION_STEPS) if step.name == name)
 
 
 def steps_with(name: str) -> tuple[Step, ...]:
     """The list that the step of that name is in."""
     return next(
-        steps for steps in (ROUND, SOLO_REPLAYS, VALUES, EVALUATION, DIAGNOSIS, PROBING) if name in names(steps)
+        steps
+        for steps in (ROUND, ABLATED_REPLAYS, VALUES, EVALUATION, DIAGNOSIS, INTERVENTION_STEPS)
+        if name in names(steps)
     )
 
 

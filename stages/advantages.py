@@ -1,6 +1,6 @@
 """Advantages: what each alternative was worth, by an estimator's .sql file in DuckDB.
 
-Reads rewards (which name their messages) and decisions, for ccpo the solo replays, for learned values the
+Reads rewards (which name their messages) and decisions, for ccpo the ablated replays, for learned values the
 critic's; writes advantages (an alternative).
 """
 
@@ -12,32 +12,32 @@ from typing import Any
 
 from stages.base.job import Job, Part
 from stages.base.parts import one_part
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
-from store.artifacts.artifact import Product
+from store.artifacts.artifact import StageOutput
 from store.disk.hashing import file_digest
 from store.queries.advantages import estimator_file, write_advantages
 
 
 def _slice(job: Job) -> dict[str, Any]:
     config = job.config.advantages
-    # solo replays are an input: their number is in the digest of what they earned
+    # ablated replays are an input: their number is in the digest of what they earned
     return {
-        **config.model_dump(mode="json", exclude={"solo_replays"}),
+        **config.model_dump(mode="json", exclude={"ablated_replays"}),
         "sql": file_digest(estimator_file(config.estimator)),
     }
 
 
-def _make(part: Part, job: Job, tools: Tools) -> Product:
-    return Product(write_files=partial(_write, job))
+def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
+    return StageOutput(write_files=partial(_write, job))
 
 
 def _write(job: Job, folder: Path) -> None:
     config = job.config.advantages
     target = folder / "advantages.parquet"
-    solo = [artifact for name, artifact in job.inputs.items() if name.startswith("solo")]
-    samples = [artifact for artifact in job.inputs.values() if artifact not in solo]
-    write_advantages(samples, config.estimator, config.normalisation, config.group_by, target, solo)
+    ablated = [artifact for name, artifact in job.inputs.items() if name.startswith("ablated")]
+    samples = [artifact for artifact in job.inputs.values() if artifact not in ablated]
+    write_advantages(samples, config.estimator, config.normalisation, config.group_by, target, ablated)
 
 
 ADVANTAGES = Stage("advantages", 4, ("advantages",), _slice, one_part, _make)

@@ -11,10 +11,10 @@ from typing import Any
 
 from stages.base.job import Job, Part
 from stages.base.parts import one_part
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
-from stages.learners.protocol import Learner, Reading, TrainRow
-from store.artifacts.artifact import Product, Row
+from stages.learners.protocol import HiddenStates, Learner, TrainRow
+from store.artifacts.artifact import Row, StageOutput
 from store.disk.ids import seed_from
 from store.queries.advantages import stored_returns
 
@@ -33,7 +33,7 @@ def _slice(job: Job) -> dict[str, Any]:
     }
 
 
-def _make(part: Part, job: Job, tools: Tools) -> Product:
+def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
     decisions = {row["decision_id"]: row for row in job.rows("decisions")}
     context_of = {row["state_id"]: tuple(row["token_ids"]) for row in job.rows("contexts")}
     # a message that had no sibling to compare with may stand at a state that nobody froze: nothing was kept to read
@@ -48,19 +48,19 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
         )
         for row in credited
     ]
-    learner = tools.learner(job.config)
+    learner = resources.learner(job.config)
     learner.load(job.weights, seed_from("adapter", job.config.seed))
     readings = _read(learner, rows, job.config.update.max_tokens)
     by_role: defaultdict[str, list[Row]] = defaultdict(list)
     for row in credited:
         by_role[row["role"]].append(row)
     values = [value for role in job.roles for value in _values(by_role[role.name], readings, job.config.critic.folds)]
-    return Product({"critic_values": values})
+    return StageOutput({"critic_values": values})
 
 
-def _read(learner: Learner, rows: list[TrainRow], max_tokens: int) -> dict[str, Reading]:
+def _read(learner: Learner, rows: list[TrainRow], max_tokens: int) -> dict[str, HiddenStates]:
     """Decision -> what its policy's weights know of it."""
-    found: dict[str, Reading] = {}
+    found: dict[str, HiddenStates] = {}
     for policy in sorted({row.policy for row in rows}):
         mine = [row for row in rows if row.policy == policy]
         for batch in learner.batches(mine, max_tokens):
@@ -68,7 +68,7 @@ def _read(learner: Learner, rows: list[TrainRow], max_tokens: int) -> dict[str, 
     return found
 
 
-def _values(credited: list[Row], readings: dict[str, Reading], folds: int) -> list[Row]:
+def _values(credited: list[Row], readings: dict[str, HiddenStates], folds: int) -> list[Row]:
     """The rows of one role."""
     if not credited:
         return []

@@ -10,11 +10,11 @@ from typing import Any
 
 from stages.base.job import Job, Part
 from stages.base.parts import one_part
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
-from store.artifacts.artifact import Product, Row
+from store.artifacts.artifact import Row, StageOutput
 
-REMEASURED = ("remeasure", "regrade")
+INDEPENDENT_STEPS = ("independent_replay", "independent_grade")
 """The steps that hold the independent replays and their rewards."""
 
 _QUANTILES = ("smallest", "p05", "p25", "median", "p75", "p95", "largest")
@@ -24,13 +24,13 @@ def _slice(job: Job) -> dict[str, Any]:
     return {"seed": job.config.seed, "roles": [role.name for role in job.roles]}
 
 
-def _make(part: Part, job: Job, tools: Tools) -> Product:
+def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
     from stages.diagnostics.groups import groups_of
     from stages.diagnostics.metrics import figures  # brings scipy, which takes a second to import
     from store.queries.diagnostics import diagnosed_rows
 
-    own = [artifact for name, artifact in job.inputs.items() if name not in REMEASURED]
-    found = diagnosed_rows(own, [job.inputs[name] for name in REMEASURED])
+    own = [artifact for name, artifact in job.inputs.items() if name not in INDEPENDENT_STEPS]
+    found = diagnosed_rows(own, [job.inputs[name] for name in INDEPENDENT_STEPS])
     groups = groups_of(found["alternatives"], found["units"])
     lawful = all(
         (row["estimator"], row["normalisation"], row["group_id"]) == ("c3", "none", row["state_id"])
@@ -41,7 +41,7 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
         last = row["depth"] == job.tree.depth
         rows += figures(row["role"], groups.get(row["role"], []), last, lawful, job.config.seed)
         rows += _distribution(row)
-    return Product({"diagnostics": rows})
+    return StageOutput({"diagnostics": rows})
 
 
 def _distribution(row: Row) -> list[Row]:

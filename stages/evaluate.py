@@ -9,16 +9,16 @@ from typing import Any
 
 from stages.base.job import Job, Part
 from stages.base.parts import one_part
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
-from store.artifacts.artifact import Product
+from store.artifacts.artifact import StageOutput
 
 
 def _slice(job: Job) -> dict[str, Any]:
     return {}
 
 
-def _make(part: Part, job: Job, tools: Tools) -> Product:
+def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
     decisions = {row["decision_id"]: row for row in job.rows("decisions")}
     rewards = {row["episode_id"]: row for row in job.rows("rewards")}
     evaluations = []
@@ -44,7 +44,7 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
                 "policy_version": messages[-1]["policy_version"],
             }
         )
-    return Product({"evaluations": evaluations})
+    return StageOutput({"evaluations": evaluations})
 
 
 EVALUATE = Stage("evaluate", 1, ("evaluations",), _slice, one_part, _make)

@@ -12,24 +12,24 @@ from configs.errors import StoreError
 from stages.base.job import Job, Part
 from stages.base.keys import prompts_slice
 from stages.base.parts import cut_by_problem_of
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
 from stages.episodes.rows import context_row, in_order
 from stages.episodes.state import State
 from stages.models.identity import codec_identity
-from store.artifacts.artifact import Product, Row
+from store.artifacts.artifact import Row, StageOutput
 
 
 def _slice(job: Job) -> dict[str, Any]:
     return {
-        "problems_per_part": job.config.parts.problems,
+        "problems_per_part": job.config.parts.problems_per_part,
         "prompts": prompts_slice(job),
         "codec": codec_identity(job.config.engine),
     }
 
 
-def _make(part: Part, job: Job, tools: Tools) -> Product:
-    codec = tools.codec(job.config)
+def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
+    codec = resources.codec(job.config)
     decisions = {row["decision_id"]: row for row in job.rows_of("decisions", part)}
     contexts: dict[str, Row] = {}
     for transcript in job.rows_of("transcripts", part):
@@ -43,9 +43,9 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
                     f"freeze: {taken['role']} of decision {taken['decision_id']} saw context {taken['context_id']}, but its "
                     f"transcript renders to {frozen['context_id']}; the tokenizer or a prompt is not the one that sampled it"
                 )
-            frozen["times_seen"] += 1
+            frozen["visit_count"] += 1
             state = state.after(taken)
-    return Product({"contexts": in_order(list(contexts.values()), part.problem_ids)})
+    return StageOutput({"contexts": in_order(list(contexts.values()), part.problem_ids)})
 
 
 FREEZE = Stage("freeze", 1, ("contexts",), _slice, cut_by_problem_of("transcripts"), _make)

@@ -1,4 +1,4 @@
-"""Grade: the evaluator's verdict on every finished episode. Its own stage, so another evaluator regenerates nothing.
+"""Grade: the evaluator's answer_grade on every finished episode. Its own stage, so another evaluator regenerates nothing.
 
 Reads problems, transcripts and replays; writes rewards (a finished episode). A broken evaluator is not a zero: the
 reward is NULL with the error, and the stage stops when too many are. A retry grades again what the evaluator failed on, and
@@ -13,20 +13,20 @@ from typing import Any
 from configs.errors import EvaluatorError
 from stages.base.job import Job, Part
 from stages.base.parts import cut_by_problem_of
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
 from stages.evaluators.protocol import Evaluator
 from stages.problem_sources.protocol import Problem
-from store.artifacts.artifact import Product, Row
+from store.artifacts.artifact import Row, StageOutput
 
 
 def _slice(job: Job) -> dict[str, Any]:
-    return {"problems_per_part": job.config.parts.problems, "grade": job.config.grade.model_dump(mode="json")}
+    return {"problems_per_part": job.config.parts.problems_per_part, "grade": job.config.grade.model_dump(mode="json")}
 
 
-def _make(part: Part, job: Job, tools: Tools) -> Product:
+def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
     config = job.config.grade
-    evaluator = tools.evaluator(config.evaluator)
+    evaluator = resources.evaluator(config.evaluator)
     episodes = [*job.rows_of("transcripts", part), *job.rows_of("replays", part)]
     # only a retry has rewards before it: what was graded then is kept as it is, what the evaluator failed on is not
     kept = {row["episode_id"]: row for row in job.rows_of("rewards", part) if row["error"] is None}
@@ -43,10 +43,10 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
             f"(episode {failed[0]['episode_id']})"
         )
     graded = len(rewards) - len(kept)
-    ledger = {"evaluations": graded}
+    usage = {"evaluations": graded}
     if job.retry:
-        ledger |= {"retried": graded, "now_scored": graded - len(failed)}
-    return Product({"rewards": rewards}, ledger=ledger)
+        usage |= {"retried": graded, "now_scored": graded - len(failed)}
+    return StageOutput({"rewards": rewards}, usage=usage)
 
 
 def _reward(evaluator: Evaluator, kind: str, episode: Row, problem: Problem) -> Row:

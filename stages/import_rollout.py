@@ -22,14 +22,14 @@ from configs.roles import Role
 from stages.base.job import Job, Part
 from stages.base.keys import answers_slice, prompts_slice
 from stages.base.parts import one_part
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
 from stages.episodes.rows import episode_row, in_order
 from stages.episodes.state import State, render
 from stages.models.identity import codec_identity
 from stages.models.protocol import Codec
 from stages.problem_sources.protocol import Problem
-from store.artifacts.artifact import Product, Row
+from store.artifacts.artifact import Row, StageOutput
 from store.disk.hashing import file_digest
 from store.disk.ids import context_id, decision_id, state_id
 
@@ -46,11 +46,11 @@ def imported(path: Path) -> Stage:
             "seed": job.config.seed,
         }
 
-    def make(part: Part, job: Job, tools: Tools) -> Product:
-        reader = _Reader(path, job, tools.codec(job.config))
+    def make(part: Part, job: Job, resources: Resources) -> StageOutput:
+        reader = _Reader(path, job, resources.codec(job.config))
         transcripts, decisions = reader.read()
         order = list(dict.fromkeys(row["problem_id"] for row in transcripts))
-        return Product({"transcripts": in_order(transcripts, order), "decisions": in_order(decisions, order)})
+        return StageOutput({"transcripts": in_order(transcripts, order), "decisions": in_order(decisions, order)})
 
     return Stage("rollout", 1, ("transcripts", "decisions"), config_slice, one_part, make, weights="samples")
 

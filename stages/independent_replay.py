@@ -14,13 +14,13 @@ from typing import Any
 from stages.base.job import Job, Part
 from stages.base.keys import answers_slice, prompts_slice, sampling_slice
 from stages.base.parts import cut_by_problem_of
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
 from stages.episodes.continuation import Injected, continuations
 from stages.episodes.rows import in_order, spent
 from stages.episodes.state import frozen_state
 from stages.episodes.team import Team
-from store.artifacts.artifact import Product, Row
+from store.artifacts.artifact import Row, StageOutput
 from store.disk.ids import Draws
 
 
@@ -28,8 +28,8 @@ def _slice(job: Job) -> dict[str, Any]:
     return {
         "seed": job.config.seed,
         "round": job.round,
-        "problems_per_part": job.config.parts.problems,
-        "extra_replays": job.extra_replays,
+        "problems_per_part": job.config.parts.problems_per_part,
+        "independent_replay_count": job.independent_replay_count,
         "prompts": prompts_slice(job),
         "answers": answers_slice(job),
         "sampling": sampling_slice(job),
@@ -47,34 +47,36 @@ def _compared(job: Job, decisions: list[Row], ended: list[Row]) -> list[Row]:
     return [row for row in alternatives if sizes[row["state_id"]] >= 2]
 
 
-def _make(part: Part, job: Job, tools: Tools) -> Product:
+def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
     decisions: list[Row] = []
     replays: list[Row] = []
     ended = [*job.rows_of("transcripts", part), *job.rows_of("replays", part)]
     compared = _compared(job, job.rows_of("decisions", part), ended)
     states = {row["state_id"]: row for row in job.rows_of("contexts", part)}
-    for depth in range(1, job.tree.depth) if job.extra_replays else ():
+    for depth in range(1, job.tree.depth) if job.independent_replay_count else ():
         injected = [
             Injected(
-                frozen_state(states[row["state_id"]], job.problems[row["problem_id"]]), row, range(job.extra_replays)
+                frozen_state(states[row["state_id"]], job.problems[row["problem_id"]]),
+                row,
+                range(job.independent_replay_count),
             )
             for row in compared
             if row["depth"] == depth
         ]
         if injected:
-            made = continuations(_team(job, tools, depth), job.tree.depth, injected, tools.on_message)
+            made = continuations(_team(job, resources, depth), job.tree.depth, injected, resources.on_message)
             decisions, replays = [*decisions, *made[0]], [*replays, *made[1]]
-    return Product(
+    return StageOutput(
         {"replays": in_order(replays, part.problem_ids), "decisions": in_order(decisions, part.problem_ids)},
-        ledger=spent(decisions, len(replays)),
+        usage=spent(decisions, len(replays)),
     )
 
 
-def _team(job: Job, tools: Tools, depth: int) -> Team:
+def _team(job: Job, resources: Resources, depth: int) -> Team:
     """Speaks what follows the messages of one role: with draws of their own, because paths of two roles may be equal."""
-    purpose = f"remeasure {job.tree.roles[depth - 1]}"
-    draws = Draws(job.config.seed, job.round, job.weights.version, job.redraw, purpose)
-    return Team(job, tools.engine(job.config, job.weights), draws)
+    purpose = f"independent_replay {job.tree.roles[depth - 1]}"
+    draws = Draws(job.config.seed, job.round, job.weights.version, job.draw_set, purpose)
+    return Team(job, resources.engine(job.config, job.weights), draws)
 
 
 def asked_for(job: Job) -> dict[str, int]:
@@ -86,9 +88,16 @@ def asked_for(job: Job) -> dict[str, int]:
 
 
 def _messages(job: Job) -> int:
-    return asked_for(job)["messages"] * job.extra_replays if job.extra_replays else 0
+    return asked_for(job)["messages"] * job.independent_replay_count if job.independent_replay_count else 0
 
 
-REMEASURE = Stage(
-    "remeasure", 1, ("replays", "decisions"), _slice, cut_by_problem_of("contexts"), _make, _messages, weights="samples"
+INDEPENDENT_REPLAY = Stage(
+    "independent_replay",
+    1,
+    ("replays", "decisions"),
+    _slice,
+    cut_by_problem_of("contexts"),
+    _make,
+    _messages,
+    weights="samples",
 )

@@ -1,6 +1,6 @@
 """Probe: a message of one's own at frozen states of a round, continued by its frozen policy. What `c3 what-if` asks.
 
-Reads problems and contexts; writes probes (the message at a state), replays (one continuation of it) and the decisions of
+Reads problems and contexts; writes interventions (the message at a state), replays (one continuation of it) and the decisions of
 their messages. No other step of a round reads any of it. With the empty message it measures what the team earns without
 the role's word there.
 """
@@ -11,13 +11,13 @@ from dataclasses import asdict
 from typing import Any
 
 from configs.errors import ConfigError
-from stages.base.job import Job, Part, Probe
+from stages.base.job import Intervention, Job, Part
 from stages.base.keys import answers_slice, prompts_slice, sampling_slice
 from stages.base.parts import cut_problems
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
-from stages.episodes.intervention import price, probed
-from store.artifacts.artifact import Product, Row
+from stages.episodes.intervention import intervene, price
+from store.artifacts.artifact import Row, StageOutput
 from store.disk.hashing import digest
 
 
@@ -25,49 +25,53 @@ def _slice(job: Job) -> dict[str, Any]:
     return {
         "seed": job.config.seed,
         "round": job.round,
-        "problems_per_part": job.config.parts.problems,
-        "probe": asdict(_asked(job)),
+        "problems_per_part": job.config.parts.problems_per_part,
+        "intervention": asdict(_asked(job)),
         "prompts": prompts_slice(job),
         "answers": answers_slice(job),
         "sampling": sampling_slice(job),
     }
 
 
-def _asked(job: Job) -> Probe:
-    if job.probe is None:
-        raise ConfigError("probe: nothing is asked; `c3 what-if` puts a message into a state")
-    return job.probe
+def _asked(job: Job) -> Intervention:
+    if job.intervention is None:
+        raise ConfigError("intervention: nothing is asked; `c3 what-if` puts a message into a state")
+    return job.intervention
 
 
-def probed_states(job: Job) -> list[Row]:
+def intervention_states(job: Job) -> list[Row]:
     """The frozen states that the question is about, in the contexts' order."""
     asked = _asked(job)
     return [row for row in job.rows("contexts") if asked.role in (None, row["role"]) and _is_asked(asked, row)]
 
 
-def _is_asked(asked: Probe, context: Row) -> bool:
+def _is_asked(asked: Intervention, context: Row) -> bool:
     return asked.state_id in (None, context["state_id"])
 
 
 def _cut(job: Job) -> list[Part]:
-    return cut_problems(list(dict.fromkeys(row["problem_id"] for row in probed_states(job))), job.config.parts.problems)
+    return cut_problems(
+        list(dict.fromkeys(row["problem_id"] for row in intervention_states(job))), job.config.parts.problems_per_part
+    )
 
 
-def _make(part: Part, job: Job, tools: Tools) -> Product:
+def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
     asked = _asked(job)
-    states = [row for row in probed_states(job) if row["problem_id"] in part.problem_ids]
+    states = [row for row in intervention_states(job) if row["problem_id"] in part.problem_ids]
     # whatever is asked has draws of its own: two questions about a state are answered independently
-    purpose = f"probe {digest(asdict(asked))[:16]}"
-    return probed(job, tools, states, asked.text, asked.replays, purpose, part.problem_ids)
+    purpose = f"intervention {digest(asdict(asked))[:16]}"
+    return intervene(job, resources, states, asked.text, asked.replays, purpose, part.problem_ids)
 
 
 def asked_for(job: Job) -> dict[str, int]:
     """What the question costs: states, evaluations, messages, and new tokens at most."""
-    return price(job, probed_states(job), _asked(job).replays)
+    return price(job, intervention_states(job), _asked(job).replays)
 
 
 def _messages(job: Job) -> int:
     return asked_for(job)["messages"]
 
 
-PROBE = Stage("probe", 1, ("probes", "replays", "decisions"), _slice, _cut, _make, _messages, weights="samples")
+INTERVENTION = Stage(
+    "intervention", 1, ("interventions", "replays", "decisions"), _slice, _cut, _make, _messages, weights="samples"
+)

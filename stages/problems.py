@@ -12,10 +12,10 @@ from configs.errors import ConfigError
 from configs.problems import ProblemsConfig
 from stages.base.job import Job, Part
 from stages.base.parts import one_part
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
 from stages.problem_sources.registry import load_problems, source_identity
-from store.artifacts.artifact import Product
+from store.artifacts.artifact import StageOutput
 
 
 def _source(job: Job, heldout: bool) -> ProblemsConfig:
@@ -32,8 +32,8 @@ def _stage(heldout: bool) -> Stage:
     def config_slice(job: Job) -> dict[str, Any]:
         return {"source": source_identity(_source(job, heldout))}
 
-    def make(part: Part, job: Job, tools: Tools) -> Product:
-        return Product({"problems": [asdict(problem) for problem in load_problems(_source(job, heldout))]})
+    def make(part: Part, job: Job, resources: Resources) -> StageOutput:
+        return StageOutput({"problems": [asdict(problem) for problem in load_problems(_source(job, heldout))]})
 
     return Stage("problems", 1, ("problems",), config_slice, one_part, make)
 

@@ -13,12 +13,12 @@ from stages.base.draw_tree import Continuation
 from stages.base.job import Job, Part
 from stages.base.keys import answers_slice, prompts_slice, sampling_slice
 from stages.base.parts import cut_by_problem_of
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
 from stages.episodes.rows import context_row, episode_row, in_order, spent
 from stages.episodes.state import State, frozen_state
 from stages.episodes.team import Team
-from store.artifacts.artifact import Product, Row
+from store.artifacts.artifact import Row, StageOutput
 from store.disk.ids import decision_id, state_id
 
 
@@ -26,7 +26,7 @@ def _slice(job: Job) -> dict[str, Any]:
     return {
         "seed": job.config.seed,
         "round": job.round,
-        "problems_per_part": job.config.parts.problems,
+        "problems_per_part": job.config.parts.problems_per_part,
         "transcripts": job.tree.transcripts,
         "siblings": list(job.tree.siblings),
         "replays": None if job.tree.replays is None else list(job.tree.replays),
@@ -40,7 +40,7 @@ Growing = tuple[State, Row, Continuation]
 """A state reached by a replay, the alternative it continues, and how that one is continued."""
 
 
-def _make(part: Part, job: Job, tools: Tools) -> Product:
+def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
     states = {row["state_id"]: row for row in job.rows_of("contexts", part)}
     # depth -> what waits for the role of that depth; an alternative starts at the depth after its own
     waiting: list[list[Growing]] = [[] for _ in range(job.tree.depth + 1)]
@@ -54,31 +54,33 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
             replays.append(_replay_row(job, (state, alternative), alternative))
         else:
             waiting[alternative["depth"]].append((state.after(alternative), alternative, continuation))
-    decisions, contexts = _grow(job, tools, waiting, replays)
-    return Product(
+    decisions, contexts = _grow(job, resources, waiting, replays)
+    return StageOutput(
         {
             "replays": in_order(replays, part.problem_ids),
             "decisions": in_order(decisions, part.problem_ids),
             "contexts": in_order(contexts, part.problem_ids),
         },
-        ledger=spent(decisions, len(replays)),
+        usage=spent(decisions, len(replays)),
     )
 
 
-def _grow(job: Job, tools: Tools, waiting: list[list[Growing]], replays: list[Row]) -> tuple[list[Row], list[Row]]:
+def _grow(
+    job: Job, resources: Resources, waiting: list[list[Growing]], replays: list[Row]
+) -> tuple[list[Row], list[Row]]:
     """Let each role speak once at all the states that wait for it; the last role's messages end in `replays`."""
     decisions: list[Row] = []
     contexts: list[Row] = []
     if not any(waiting):
         return decisions, contexts
-    team = Team(job, tools.engine(job.config, job.weights))
+    team = Team(job, resources.engine(job.config, job.weights))
     for depth, growing in enumerate(waiting[: job.tree.depth]):
         draws = [_draws(entry, depth) for entry in growing]
         for (state, _, _), wanted in zip(growing, draws, strict=True):
             if job.tree.replays is None and len(wanted) > 1:  # a group: the update will need its context
                 of_state = state_id(job.draws, state.problem.problem_id, state.path)
-                contexts.append(context_row(job, tools.codec(job.config), state, of_state))
-        spoken = team.speak([state for state, _, _ in growing], draws, tools.on_message)
+                contexts.append(context_row(job, resources.codec(job.config), state, of_state))
+        spoken = team.speak([state for state, _, _ in growing], draws, resources.on_message)
         for (state, alternative, continuation), rows in zip(growing, spoken, strict=True):
             decisions += rows
             if depth + 1 == job.tree.depth:

@@ -10,20 +10,20 @@ from typing import Any
 from stages.base.job import Job, Part
 from stages.base.keys import answers_slice, prompts_slice, sampling_slice
 from stages.base.parts import cut_problems, selected_problems
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
 from stages.episodes.rows import episode_row, in_order, spent
 from stages.episodes.state import State
 from stages.episodes.team import Team, play
-from store.artifacts.artifact import Product
+from store.artifacts.artifact import StageOutput
 
 
 def _slice(job: Job) -> dict[str, Any]:
     return {
         "seed": job.config.seed,
         "round": job.round,
-        "problems_per_round": job.config.rounds.problems,
-        "problems_per_part": job.config.parts.problems,
+        "problems_per_round": job.config.rounds.problems_per_round,
+        "problems_per_part": job.config.parts.problems_per_part,
         "transcripts": job.tree.transcripts,
         "prompts": prompts_slice(job),
         "answers": answers_slice(job),
@@ -32,24 +32,24 @@ def _slice(job: Job) -> dict[str, Any]:
 
 
 def _cut(job: Job) -> list[Part]:
-    return cut_problems(selected_problems(job), job.config.parts.problems)
+    return cut_problems(selected_problems(job), job.config.parts.problems_per_part)
 
 
-def _make(part: Part, job: Job, tools: Tools) -> Product:
-    team = Team(job, tools.engine(job.config, job.weights))
+def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
+    team = Team(job, resources.engine(job.config, job.weights))
     starts = [State(job.problems[problem_id], (), ()) for problem_id in part.problem_ids]
     fanouts = [range(job.tree.transcripts), *([range(1)] * (job.tree.depth - 1))]
-    decisions, endings = play(team, starts, fanouts, tools.on_message)
+    decisions, endings = play(team, starts, fanouts, resources.on_message)
     transcripts = [
         episode_row((state, last), [*(message.decision_id for message in state.upstream), last["decision_id"]])
         for state, last in endings
     ]
-    return Product(
+    return StageOutput(
         {
             "transcripts": in_order(transcripts, part.problem_ids),
             "decisions": in_order(decisions, part.problem_ids),
         },
-        ledger=spent(decisions, len(transcripts)),
+        usage=spent(decisions, len(transcripts)),
     )
 
 

@@ -10,19 +10,19 @@ from typing import Any
 from stages.base.job import Job, Part
 from stages.base.keys import answers_slice, sampling_slice
 from stages.base.parts import cut_by_problem_of
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
 from stages.episodes.rows import in_order, spent
 from stages.episodes.state import frozen_state
 from stages.episodes.team import Team
-from store.artifacts.artifact import Product, Row
+from store.artifacts.artifact import Row, StageOutput
 
 
 def _slice(job: Job) -> dict[str, Any]:
     return {
         "seed": job.config.seed,
         "round": job.round,
-        "problems_per_part": job.config.parts.problems,
+        "problems_per_part": job.config.parts.problems_per_part,
         "transcripts": job.tree.transcripts,
         "siblings": list(job.tree.siblings),
         "answers": answers_slice(job),
@@ -30,8 +30,8 @@ def _slice(job: Job) -> dict[str, Any]:
     }
 
 
-def _make(part: Part, job: Job, tools: Tools) -> Product:
-    team = Team(job, tools.engine(job.config, job.weights))
+def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
+    team = Team(job, resources.engine(job.config, job.weights))
     decisions: list[Row] = []
     for depth, role in enumerate(job.roles, start=1):
         contexts = [row for row in job.rows_of("contexts", part) if row["depth"] == depth]
@@ -41,13 +41,13 @@ def _make(part: Part, job: Job, tools: Tools) -> Product:
             [frozen_state(row, job.problems[row["problem_id"]]) for row, _ in wanted],
             [tuple(row["token_ids"]) for row, _ in wanted],
             [draws for _, draws in wanted],
-            tools.on_message,
+            resources.on_message,
         )
         decisions += [decision for siblings in answers for decision in siblings]
-    return Product(
+    return StageOutput(
         {"decisions": in_order(decisions, part.problem_ids)},
         # a sibling of the last role ends an episode: replay lists it, at no further cost
-        ledger=spent(decisions, 0),
+        usage=spent(decisions, 0),
     )
 
 

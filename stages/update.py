@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.base.job import Job, Part
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.base.stage import Stage
 from stages.learners.identity import coarser_dtype
-from stages.mismatch.gaps import check_gaps, gaps, refuse_strangers
-from stages.training.examples import Lesson, StepPlan, collect, deal
-from store.artifacts.artifact import Product, Row, read_part
+from stages.mismatch.logprob_mismatch import check_mismatch, logprob_mismatch, reject_off_policy_rows
+from stages.training.examples import Minibatch, TrainingExample, build_examples, make_minibatches
+from store.artifacts.artifact import Row, StageOutput, read_part
 from store.artifacts.policy_version import OPTIMIZER, WEIGHTS, PolicyVersion, policy_in
 from store.disk.ids import seed_from
 from store.disk.layout import part_name
 
 if TYPE_CHECKING:
     from stages.learners.protocol import Learner
-    from stages.training.process_group import Crew
+    from stages.training.process_group import ProcessGroup
     from stages.training.trainer import Trainer
 
 
@@ -50,61 +50,61 @@ def _cut(job: Job) -> list[Part]:
     return [Part(index) for index in range(ceil(steps / job.config.update.checkpoint_steps))]
 
 
-def _make(part: Part, job: Job, tools: Tools) -> Product:
-    from stages.training.process_group import Alone  # torch, only where weights are trained
+def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
+    from stages.training.process_group import SingleProcess  # torch, only where weights are trained
 
-    refuse_strangers(job)
+    reject_off_policy_rows(job)
     if job.config.update.processes == 1:
-        return trained(part, job, tools.learner(job.config), Alone())
+        return trained(part, job, resources.learner(job.config), SingleProcess())
     from stages.training.launch import train_together
 
-    tools.make_room()
+    resources.release_memory()
     return train_together(trained, part, job)
 
 
-def trained(part: Part, job: Job, learner: Learner, crew: Crew) -> Product:
+def trained(part: Part, job: Job, learner: Learner, group: ProcessGroup) -> StageOutput:
     """One part, as one process of the crew makes it: all make the same rows and weights."""
     from stages.training.trainer import Trainer
 
-    lessons = collect(job)
-    steps = deal(job, lessons)
+    examples = build_examples(job)
+    steps = make_minibatches(job, examples)
     size = job.config.update.checkpoint_steps
     learner.load(_start(part, job), seed_from("adapter", job.config.seed))
-    learner.prepare([lesson.row for lesson in lessons if lesson.skipped is None])
-    trainer = Trainer(job.config, job.round, learner, _optimizer_state(part, job), crew)
+    learner.prepare([example.row for example in examples if example.skipped is None])
+    trainer = Trainer(job.config, job.round, learner, _optimizer_state(part, job), group)
     tables: dict[str, Sequence[Row]] = {}
     if part.index == 0:
-        tables = _measured(trainer, job, lessons, steps)
+        tables = _measured(trainer, job, examples, steps)
     else:
-        trainer.recall(read_part(job.output / part_name(0), "trained"))
+        trainer.recall(read_part(job.output / part_name(0), "update_rows"))
     mine = steps[part.index * size : (part.index + 1) * size]
-    tables["steps"], pace = _stepped(trainer, mine, len(steps))
+    tables["steps"], step_timing = _spearman_brown(trainer, mine, len(steps))
     tokens = sum(row["tokens"] for row in tables["steps"])
-    return Product(tables, partial(_write_weights, trainer), {"trained_tokens": tokens}, pace)
+    return StageOutput(tables, partial(_write_weights, trainer), {"trained_tokens": tokens}, step_timing)
 
 
-def _stepped(trainer: Trainer, mine: Sequence[StepPlan], steps: int) -> tuple[list[Row], list[Row]]:
+def _spearman_brown(trainer: Trainer, mine: Sequence[Minibatch], steps: int) -> tuple[list[Row], list[Row]]:
     """Take these of the round's steps: their figures, and how long each took."""
     rows: list[Row] = []
-    pace: list[Row] = []
+    step_timing: list[Row] = []
     for plan in mine:
         started = time.perf_counter()
         rows += trainer.step(plan, steps)
-        pace.append({"step": plan.number, "seconds": round(time.perf_counter() - started, 6)})
-    return rows, pace
+        step_timing.append({"step": plan.number, "seconds": round(time.perf_counter() - started, 6)})
+    return rows, step_timing
 
 
 def _measured(
-    trainer: Trainer, job: Job, lessons: Sequence[Lesson], steps: Sequence[StepPlan]
+    trainer: Trainer, job: Job, examples: Sequence[TrainingExample], steps: Sequence[Minibatch]
 ) -> dict[str, Sequence[Row]]:
     """What is known before the first step. UpdateError when the rows cannot be of the weights that are loaded."""
     untrained = [name for name, adapter in job.weights.adapters.items() if adapter.directory is None]
-    trainer.measure(steps[: job.config.update.minibatches], lessons, untrained)
-    learned = [lesson for lesson in lessons if lesson.skipped is None]
-    check_gaps(job.config, job.weights.version, coarser_dtype(job.config), learned, trainer.old_logprobs)
+    trainer.measure(steps[: job.config.update.minibatches], examples, untrained)
+    learned = [example for example in examples if example.skipped is None]
+    check_mismatch(job.config, job.weights.version, coarser_dtype(job.config), learned, trainer.old_logprobs)
     return {
-        "trained": [_trained_row(lesson, trainer) for lesson in lessons],
-        "gaps": gaps(learned, trainer.old_logprobs),
+        "update_rows": [_trained_row(example, trainer) for example in examples],
+        "logprob_mismatch": logprob_mismatch(learned, trainer.old_logprobs),
     }
 
 
@@ -124,22 +124,24 @@ def _write_weights(trainer: Trainer, folder: Path) -> None:
     trainer.optimizers.save(folder / OPTIMIZER)
 
 
-def _trained_row(lesson: Lesson, trainer: Trainer) -> Row:
+def _trained_row(example: TrainingExample, trainer: Trainer) -> Row:
     """What became of one alternative, and how far engine and trainer are apart on it."""
-    policy, behaviour = trainer.old_logprobs.get(lesson.row.decision_id), lesson.behaviour_logprobs
+    policy, behaviour = trainer.old_logprobs.get(example.row.decision_id), example.behaviour_logprobs
     both = zip(policy, behaviour, strict=True) if policy is not None and behaviour is not None else ()
     gap = [abs(ours - theirs) for ours, theirs in both]
     return {
-        "decision_id": lesson.row.decision_id,
-        "role": lesson.role,
-        "advantage": lesson.advantage,
-        "skipped": lesson.skipped,
+        "decision_id": example.row.decision_id,
+        "role": example.role,
+        "advantage": example.advantage,
+        "skipped": example.skipped,
         "behaviour_logprob": None if behaviour is None else sum(behaviour),
         "policy_logprob": None if policy is None else sum(policy),
-        "largest_gap": max(gap) if gap else None,
+        "largest_mismatch": max(gap) if gap else None,
         "policy_logprobs": policy,
-        "reference_logprobs": trainer.reference_logprobs.get(lesson.row.decision_id),
+        "reference_logprobs": trainer.reference_logprobs.get(example.row.decision_id),
     }
 
 
-UPDATE = Stage("update", 2, ("trained", "gaps", "steps"), _slice, _cut, _make, sequential=True, weights="trains")
+UPDATE = Stage(
+    "update", 2, ("update_rows", "logprob_mismatch", "steps"), _slice, _cut, _make, sequential=True, weights="trains"
+)

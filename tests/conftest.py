@@ -25,7 +25,7 @@ from pipeline.execution.runner import PartsMaker, StepReport, make_part, make_st
 from pipeline.rounds.round import Scope
 from pipeline.rounds.state import Look
 from pipeline.steps import EVALUATION, ROUND, Step, names
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from store.artifacts.artifact import Artifact, Row
 from store.artifacts.writer import ArtifactWriter, open_writer
 from store.disk.layout import Layout
@@ -104,22 +104,22 @@ def drive(
     run: str = "test",
     until: str | None = None,
     steps: tuple[Step, ...] = ROUND,
-    tools: Tools | None = None,
+    resources: Resources | None = None,
 ) -> Round:
     """One round with the pipeline's own parts, but no Prefect: looks, makes what is missing, checks, records.
 
     `tools` that drove before have their model loaded; without them everything is begun anew.
     """
     catalog.record_config(Layout(store), run, round, config.model_dump(mode="json"))
-    return drive_on(Scope(store, run, round), until, steps, tools)
+    return drive_on(Scope(store, run, round), until, steps, resources)
 
 
 def drive_on(
-    scope: Scope, until: str | None = None, steps: tuple[Step, ...] = ROUND, tools: Tools | None = None
+    scope: Scope, until: str | None = None, steps: tuple[Step, ...] = ROUND, resources: Resources | None = None
 ) -> Round:
     """The same with what is recorded for the round already: its configuration, variant, redraw or retry."""
     result = Round(scope)
-    tools = tools or Tools()
+    resources = resources or Resources()
     steps = scope.steps if steps is ROUND else steps
     result.artifacts |= scope.artifacts_beside(steps)
     policy = result.scope.policy_after if steps is EVALUATION else None
@@ -130,7 +130,7 @@ def drive_on(
             report = reused(look, artifact)
         else:
             with open_writer(result.scope.layout, step.stage.name, look.key) as writer:
-                artifact, report = make_step(writer, look, _one_by_one(writer, look, tools))
+                artifact, report = make_step(writer, look, _one_by_one(writer, look, resources))
         result.artifacts[step.name] = artifact
         result.reports[step.name] = report
         result.scope.record(step, artifact)
@@ -175,8 +175,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Rou
     return play
 
 
-def _one_by_one(writer: ArtifactWriter, look: Look, tools: Tools) -> PartsMaker:
-    return lambda parts: [make_part(writer, look, part, tools, Limits()) for part in parts]
+def _one_by_one(writer: ArtifactWriter, look: Look, resources: Resources) -> PartsMaker:
+    return lambda parts: [make_part(writer, look, part, resources, Limits()) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline.execution.context import workbench
 from pipeline.rounds.round import Scope
-from pipeline.rounds.stored import stored_samples
-from pipeline.steps import SOLO_REPLAYS, step_named
-from stages.training.examples import UNDEFINED, collect
+from pipeline.rounds.stored import stored_artifacts
+from pipeline.steps import ABLATED_REPLAYS, step_named
+from stages.training.examples import UNDEFINED, build_examples
 from store.artifacts.artifact import Artifact, Row
 from store.disk.ids import seed_from
 from store.queries.comparison import Comparison, compare_estimators, credit_of_all
@@ -18,16 +18,16 @@ from store.queries.comparison import Comparison, compare_estimators, credit_of_a
 
 def compare(scope: Scope) -> Comparison:
     """All estimators over what the round has stored; nothing is generated."""
-    samples, solo = _compared(scope)
-    return compare_estimators(samples, scope.config.advantages.group_by, solo)
+    samples, ablated = _compared(scope)
+    return compare_estimators(samples, scope.config.advantages.group_by, ablated)
 
 
 def _compared(scope: Scope) -> tuple[list[Artifact], list[Artifact]]:
     """The round's samples, and its replays without a message where it has any."""
-    samples = stored_samples(scope, also=["critic"])
+    samples = stored_artifacts(scope, also=["critic"])
     there = scope.walk().artifacts
-    solo = [there[step.name] for step in SOLO_REPLAYS if step.name in there]
-    return samples, solo if len(solo) == len(SOLO_REPLAYS) else []
+    ablated = [there[step.name] for step in ABLATED_REPLAYS if step.name in there]
+    return samples, ablated if len(ablated) == len(ABLATED_REPLAYS) else []
 
 
 def compare_gradients(scope: Scope) -> list[Row]:
@@ -38,16 +38,18 @@ def compare_gradients(scope: Scope) -> list[Row]:
     """
     from stages.training.gradient_geometry import Geometry, gradient_geometry  # torch
 
-    samples, solo = _compared(scope)
-    credit = credit_of_all(samples, scope.config.advantages.group_by, solo)
+    samples, ablated = _compared(scope)
+    credit = credit_of_all(samples, scope.config.advantages.group_by, ablated)
     job = scope.look(step_named("update"), scope.artifacts_before("update")).job
-    lessons = [lesson for lesson in collect(job) if lesson.skipped in (None, UNDEFINED) and lesson.row.context_ids]
+    examples = [
+        example for example in build_examples(job) if example.skipped in (None, UNDEFINED) and example.row.context_ids
+    ]
     learner = workbench().ready().learner(scope.config)
     learner.load(scope.policy, seed_from("adapter", scope.config.seed))
-    learner.prepare([lesson.row for lesson in lessons])
+    learner.prepare([example.row for example in examples])
     if scope.config.update.undefined_advantage == "zero":
         credit = {name: {key: value or 0.0 for key, value in of.items()} for name, of in credit.items()}
-    by_role, team = gradient_geometry(scope.config, learner, lessons, credit)
+    by_role, team = gradient_geometry(scope.config, learner, examples, credit)
     geometries: dict[str | None, Geometry] = {role: geometry for role, geometry in by_role.items()}  # noqa: C416 (dict() would not widen the keys)
     if len(by_role) > 1:
         geometries[None] = team

@@ -18,10 +18,10 @@ def settle_replays(scope: Scope, replays: int | None) -> str:
     """
     given = scope.artifacts_beside(DIAGNOSIS)
     if replays is not None:
-        catalog.record_extra_replays(scope.layout, scope.run, scope.round, scope.line("remeasure"), replays)
-        scope.__dict__.pop("extra_replays", None)
+        catalog.record_extra_replays(scope.layout, scope.run, scope.round, scope.line("independent_replay"), replays)
+        scope.__dict__.pop("independent_replay_count", None)
     look = scope.look(DIAGNOSIS[0], given)
-    cost, times = asked_for(look.job), scope.extra_replays
+    cost, times = asked_for(look.job), scope.independent_replay_count
     price = (
         f"{cost['alternatives'] * max(times, 1):,} evaluations, {cost['messages'] * max(times, 1):,} messages, "
         f"{cost['tokens_at_most'] * max(times, 1):,} new tokens at most"
@@ -39,4 +39,4 @@ def figures_of(artifact: Artifact) -> list[Row]:
 
 def as_json(scope: Scope, artifact: Artifact) -> dict[str, Any]:
     """The same as plain data."""
-    return {**scope.name, "extra_replays": scope.extra_replays, "figures": figures_of(artifact)}
+    return {**scope.name, "independent_replay_count": scope.independent_replay_count, "figures": figures_of(artifact)}

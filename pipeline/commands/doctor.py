@@ -13,7 +13,7 @@ from stages.learners.identity import coarser_dtype
 from stages.learners.protocol import Learner
 from stages.learners.registry import make_learner
 from stages.mismatch.engine_check import agreement
-from stages.mismatch.gaps import gap_bound
+from stages.mismatch.logprob_mismatch import mismatch_bound
 from stages.models.identity import base_digest
 from store.artifacts.policy_version import PolicyVersion, initial_policy
 
@@ -55,6 +55,6 @@ def examine(config: Config, policy: PolicyVersion | None = None) -> Iterator[Che
 
 def _agreement(name: str, config: Config, engine: Engine, learner: Learner, policy: PolicyVersion) -> Checked:
     found = agreement(config, engine, learner, policy)
-    complaint = found.complaint(gap_bound(config, coarser_dtype(config)))
-    gap = f"mean gap {found.mean_gap:.2g} nats a token to the trainer (largest {found.largest_gap:.2g}, {found.tokens} tokens)"
+    complaint = found.complaint(mismatch_bound(config, coarser_dtype(config)))
+    gap = f"mean gap {found.mean_mismatch:.2g} nats a token to the trainer (largest {found.largest_mismatch:.2g}, {found.tokens} tokens)"
     return Checked(name, complaint is None, complaint or gap)

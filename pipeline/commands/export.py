@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from pipeline.rounds.round import Scope
-from pipeline.rounds.stored import SAMPLES, stored_samples
+from pipeline.rounds.stored import SAMPLES, stored_artifacts
 from stages.engines.registry import make_codec
 from store.artifacts.artifact import Row
 from store.disk.atomic import writing
@@ -24,7 +24,7 @@ def preference_pairs(scope: Scope, role: str | None) -> Iterator[Row]:
     was cut: `chosen_truncated`, `rejected_truncated`).
     """
     codec = make_codec(scope.config.engine)
-    artifacts = stored_samples(scope, ("problems", "freeze", *SAMPLES, "advantages"))
+    artifacts = stored_artifacts(scope, ("problems", "freeze", *SAMPLES, "advantages"))
     for row in exported(artifacts, "pairs", {"role": role}):
         yield {
             "prompt": codec.prompt_text(row.pop("context_ids")),
@@ -35,7 +35,7 @@ def preference_pairs(scope: Scope, role: str | None) -> Iterator[Row]:
 
 def episodes(scope: Scope, source: str | None) -> Iterator[Row]:
     """Every terminal evaluation with its messages by role: the form that `c3 import` reads."""
-    for row in exported(stored_samples(scope, ("problems", *SAMPLES)), "episodes", {"source": source}):
+    for row in exported(stored_artifacts(scope, ("problems", *SAMPLES)), "episodes", {"source": source}):
         messages = row.pop("messages")
         row["messages"] = {
             message["role"]: {name: value for name, value in message.items() if name != "role" and value is not None}

@@ -14,7 +14,7 @@ from pipeline.rounds.plan import wanted_config
 from pipeline.rounds.round import Scope
 from pipeline.rounds.state import Look
 from pipeline.steps import step_named
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.import_rollout import imported
 from store.artifacts.artifact import Artifact
 from store.artifacts.integrity import find
@@ -47,9 +47,9 @@ def _made(scope: Scope, look: Look) -> Artifact:
     """The step's result, made here if it is not there."""
     if look.artifact is not None:
         return look.artifact
-    tools, limits = Tools(), Limits()
+    resources, limits = Resources(), Limits()
     with open_writer(scope.layout, look.step.stage.name, look.key) as writer:
         artifact, _ = make_step(
-            writer, look, lambda parts: [make_part(writer, look, part, tools, limits) for part in parts]
+            writer, look, lambda parts: [make_part(writer, look, part, resources, limits) for part in parts]
         )
     return artifact

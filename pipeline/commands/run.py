@@ -16,7 +16,16 @@ from pipeline.flows.server import server_url, use_server
 from pipeline.rounds.plan import first_changed, wanted_config
 from pipeline.rounds.round import Scope
 from pipeline.rounds.state import Walk
-from pipeline.steps import DIAGNOSIS, EVALUATION, EVERYTHING, PROBING, SOLO_REPLAYS, Step, names, step_named
+from pipeline.steps import (
+    ABLATED_REPLAYS,
+    DIAGNOSIS,
+    EVALUATION,
+    EVERYTHING,
+    INTERVENTION_STEPS,
+    Step,
+    names,
+    step_named,
+)
 from pipeline.trackers.report import check_trackers, tell_evaluation, tell_round
 from stages.grade import GRADE
 from stages.learners.identity import check_processes
@@ -24,7 +33,7 @@ from stages.update import UPDATE
 from store.artifacts.artifact import Artifact, Row
 from store.artifacts.policy_version import PolicyVersion
 from store.disk.layout import MAIN
-from store.disk.locks import holding
+from store.disk.locks import exclusive_lock
 from store.queries.connection import warm_up
 from store.queries.summaries import round_summary, summary_content
 from store.runs import records as catalog
@@ -73,10 +82,10 @@ def settle_config(scope: Scope, source: str | None, overrides: Sequence[str], st
         _settle_variant(scope, source, overrides, stage)
 
 
-def settle_redraw(scope: Scope, redraw: int | None) -> None:
+def settle_redraw(scope: Scope, draw_set: int | None) -> None:
     """Ask the round for another set of draws from now on; None leaves it as it was."""
-    if redraw is not None:
-        catalog.record_redraw(scope.layout, scope.run, scope.round, scope.variant, redraw)
+    if draw_set is not None:
+        catalog.record_redraw(scope.layout, scope.run, scope.round, scope.variant, draw_set)
 
 
 def settle_retry(scope: Scope, step: str = "grade") -> bool:
@@ -86,7 +95,7 @@ def settle_retry(scope: Scope, step: str = "grade") -> bool:
     """
     if step_named(step).stage is not GRADE:
         raise ConfigError(
-            f"--retry-unscored: {step} gives no rewards; it goes with grade (or verdict, of an evaluation)"
+            f"--retry-unscored: {step} gives no rewards; it goes with grade (or answer_grade, of an evaluation)"
         )
     if scope.line(step) != scope.variant:
         raise ConfigError(
@@ -141,7 +150,7 @@ def has_work(scope: Scope, until: str = "update") -> bool:
 
 
 def run_iteration(
-    scope: Scope, progress: Progress, until: str = "update", again_from: str | None = None
+    scope: Scope, progress: Progress, until: str = "update", rerun_from: str | None = None
 ) -> RoundResult:
     """One round, from whatever of it is there."""
     steps = _steps_until(scope, until)
@@ -149,8 +158,8 @@ def run_iteration(
         scope,
         steps,
         progress,
-        lambda flows: flows.started(flows.iteration, **_parameters(scope), until=until, again_from=again_from),
-        again_from,
+        lambda flows: flows.started(flows.iteration, **_parameters(scope), until=until, rerun_from=rerun_from),
+        rerun_from,
     )
     figures, signal = _summary(scope, artifacts)
     untold = tell_round(scope, artifacts, figures, signal)
@@ -204,14 +213,17 @@ def run_diagnosis(scope: Scope, progress: Progress) -> tuple[Sequence[StepReport
     return reports, artifacts["diagnose"]
 
 
-def run_probe(scope: Scope, progress: Progress) -> tuple[Sequence[StepReport], list[Artifact]]:
-    """What the scope's probe led to: the receipt, and the artifacts of its steps."""
-    assert scope.probe is not None
-    question = asdict(scope.probe)
+def run_intervention(scope: Scope, progress: Progress) -> tuple[Sequence[StepReport], list[Artifact]]:
+    """What the scope's intervention led to: the receipt, and the artifacts of its steps."""
+    assert scope.intervention is not None
+    question = asdict(scope.intervention)
     reports, artifacts = _run(
-        scope, PROBING, progress, lambda flows: flows.started(flows.probing, **_parameters(scope), question=question)
+        scope,
+        INTERVENTION_STEPS,
+        progress,
+        lambda flows: flows.started(flows.intervention, **_parameters(scope), question=question),
     )
-    return reports, [artifacts[name] for name in names(PROBING)]
+    return reports, [artifacts[name] for name in names(INTERVENTION_STEPS)]
 
 
 def evaluates(scope: Scope, last: int) -> bool:
@@ -240,13 +252,13 @@ def _run(
     steps: Sequence[Step],
     progress: Progress,
     start: Callable[[Any], Any],
-    again_from: str | None = None,
+    rerun_from: str | None = None,
 ) -> tuple[Sequence[StepReport], dict[str, Artifact]]:
     """The flow, or nothing but the records when all is there and no server wants to see it."""
-    if again_from is not None:
-        _known_step(scope, again_from, "--from")
+    if rerun_from is not None:
+        _known_step(scope, rerun_from, "--from")
     walk = _walk(scope, steps)
-    if walk.complete and again_from is None and server_url(scope.layout) is None:
+    if walk.complete and rerun_from is None and server_url(scope.layout) is None:
         for look in walk.looks:
             scope.record(look.step, walk.artifacts[look.step.name])
         return [reused(look, walk.artifacts[look.step.name]) for look in walk.looks], walk.artifacts
@@ -254,7 +266,7 @@ def _run(
         _policy(scope, steps)  # no such model, or a round before that has not run: said before a server starts
     if any(step.stage.weights == "trains" for step in steps):
         check_processes(scope.config)
-    generates = steps is not DIAGNOSIS or scope.extra_replays > 0
+    generates = steps is not DIAGNOSIS or scope.independent_replay_count > 0
     if generates and any(step.stage.weights == "samples" and step.name not in walk.artifacts for step in steps):
         workbench().load_ahead(scope.config)
     with _serving(scope, progress) as flows:
@@ -274,7 +286,7 @@ def _walk(scope: Scope, steps: Sequence[Step]) -> Walk:
 def _serving(scope: Scope, progress: Progress) -> Iterator[Any]:
     """The flows' module, with one command per round and the progress display in place."""
     name = f"run-{scope.run}-{scope.variant}-{scope.round}"
-    with holding(scope.layout, name, f"round {scope.round} of run '{scope.run}'"):
+    with exclusive_lock(scope.layout, name, f"round {scope.round} of run '{scope.run}'"):
         await_server = use_server(scope.layout)
         workbench().progress = progress
         from pipeline.flows import round_flows as flows  # Prefect takes two seconds to import: only when something runs
@@ -294,7 +306,7 @@ def _summary(scope: Scope, artifacts: dict[str, Artifact]) -> tuple[Row | None, 
     if "grade" not in artifacts:
         return None, []
     # the evaluations of a round are those of its plan: what is earned without a message is no part of its mean reward
-    summed = [artifact for name, artifact in artifacts.items() if name not in names(SOLO_REPLAYS)]
+    summed = [artifact for name, artifact in artifacts.items() if name not in names(ABLATED_REPLAYS)]
     content, place = summary_content(summed), (scope.layout, scope.run, scope.round, scope.variant)
     recorded = catalog.recorded_summary(*place)
     if recorded is None or recorded["of"] != content:

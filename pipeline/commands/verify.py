@@ -11,10 +11,10 @@ from configs.errors import C3Error, CheckError, StoreError
 from pipeline.execution.runner import check
 from pipeline.rounds.round import Scope
 from pipeline.rounds.state import Look
-from pipeline.steps import DIAGNOSIS, EVALUATION, PROBING, Step, step_named, steps_with
+from pipeline.steps import DIAGNOSIS, EVALUATION, INTERVENTION_STEPS, Step, step_named, steps_with
 from stages.base.job import Job
-from store.artifacts.artifact import Artifact, described
-from store.artifacts.integrity import content_damage, damage, damage_at
+from store.artifacts.artifact import Artifact, load_manifest
+from store.artifacts.integrity import content_corruption, corruption, corruption_at
 from store.artifacts.policy_version import PolicyVersion, version_after
 from store.disk.hashing import digest
 from store.disk.layout import IMPORTED, Layout
@@ -57,7 +57,7 @@ def verify(store: Path, run: str | None = None) -> Iterator[tuple[Reference | No
 
 
 def look_through(layout: Layout, run: str) -> Iterator[Reference | Finding]:
-    """What a run's records refer to, and those of them that are damaged or gone."""
+    """What a run's records refer to, and those of them that are corrupt or gone."""
     try:
         if catalog.recorded_config(layout, run, 1) is None:
             problem = f"{layout.run(run) / catalog.RUN_RECORD}: is missing"
@@ -99,7 +99,7 @@ def _cure(reference: Reference) -> str:
         return f"c3 import FILE --run {reference.run} --round {reference.round} takes the same transcripts again"
     variant = "" if reference.variant == "main" else f" --variant {reference.variant}"
     steps = steps_with(reference.step)
-    if steps is PROBING:
+    if steps is INTERVENTION_STEPS:
         return f"the same c3 what-if --run {reference.run} --round {reference.round}{variant} makes it again"
     command = "diagnose" if steps is DIAGNOSIS else f"run {'evaluation' if steps is EVALUATION else 'iteration'}"
     return f"c3 {command} --run {reference.run} --round {reference.round}{variant} makes it again"
@@ -107,23 +107,23 @@ def _cure(reference: Reference) -> str:
 
 def problem_of(layout: Layout, reference: Reference) -> str | None:
     """What is wrong with one artifact, as one line."""
-    artifact = described(layout, reference.stage, reference.key)
+    artifact = load_manifest(layout, reference.stage, reference.key)
     if artifact is None:
-        return damage_at(layout, reference.stage, reference.key)
-    found = damage(artifact) or content_damage(artifact)
+        return corruption_at(layout, reference.stage, reference.key)
+    found = corruption(artifact) or content_corruption(artifact)
     if found:
         return found
     inputs = {}
     for name, entry in artifact.manifest["inputs"].items():
-        given = described(layout, entry["stage"], entry["key"])
+        given = load_manifest(layout, entry["stage"], entry["key"])
         if given is None:
             return f"its input {name} ({entry['stage']} {entry['key'][:12]}) is gone, so its lineage cannot be followed"
         if given.digest != entry["digest"]:
             return f"its input {name} now has other rows than it was made from"
         inputs[name] = given
     for given in _upstream(layout, [artifact]):
-        if damage(given):
-            return f"cannot be checked against {given.stage} {given.key[:12]}, which is damaged"
+        if corruption(given):
+            return f"cannot be checked against {given.stage} {given.key[:12]}, which is corrupt"
     return _broken_rule(layout, reference, artifact, inputs)
 
 
@@ -154,7 +154,7 @@ def _made_otherwise(job: Job, steps: Iterable[Step], artifacts: Iterable[Artifac
     """Whether some of these were made under another configuration than the round's now."""
     stages = {step.stage.name: step.stage for step in steps}
     for artifact in artifacts:
-        made_under = artifact.manifest.get("made_from", {}).get("config")
+        made_under = artifact.manifest.get("cache_key_inputs", {}).get("config")
         if made_under is None or artifact.stage not in stages:
             continue
         with suppress(C3Error):  # what the configuration names is not there any more, so it cannot be told
@@ -166,23 +166,23 @@ def _made_otherwise(job: Job, steps: Iterable[Step], artifacts: Iterable[Artifac
 def _lost_policy(scope: Scope, samples: Iterable[Artifact]) -> str | None:
     """Why the policy that these were sampled by cannot be followed to the update that made it; None: it can.
 
-    An untrained policy was made by none. One that the round before has since been drawn or made again without is no damage:
+    An untrained policy was made by none. One that the round before has since been drawn or made again without is no corruption:
     `c3 status` calls the round stale.
     """
-    sampled = [each for each in samples if "policy" in each.manifest.get("made_from", {})]
+    sampled = [each for each in samples if "policy" in each.manifest.get("cache_key_inputs", {})]
     if scope.round <= 1 or not sampled:
         return None
-    version, before = sampled[0].manifest["made_from"]["policy"], scope.round - 1
+    version, before = sampled[0].manifest["cache_key_inputs"]["policy"], scope.round - 1
     lost = f"the policy {version} it was sampled by cannot be followed: "
     entry = steps_of(scope.layout, scope.run, scope.variant, before).get("update")
     if entry is None:
         return f"{lost}no update is recorded in round {before}"
     lost += f"update {entry['key'][:12]} of round {before}"
-    update = described(scope.layout, entry["stage"], entry["key"])
+    update = load_manifest(scope.layout, entry["stage"], entry["key"])
     if update is None:
         return f"{lost} is gone"
-    if damage(update):
-        return f"{lost} is damaged"
+    if corruption(update):
+        return f"{lost} is corrupt"
     recorded = update.digest == entry["digest"]
     if not recorded and version_after(update, base_of(sampled[0]), scope.config.policies) != version:
         return f"{lost} now has other weights"
@@ -201,7 +201,7 @@ def _upstream(layout: Layout, artifacts: object) -> list[Artifact]:
     while waiting:
         for entry in waiting.pop().manifest["inputs"].values():
             name = (entry["stage"], entry["key"])
-            given = described(layout, *name)
+            given = load_manifest(layout, *name)
             if given is not None and name not in found:
                 found[name] = given
                 waiting.append(given)

@@ -13,24 +13,24 @@ from typing import Any
 import numpy as np
 
 from configs.errors import ConfigError
-from pipeline.commands.run import run_probe
+from pipeline.commands.run import run_intervention
 from pipeline.execution.context import Progress
 from pipeline.execution.runner import StepReport
 from pipeline.rounds.round import Scope
-from pipeline.rounds.stored import stored_samples
-from pipeline.steps import PROBING
-from stages.base.job import Probe
+from pipeline.rounds.stored import stored_artifacts
+from pipeline.steps import INTERVENTION_STEPS
+from stages.base.job import Intervention
 from stages.diagnostics.intervals import of_draws
 from stages.diagnostics.statistics import mean_over_groups
 from stages.intervention import asked_for
 from store.artifacts.artifact import Artifact, Row
 from store.disk.ids import seed_from
-from store.queries.what_if import alternatives, endings, named_states, probed
+from store.queries.what_if import alternatives, endings, interventions, named_states
 
 Page = dict[str, Any]
-"""run, round, variant, what was asked and what it cost; `states`, a row per probe, and over them `mean` and `difference`.
+"""run, round, variant, what was asked and what it cost; `states`, a row per intervention, and over them `mean` and `difference`.
 
-Of a single state its alternatives and the probe's replays too. None where it cannot be told: nothing scored, a standard error
+Of a single state its alternatives and the intervention's replays too. None where it cannot be told: nothing scored, a standard error
 of one replay, an interval over one problem.
 """
 
@@ -45,37 +45,37 @@ def question(scope: Scope, name: str | None, role: str | None, message: str | No
         )
     if (message is None) == (not empty):
         raise ConfigError("c3 what-if: say what: one of --message TEXT, --message-file FILE and --empty")
-    samples = stored_samples(scope, _NEEDED)
+    samples = stored_artifacts(scope, _NEEDED)
     if name is None:
         known = [known.name for known in scope.config.roles]
         if role not in known:
             raise ConfigError(f"c3 what-if --role {role}: no such role; there is {', '.join(known)}")
-        return scope.asking(Probe(message or "", replays, role=role))
+        return scope.asking(Intervention(message or "", replays, role=role))
     found = named_states(samples, name)
     if not found:
         raise ConfigError(
             f"c3 what-if {name}: no frozen state of round {scope.round} of run '{scope.run}' has that id, nor has a "
             f'decision at one; `c3 sql "SELECT state_id, role FROM contexts"` lists them'
         )
-    return scope.asking(Probe(message or "", replays, state_id=found[0]["state_id"]))
+    return scope.asking(Intervention(message or "", replays, state_id=found[0]["state_id"]))
 
 
 def price(scope: Scope) -> tuple[dict[str, int], bool]:
     """What the question costs, and whether that is spent already."""
-    look = scope.look(PROBING[0], scope.artifacts_beside(PROBING))
+    look = scope.look(INTERVENTION_STEPS[0], scope.artifacts_beside(INTERVENTION_STEPS))
     return asked_for(look.job), look.artifact is not None
 
 
 def what_if(scope: Scope, progress: Progress) -> tuple[Page, Sequence[StepReport]]:
     """Put the message there, continue and grade it (or find that done), and set it beside the alternatives."""
-    assert scope.probe is not None
+    assert scope.intervention is not None
     cost, _ = price(scope)
-    reports, answer = run_probe(scope, progress)
-    samples = stored_samples(scope, _NEEDED)
-    states = [_with_error(row) for row in probed(samples, answer)]
+    reports, answer = run_intervention(scope, progress)
+    samples = stored_artifacts(scope, _NEEDED)
+    states = [_with_error(row) for row in interventions(samples, answer)]
     page: Page = {
         **scope.name,
-        "asked": asdict(scope.probe),
+        "asked": asdict(scope.intervention),
         "cost": cost,
         "role": states[0]["role"],
         "text": states[0]["text"],
@@ -84,11 +84,11 @@ def what_if(scope: Scope, progress: Progress) -> tuple[Page, Sequence[StepReport
         "difference": _over(scope, states, lambda row: row["difference"]),
         "left_out": sum(row["difference"] is None for row in states),
     }
-    return page | (_one_state(samples, answer, states[0]) if scope.probe.state_id else {}), reports
+    return page | (_one_state(samples, answer, states[0]) if scope.intervention.state_id else {}), reports
 
 
 def _with_error(row: Row) -> Row:
-    """The row with the standard error of the probe's mean return in place of its spread."""
+    """The row with the standard error of the intervention's mean return in place of its spread."""
     error = None if row["spread"] is None else row["spread"] / sqrt(row["replay_count"])
     return {**{name: value for name, value in row.items() if name != "spread"}, "standard_error": error}
 
@@ -105,7 +105,7 @@ def _over(scope: Scope, states: Sequence[Row], figure: Callable[[Row], float | N
 
 
 def _one_state(samples: Sequence[Artifact], answer: Sequence[Artifact], row: Row) -> Page:
-    replays = endings(answer, row["probe_id"])
+    replays = endings(answer, row["intervention_id"])
     rewards = [replay["reward"] for replay in replays if replay["reward"] is not None]
     interval = of_draws(rewards)
     return {

@@ -8,7 +8,7 @@ from typing import Any
 from configs.errors import ConfigError
 from pipeline.formatting import number, signed
 from pipeline.rounds.round import Scope
-from pipeline.rounds.stored import stored_samples
+from pipeline.rounds.stored import stored_artifacts
 from stages.engines.registry import make_codec
 from store.artifacts.artifact import Row
 from store.queries.why import Behind, behind
@@ -27,7 +27,7 @@ def why(scope: Scope, question: str, parameters: Mapping[str, Any]) -> Page:
     roles = [role.name for role in scope.config.roles]
     if parameters.get("role") not in (None, *roles):
         raise ConfigError(f"c3 why: --role {parameters['role']}: no such role; there is {', '.join(roles)}")
-    found = behind(stored_samples(scope, NEEDED, also=("update",)), question, parameters)
+    found = behind(stored_artifacts(scope, NEEDED, also=("update",)), question, parameters)
     if not found.chosen:
         raise ConfigError(
             f"c3 why: nothing in round {scope.round} of run '{scope.run}' answers to {_asked(parameters)}; "
@@ -111,7 +111,7 @@ def _alternative(row: Row, group: Sequence[Row], found: Behind, asked: bool) -> 
         **{name: row[name] for name in (*own, *credit)},
         "asked": asked,
         "arithmetic": arithmetic(row, group),
-        "trained": trained if row["was_updated"] else None,
+        "update_rows": trained if row["was_updated"] else None,
         "replays": [
             {name: value for name, value in replay.items() if name != "decision_id"}
             for replay in found.replays[row["decision_id"]]

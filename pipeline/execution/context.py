@@ -9,7 +9,7 @@ from typing import Protocol
 from configs.errors import C3Error
 from configs.schema import Config, WorkersConfig
 from pipeline.execution.limits import Limits
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 
 
 class Progress(Protocol):
@@ -28,7 +28,7 @@ class Progress(Protocol):
         ...
 
 
-class Silence:
+class NullProgress:
     """Shows nothing."""
 
     def start(self, step: str, total: int) -> None:
@@ -45,8 +45,8 @@ class Workbench:
     """Tools, the progress that hears of finished messages, the caps, and how many parts are made side by side."""
 
     def __init__(self) -> None:
-        self.progress: Progress = Silence()
-        self.tools = Tools(self._advance)
+        self.progress: Progress = NullProgress()
+        self.resources = Resources(self._advance)
         self._advancing = threading.Lock()  # parts may be made side by side, a terminal has one bar
         self.limits = Limits()
         self.workers = WorkersConfig()
@@ -69,17 +69,17 @@ class Workbench:
 
     def _load(self, config: Config) -> None:
         try:
-            self.tools.load_engine(config)
+            self.resources.load_engine(config)
         except C3Error:
             return  # the stage that needs the engine will meet the same error where it can be reported
 
-    def ready(self) -> Tools:
+    def ready(self) -> Resources:
         """The tools, once any loading ahead is over."""
         loading = self._loading  # parts made side by side all come here
         if loading is not None:
             loading.join()
             self._loading = None
-        return self.tools
+        return self.resources
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from configs.errors import Stopped
+from configs.errors import LimitReachedError
 
 
 class Limits:
@@ -25,20 +25,20 @@ class Limits:
         return None if self._seconds is None else self._seconds - (time.monotonic() - self._started)
 
     def check(self) -> None:
-        """Stopped when a cap is reached."""
+        """LimitReachedError when a cap is reached."""
         elapsed = time.monotonic() - self._started
         if self._seconds is not None and elapsed >= self._seconds:
-            raise Stopped(f"stopped after {elapsed:.0f} s, as --max-seconds {self._seconds:g} asks; {GO_ON}")
+            raise LimitReachedError(f"stopped after {elapsed:.0f} s, as --max-seconds {self._seconds:g} asks; {GO_ON}")
         if self._evaluations is not None and self._spent >= self._evaluations:
-            raise Stopped(
+            raise LimitReachedError(
                 f"stopped after {self._spent} terminal evaluations, as --max-evaluations {self._evaluations} asks; {GO_ON}"
             )
 
-    def add(self, stage: str, ledger: Mapping[str, int]) -> None:
+    def add(self, stage: str, usage: Mapping[str, int]) -> None:
         """Count what a part spent: an evaluation is spent where the evaluator runs."""
         if stage == "grade":
             with self._counting:
-                self._spent += ledger.get("evaluations", 0)
+                self._spent += usage.get("evaluations", 0)
 
 
 GO_ON = "what is finished is kept, and the same command goes on from there"

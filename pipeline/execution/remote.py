@@ -17,8 +17,8 @@ from pipeline.execution.runner import make_part
 from pipeline.rounds.state import Look
 from pipeline.steps import step_named
 from stages.base.job import Job, Part
-from stages.base.resources import Tools
-from stages.mismatch.engine_check import insist_on_agreement, rely_on_agreement
+from stages.base.resources import Resources
+from stages.mismatch.engine_check import assume_agreement, ensure_agreement
 from store.artifacts.policy_version import PolicyVersion
 from store.artifacts.writer import ArtifactWriter
 from store.disk.layout import Layout
@@ -35,7 +35,7 @@ class Order:
     part: Part
     ends_at: float | None
     """The time (of time.time) from which it is not begun any more; None: always."""
-    probed: bool
+    engine_checked: bool
     """Whether the command has compared the engine with the trainer: servers are the same for every worker."""
 
 
@@ -52,10 +52,10 @@ def order(look: Look, layout: Layout, part: Part, limits: Limits) -> Order:
     return Order(look.step.name, look.key, layout.root.resolve(), job, part, ends_at, _shares_servers(look))
 
 
-def probe_shared(look: Look, tools: Tools) -> None:
+def check_shared_engine(look: Look, resources: Resources) -> None:
     """Before anything is ordered: what all workers will ask is compared with the trainer here, once for all of them."""
     if _shares_servers(look):
-        insist_on_agreement(tools, look.job.config, look.job.weights)
+        ensure_agreement(resources, look.job.config, look.job.weights)
 
 
 def _shares_servers(look: Look) -> bool:
@@ -69,10 +69,10 @@ def fill(asked: Order) -> dict[str, Any]:
     look = Look(step, asked.job, asked.key, {}, None)
     writer = ArtifactWriter(Layout(asked.store), step.stage.name, asked.key)
     limits = Limits(None if asked.ends_at is None else asked.ends_at - time.time())
-    tools = workbench().ready()
-    if asked.probed:
-        rely_on_agreement(tools, asked.job.config, asked.job.weights)
-    return make_part(writer, look, asked.part, tools, limits)
+    resources = workbench().ready()
+    if asked.engine_checked:
+        assume_agreement(resources, asked.job.config, asked.job.weights)
+    return make_part(writer, look, asked.part, resources, limits)
 
 
 def _absolute(policy: PolicyVersion) -> PolicyVersion:

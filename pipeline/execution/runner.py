@@ -13,11 +13,11 @@ from typing import Any
 from pipeline.execution.limits import Limits
 from pipeline.rounds.state import Look
 from stages.base.job import RETRIED, Part
-from stages.base.resources import Tools
-from stages.mismatch.engine_check import insist_on_agreement
+from stages.base.resources import Resources
+from stages.mismatch.engine_check import ensure_agreement
 from store.artifacts.artifact import Artifact, provisional
 from store.artifacts.writer import ArtifactWriter
-from store.disk.thread_pool import beside
+from store.disk.thread_pool import thread_pool
 from store.queries.checks import run_checks
 
 LIBRARIES = ("torch", "transformers", "peft", "vllm", "duckdb", "pyarrow", "scipy", "prefect")
@@ -33,30 +33,30 @@ class StepReport:
     seconds: float = 0.0
     parts_made: int = 0
     parts_reused: int = 0
-    ledger: Mapping[str, int] = field(default_factory=dict)
+    usage: Mapping[str, int] = field(default_factory=dict)
     """Spent now: reused parts are not in it."""
     saved: Mapping[str, int] = field(default_factory=dict)
     """Spent when the reused parts were made."""
     saved_seconds: float = 0.0
     rows_equal: bool | None = None
     """Whether what was made again is what was there; None when nothing was."""
-    damage: Sequence[str] = ()
-    """What was found damaged and made again, a line each."""
+    corruption: Sequence[str] = ()
+    """What was found corrupt and made again, a line each."""
 
 
 PartsMaker = Callable[[Sequence[Part]], Sequence[dict[str, Any]]]
 """Makes parts (as task runs, say), in whatever order, and returns their records in the order asked."""
 
 
-def make_part(writer: ArtifactWriter, look: Look, part: Part, tools: Tools, limits: Limits) -> dict[str, Any]:
+def make_part(writer: ArtifactWriter, look: Look, part: Part, resources: Resources, limits: Limits) -> dict[str, Any]:
     """Make one part and put it in place; its record."""
     limits.check()
     if look.step.stage.weights == "samples" and look.step.stage.messages(look.job):
-        insist_on_agreement(tools, look.job.config, look.job.weights)
+        ensure_agreement(resources, look.job.config, look.job.weights)
     started = time.perf_counter()
-    product = look.step.stage.make(part, look.job, tools)
-    record = writer.write(part.index, product, time.perf_counter() - started)
-    limits.add(look.step.stage.name, product.ledger)
+    output = look.step.stage.make(part, look.job, resources)
+    record = writer.write(part.index, output, time.perf_counter() - started)
+    limits.add(look.step.stage.name, output.usage)
     return record
 
 
@@ -77,12 +77,12 @@ def make_step(
     records = [there[part.index] or made[part.index] for part in parts]
     report.parts_reused = sum(record is not None for record in there.values())
     report.parts_made = len(parts) - report.parts_reused
-    report.ledger = _total([record for part, record in zip(parts, records, strict=True) if not there[part.index]])
-    report.damage = tuple(writer.damage)
+    report.usage = _total([record for part, record in zip(parts, records, strict=True) if not there[part.index]])
+    report.corruption = tuple(writer.corruption)
     report.saved = _total([record for record in there.values() if record])
     report.saved_seconds = sum(record["seconds"] for record in there.values() if record)
     whole = provisional(look.step.stage.name, look.key, writer.path, records)
-    checked = beside().submit(check, look, whole)  # DuckDB checks while the rows are digested
+    checked = thread_pool().submit(check, look, whole)  # DuckDB checks while the rows are digested
     try:
         artifact = writer.finish(records, _description(look), checked.result)
     finally:
@@ -98,7 +98,7 @@ def reused(look: Look, artifact: Artifact) -> StepReport:
         look.step.stage.name,
         reused=True,
         parts_reused=len(artifact.manifest["parts"]),
-        saved=artifact.ledger,
+        saved=artifact.usage,
         saved_seconds=artifact.manifest["seconds"],
     )
 
@@ -117,7 +117,7 @@ def check(look: Look, artifact: Artifact, planned: bool = True) -> None:
 def _total(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     total: dict[str, int] = {}
     for record in records:
-        for name, spent in record["ledger"].items():
+        for name, spent in record["usage"].items():
             total[name] = total.get(name, 0) + spent
     return total
 
@@ -125,14 +125,14 @@ def _total(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def _description(look: Look) -> dict[str, Any]:
     """What the manifest says of how it was made; times and machines stay out of keys and digests."""
     return {
-        "made_from": look.made_from,
+        "cache_key_inputs": look.cache_key_inputs,
         "inputs": {
             name: {"stage": artifact.stage, "key": artifact.key, "digest": artifact.digest}
             for name, artifact in look.job.inputs.items()
         },
         "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
-        "made_for": dict(look.asked_by),
-        "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created_for": dict(look.requested_by),
+        "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 
 

@@ -21,7 +21,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 INTERRUPTED = 130
 
 
-def arm() -> None:
+def install_handlers() -> None:
     """Take over both signals. Again inside a flow, because Prefect takes SIGTERM for itself when one starts."""
     if threading.current_thread() is not threading.main_thread():
         return
@@ -38,7 +38,7 @@ def arm() -> None:
 
 def _unraisable(unraised: sys.UnraisableHookArgs) -> None:
     """An interrupt that comes while an object is cleared away cannot be raised there; the words are said all the same."""
-    if not (stopped() and issubclass(unraised.exc_type, KeyboardInterrupt)):
+    if not (was_interrupted() and issubclass(unraised.exc_type, KeyboardInterrupt)):
         sys.__unraisablehook__(unraised)
 
 
@@ -46,12 +46,12 @@ _listening: list[threading.Thread] = []
 """The thread that hears of signals: there is at most one per process."""
 
 
-def stopped() -> bool:
+def was_interrupted() -> bool:
     """Whether one of the signals was heard, and the words said."""
     return _said.is_set()
 
 
-def leave(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
     """End at once. Threads that load a model or wait for a server would otherwise hold the process for seconds."""
     server = sys.modules.get("pipeline.flows.server")  # not imported here: `c3 --help` must not pay for it
     if server is not None:
@@ -68,7 +68,7 @@ def _watch(listen: int) -> NoReturn:
         pass
     _say_how_to_go_on()
     time.sleep(_GRACE_SECONDS)
-    leave(INTERRUPTED)
+    exit_now(INTERRUPTED)
 
 
 def _say_how_to_go_on() -> None:

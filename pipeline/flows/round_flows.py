@@ -1,7 +1,7 @@
 """The flows: a round, as Prefect sees it. The only rooms with Prefect are this file and its server's.
 
 A step is a task run, and so is each of its parts. Their cache keys are the stage keys, so what is reused shows as
-Cached. The manifest is the truth: a cached state whose artifact is missing or damaged is not a hit.
+Cached. The manifest is the truth: a cached state whose artifact is missing or corrupt is not a hit.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from prefect.events.worker import EventsWorker
 from prefect.futures import wait
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from configs.errors import C3Error, Stopped, StoreError
+from configs.errors import C3Error, LimitReachedError, StoreError
 from pipeline.execution.context import workbench
-from pipeline.execution.remote import fill, order, probe_shared
+from pipeline.execution.remote import check_shared_engine, fill, order
 from pipeline.execution.runner import StepReport, make_part, make_step, reused
-from pipeline.execution.signals import arm
+from pipeline.execution.signals import install_handlers
 from pipeline.flows.server import is_temporary
 from pipeline.flows.task_runners import task_runner
 from pipeline.rounds.round import Scope
 from pipeline.rounds.state import Look
-from pipeline.steps import DIAGNOSIS, EVALUATION, PROBING, Step, names
-from stages.base.job import Part, Probe
+from pipeline.steps import DIAGNOSIS, EVALUATION, INTERVENTION_STEPS, Step, names
+from stages.base.job import Intervention, Part
 from store.artifacts.artifact import Artifact, remove
 from store.artifacts.policy_version import PolicyVersion
 from store.artifacts.writer import ArtifactWriter, open_writer
@@ -86,13 +86,13 @@ class Deferred:
 class RoundRun:
     """One round on its way: makes or reuses step after step, and remembers what became of each."""
 
-    def __init__(self, scope: Scope, again_from: str | None = None) -> None:
-        arm()
+    def __init__(self, scope: Scope, rerun_from: str | None = None) -> None:
+        install_handlers()
         self.scope = scope
         self.artifacts: dict[str, Artifact] = {}
         self.reports: list[StepReport] = []
         order = names(scope.steps)
-        self._again = set(order[order.index(again_from) :]) if again_from else set()
+        self._again = set(order[order.index(rerun_from) :]) if rerun_from else set()
 
     def run(self, step: Step, policy: PolicyVersion | None = None) -> Artifact:
         """The step's result: reused where it is there, made where it is not."""
@@ -124,7 +124,7 @@ class RoundRun:
             try:
                 made.append(self._make(look, label))
             except C3Error as error:
-                if not isinstance(error, Stopped):
+                if not isinstance(error, LimitReachedError):
                     self.scope.record_failure(look.step, str(error))
                 raise
             return made[0][0]
@@ -194,7 +194,7 @@ class RoundRun:
         """Every missing part sent out. A worker that dies is replaced by its runner, and its part asked for again."""
         bench = workbench()
         bench.limits.check()
-        probe_shared(look, bench.tools)
+        check_shared_engine(look, bench.resources)
         asked = _named(far_part_run, f"{look.step.name} part", True)
         futures = []
         for part in parts:
@@ -212,8 +212,8 @@ class RoundRun:
                     f"{look.step.name}: a worker made {part_name(part.index)}, but it is not in {writer.path}; workers "
                     f"need the same store, under the same path"
                 )
-            bench.limits.add(look.step.stage.name, record["ledger"])
-            bench.progress.advance(record["ledger"].get("messages", 0))
+            bench.limits.add(look.step.stage.name, record["usage"])
+            bench.progress.advance(record["usage"].get("messages", 0))
             records.append(record)
         return records
 
@@ -264,10 +264,10 @@ def iteration(
     store: str = "c3-store",
     variant: str = MAIN,
     until: str = "update",
-    again_from: str | None = None,
+    rerun_from: str | None = None,
 ) -> Any:
     """One round: collect, credit, update. Steps whose results are there are reused."""
-    progress = RoundRun(Scope(Path(store), run, round, variant), again_from)
+    progress = RoundRun(Scope(Path(store), run, round, variant), rerun_from)
     steps = progress.scope.steps
     for step in steps[: names(steps).index(until) + 1]:
         progress.run(step)
@@ -311,11 +311,11 @@ def diagnosis(run: str, round: int, store: str = "c3-store", variant: str = MAIN
 
 
 @flow(name="probing", flow_run_name="{run} · what if, round {round}", persist_result=False)
-def probing(run: str, round: int, store: str, variant: str, question: dict[str, Any]) -> Any:
-    """A message of one's own at frozen states of a round, continued and graded. `question`: the fields of a probe."""
-    scope = Scope(Path(store), run, round, variant).asking(Probe(**question))
+def intervention(run: str, round: int, store: str, variant: str, question: dict[str, Any]) -> Any:
+    """A message of one's own at frozen states of a round, continued and graded. `question`: the fields of an intervention."""
+    scope = Scope(Path(store), run, round, variant).asking(Intervention(**question))
     progress = RoundRun(scope)
-    progress.artifacts = scope.artifacts_beside(PROBING)
-    for step in PROBING:
+    progress.artifacts = scope.artifacts_beside(INTERVENTION_STEPS)
+    for step in INTERVENTION_STEPS:
         progress.run(step)
     return progress.reports

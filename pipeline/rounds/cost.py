@@ -8,7 +8,7 @@ from typing import Any
 from configs.role_graph import topological_order
 from configs.schema import Config
 from stages.base.draw_tree import DrawTree, draw_tree
-from store.queries.advantages import asks_solo
+from store.queries.advantages import requires_ablated_replays
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RoundCost:
     uncredited: list[str]
     stages: dict[str, int]
     """Messages by stage."""
-    solo_evaluations: int = 0
+    ablated_evaluations: int = 0
     """Of the evaluations, those without a message, on top of the plan's budget; only ccpo asks for them."""
 
     @property
@@ -54,25 +54,25 @@ def round_cost(config: Config, round: int) -> RoundCost:
     tree = draw_tree(config.plan, order, round)
     spending = tree.spending()
     credit = config.advantages
-    solo = tree.solo_spending(credit.solo_replays) if asks_solo(credit.estimator) else []
-    problems = config.rounds.problems
+    ablated = tree.ablated_spending(credit.ablated_replays) if requires_ablated_replays(credit.estimator) else []
+    problems = config.rounds.problems_per_round
     by_name = {role.name: role for role in config.roles}
     roles = []
     for depth, name in enumerate(order):
-        messages = problems * sum(row["messages"] for row in (*spending, *solo) if row["role"] == name)
+        messages = problems * sum(row["messages"] for row in (*spending, *ablated) if row["role"] == name)
         roles.append(RoleCost(name, messages, _groups(tree, depth), messages * config.max_new_tokens(by_name[name])))
     return RoundCost(
         round,
         problems,
         roles,
-        problems * sum(row["evaluations"] for row in (*spending, *solo)),
+        problems * sum(row["evaluations"] for row in (*spending, *ablated)),
         config.plan.budget,
         tree.uncredited(),
         {
-            stage: problems * sum(row["messages"] for row in (*spending, *solo) if row["stage"] == stage)
-            for stage in ("rollout", "sample", "replay", *(("solo",) if solo else ()))
+            stage: problems * sum(row["messages"] for row in (*spending, *ablated) if row["stage"] == stage)
+            for stage in ("rollout", "sample", "replay", *(("ablated_replay",) if ablated else ()))
         },
-        problems * sum(row["evaluations"] for row in solo),
+        problems * sum(row["evaluations"] for row in ablated),
     )
 
 

@@ -14,7 +14,7 @@ from pipeline.rounds.round import Scope
 from pipeline.rounds.state import Look
 from stages.problem_sources.overlap import overlap
 from stages.problem_sources.registry import load_problems
-from store.artifacts.artifact import described
+from store.artifacts.artifact import load_manifest
 from store.disk.layout import MAIN
 from store.runs import records as catalog
 from store.runs.variants import find_variant, steps_of
@@ -90,10 +90,14 @@ def _planned(scope: Scope, look: Look, entry: dict[str, str] | None) -> Planned:
         return look.step.name, "reused", look.key[:12]
     if entry is None:
         return look.step.name, "made", "not there yet"
-    before = described(scope.layout, entry["stage"], entry["key"])
+    before = load_manifest(scope.layout, entry["stage"], entry["key"])
     if before is None or entry["key"] == look.key:
-        return look.step.name, "made", "missing or damaged"
-    return look.step.name, "made", "; ".join(differences(before.manifest["made_from"], look.made_from)) or "changed"
+        return look.step.name, "made", "missing or corrupt"
+    return (
+        look.step.name,
+        "made",
+        "; ".join(differences(before.manifest["cache_key_inputs"], look.cache_key_inputs)) or "changed",
+    )
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:

@@ -11,18 +11,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError, FileGone, StoreError
+from configs.errors import ConfigError, MissingFileError, StoreError
 from configs.load import build_config
 from configs.schema import Config
 from pipeline.rounds.state import Look, Walk
-from pipeline.steps import EVERYTHING, PROBING, SOLO_REPLAYS, VALUES, Step, names, round_steps, step_named, steps_with
-from stages.base.job import RETRIED, Job, Probe
+from pipeline.steps import (
+    ABLATED_REPLAYS,
+    EVERYTHING,
+    INTERVENTION_STEPS,
+    VALUES,
+    Step,
+    names,
+    round_steps,
+    step_named,
+    steps_with,
+)
+from stages.base.job import RETRIED, Intervention, Job
 from stages.base.keys import stage_key
 from stages.engines.identity import engine_identity
 from stages.learners.identity import learner_identity
 from stages.models.identity import base_digest
-from store.artifacts.artifact import Artifact, described
-from store.artifacts.integrity import damage_at, find
+from store.artifacts.artifact import Artifact, load_manifest
+from store.artifacts.integrity import corruption_at, find
 from store.artifacts.policy_version import PolicyVersion, initial_policy, policy_of
 from store.disk.layout import COPY, IMPORTED, MAIN, Layout
 from store.runs import records as catalog
@@ -77,14 +87,14 @@ class Scope:
         scope.__dict__["config"] = config
         return scope
 
-    def asking(self, probe: Probe) -> Scope:
+    def asking(self, intervention: Intervention) -> Scope:
         """The same round, asked what another message would have led to."""
         scope = self.under(self.config)
-        scope.__dict__["probe"] = probe
+        scope.__dict__["intervention"] = intervention
         return scope
 
     @cached_property
-    def probe(self) -> Probe | None:
+    def intervention(self) -> Intervention | None:
         """What it is asked; None: nothing."""
         return None
 
@@ -118,8 +128,8 @@ class Scope:
         artifact = find(self.layout, entry["stage"], entry["key"])
         if artifact is None:
             raise StoreError(
-                f"run '{self.run}': the policy of round {round} is missing or damaged "
-                f"({damage_at(self.layout, entry['stage'], entry['key'])}); run `{command}` to make it again"
+                f"run '{self.run}': the policy of round {round} is missing or corrupt "
+                f"({corruption_at(self.layout, entry['stage'], entry['key'])}); run `{command}` to make it again"
             )
         policy = policy_of(artifact, base, names)
         if not lag:
@@ -141,19 +151,27 @@ class Scope:
     def _first_look(self, step: Step, inputs: Mapping[str, Artifact], policy: PolicyVersion | None) -> Look:
         weights = policy or (self.policy if step.stage.weights else None)
         given = {name: inputs[name] for name in step.inputs}
-        redraw = 0 if policy else self.redraw
-        extra = self.extra_replays
-        job = Job(self.config, self.round, given, weights, redraw=redraw, extra_replays=extra, probe=self.probe)
+        draw_set = 0 if policy else self.draw_set
+        extra = self.independent_replay_count
+        job = Job(
+            self.config,
+            self.round,
+            given,
+            weights,
+            draw_set=draw_set,
+            independent_replay_count=extra,
+            intervention=self.intervention,
+        )
         try:
-            key, made_from = stage_key(step.stage, job, self._weights_identity(step))
-        except FileGone:
+            key, cache_key_inputs = stage_key(step.stage, job, self._weights_identity(step))
+        except MissingFileError:
             read = self._read_before(step)
             if read is None:
                 raise
-            key, made_from = read.key, read.manifest["made_from"]
+            key, cache_key_inputs = read.key, read.manifest["cache_key_inputs"]
         key = self._recorded_copy(step, key) if step.stage is step_named(step.name).stage else key
         job = replace(job, output=self.layout.artifact(step.stage.name, key))
-        return Look(step, job, key, made_from, find(self.layout, step.stage.name, key), self.name)
+        return Look(step, job, key, cache_key_inputs, find(self.layout, step.stage.name, key), self.name)
 
     def _read_before(self, step: Step) -> Artifact | None:
         """What this run has of a problem file that is not here: it may have been copied without it, or the file moved.
@@ -171,11 +189,15 @@ class Scope:
     def _retry(self, look: Look, rewards: Artifact, attempt: int) -> Look:
         """The same step, grading again what is missing in its rewards, as an artifact of its own."""
         job = replace(look.job, inputs={**look.job.inputs, RETRIED: rewards}, retry=attempt)
-        key, made_from = stage_key(look.step.stage, job, None)
+        key, cache_key_inputs = stage_key(look.step.stage, job, None)
         key = self._recorded_copy(look.step, key)
         job = replace(job, output=self.layout.artifact(look.step.stage.name, key))
         return replace(
-            look, job=job, key=key, made_from=made_from, artifact=find(self.layout, look.step.stage.name, key)
+            look,
+            job=job,
+            key=key,
+            cache_key_inputs=cache_key_inputs,
+            artifact=find(self.layout, look.step.stage.name, key),
         )
 
     def beside(self, look: Look) -> Look:
@@ -187,7 +209,7 @@ class Scope:
             )
         base = look.key.partition(COPY)[0]
         number = 2
-        while described(self.layout, look.step.stage.name, key := f"{base}{COPY}{number}"):
+        while load_manifest(self.layout, look.step.stage.name, key := f"{base}{COPY}{number}"):
             number += 1  # one that was never finished is gone on with
         job = replace(look.job, output=self.layout.artifact(look.step.stage.name, key))
         return replace(look, job=job, key=key, artifact=None)
@@ -195,12 +217,12 @@ class Scope:
     def _recorded_copy(self, step: Step, key: str) -> str:
         """The key, or that of the copy beside it which this round was told to use (`--from`, `c3 import`).
 
-        StoreError when it was told to use imported transcripts and they are damaged: no stage can make those again.
+        StoreError when it was told to use imported transcripts and they are corrupt: no stage can make those again.
         """
         recorded = str(self._recorded[step.name]["key"]) if step.name in self._recorded else key
         if recorded.startswith(IMPORTED) and not find(self.layout, step.stage.name, recorded):
             raise StoreError(
-                f"{step.name} {recorded}: these imported transcripts are missing or damaged (`c3 verify` says where); take "
+                f"{step.name} {recorded}: these imported transcripts are missing or corrupt (`c3 verify` says where); take "
                 f"the same file again: c3 import FILE --run {self.run} --round {self.round}"
             )
         if recorded.startswith((f"{key}{COPY}", IMPORTED)):
@@ -235,14 +257,14 @@ class Scope:
         return self._of_line(catalog.recorded_retries)
 
     @cached_property
-    def redraw(self) -> int:
+    def draw_set(self) -> int:
         """Which set of draws this round uses; 0 the first."""
         return redraw_of(self.layout, self.run, self.variant, self.round)
 
     @cached_property
-    def extra_replays(self) -> int:
+    def independent_replay_count(self) -> int:
         """How many independent replays of each alternative this round's diagnosis may spend."""
-        return catalog.recorded_extra_replays(self.layout, self.run, self.round, self.line("remeasure"))
+        return catalog.recorded_extra_replays(self.layout, self.run, self.round, self.line("independent_replay"))
 
     def _weights_identity(self, step: Step) -> dict[str, Any] | None:
         if step.stage.weights == "samples":
@@ -258,10 +280,12 @@ class Scope:
         """The list that the step of that name is in. ConfigError when the round has no such step."""
         if name in names(self.steps):
             return self.steps
-        if name in names((*SOLO_REPLAYS, *VALUES)):
+        if name in names((*ABLATED_REPLAYS, *VALUES)):
             estimator = self.config.advantages.estimator
             asked = (
-                "only ccpo asks for solo replays" if name in names(SOLO_REPLAYS) else "only learned values ask for it"
+                "only ccpo asks for ablated replays"
+                if name in names(ABLATED_REPLAYS)
+                else "only learned values ask for it"
             )
             raise ConfigError(f"{name}: {asked}, and advantages.estimator is {estimator}")
         return steps_with(name)
@@ -318,9 +342,9 @@ class Scope:
         """Point this round's step at its result."""
         self.__dict__.pop("_recorded", None)
         entry = {"stage": artifact.stage, "key": artifact.key, "digest": artifact.digest}
-        if step in PROBING:
-            asked = asdict(self.probe) if self.probe else {}
-            catalog.record_probe(self.layout, self.run, self.round, self.variant, asked, step.name, entry)
+        if step in INTERVENTION_STEPS:
+            asked = asdict(self.intervention) if self.intervention else {}
+            catalog.record_intervention(self.layout, self.run, self.round, self.variant, asked, step.name, entry)
             return
         catalog.record_step(self.layout, self.run, self.round, self.variant, step.name, entry)
 

@@ -18,10 +18,10 @@ class Look:
     step: Step
     job: Job
     key: str
-    made_from: dict[str, Any]
+    cache_key_inputs: dict[str, Any]
     artifact: Artifact | None
     """The finished result, or None when it is still to be made."""
-    asked_by: Mapping[str, Any] = field(default_factory=dict)
+    requested_by: Mapping[str, Any] = field(default_factory=dict)
     """run, round and variant that ask for it: its manifest says whom it was made for."""
     awaited: bool = False
     """Whether it is still to be made and a retry of it was asked for: the step is not done with it."""

@@ -6,7 +6,7 @@ stale     there, but made by an earlier configuration or from something since ma
 partial   some parts are there; the next run goes on from them
 running   a live process is making it
 failed    the last attempt ended in an error
-damaged   there, but not as it was written
+corrupt   there, but not as it was written
 missing   not made yet
 """
 
@@ -20,7 +20,7 @@ from pipeline.rounds.round import Scope
 from pipeline.rounds.state import Walk
 from pipeline.steps import DIAGNOSIS, EVALUATION, ROUND, Step, names
 from stages.problems import HELDOUT, PROBLEMS
-from store.artifacts.artifact import PART_RECORD, described
+from store.artifacts.artifact import PART_RECORD, load_manifest
 from store.artifacts.integrity import is_whole
 from store.disk.layout import Layout
 from store.disk.locks import holder
@@ -31,9 +31,9 @@ from store.runs.variants import steps_of
 Standing = dict[str, Any]
 """run, variant, round; states: step -> state, of the steps that the round has; notes: lines for a person."""
 
-_BOUGHT = ("remeasure", "regrade")
+_BOUGHT = ("independent_replay", "independent_grade")
 """Steps of a diagnosis with independent replays."""
-_TROUBLE = ("partial", "running", "failed", "damaged")
+_TROUBLE = ("partial", "running", "failed", "corrupt")
 
 
 def standings(store: Path, run: str | None = None) -> list[Standing]:
@@ -71,7 +71,7 @@ def _standing(scope: Scope, after_stale: bool, itself: bool) -> Standing:
                 and step.stage not in (PROBLEMS, HELDOUT)
             ):
                 state = "stale"
-            if step.name in _BOUGHT and state not in _TROUBLE and not scope.extra_replays:
+            if step.name in _BOUGHT and state not in _TROUBLE and not scope.independent_replay_count:
                 continue  # nothing was bought: they are there and empty, or not there
             states[step.name] = state
             place = f"{scope.run} round {scope.round} {scope.variant} {step.name}"
@@ -95,7 +95,7 @@ def _walk(scope: Scope, steps: tuple[Step, ...], recorded: dict[str, dict[str, s
     try:
         if steps is EVALUATION:
             return scope.walk(steps, scope.policy_after) if scope.config.evaluate.problems else Walk()
-        if steps is DIAGNOSIS and not (scope.extra_replays or recorded.keys() & set(names(DIAGNOSIS))):
+        if steps is DIAGNOSIS and not (scope.independent_replay_count or recorded.keys() & set(names(DIAGNOSIS))):
             return Walk()  # nobody asked for one
         return scope.walk(steps) if scope.round else Walk()
     except C3Error:
@@ -105,18 +105,18 @@ def _walk(scope: Scope, steps: tuple[Step, ...], recorded: dict[str, dict[str, s
 def _state(scope: Scope, step: Step, walk: Walk, entry: dict[str, str] | None, failures: dict[str, str]) -> str:
     look = next((look for look in walk.looks if look.step is step), None)
     if look is not None and look.artifact is not None:
-        return "made" if look.artifact.manifest["made_for"] == scope.name else "reused"
+        return "made" if look.artifact.manifest["created_for"] == scope.name else "reused"
     if look is not None and _running(scope, step, walk):
         return "running"
     if step.name in failures:
         return "failed"
     if look is not None and any(look.job.output.glob(f"part-*/{PART_RECORD}")):
-        return "partial" if entry is None or entry["key"] != look.key else "damaged"
+        return "partial" if entry is None or entry["key"] != look.key else "corrupt"
     if entry is None:
         return "missing"
-    artifact = described(scope.layout, entry["stage"], entry["key"])
+    artifact = load_manifest(scope.layout, entry["stage"], entry["key"])
     if artifact is None or not is_whole(artifact):
-        return "damaged"
+        return "corrupt"
     return "stale" if walk.looks else "made"
 
 

@@ -14,7 +14,7 @@ SAMPLES = ("rollout", "sample", "replay", "grade")
 """The steps whose rows every estimator reads."""
 
 
-def stored_samples(scope: Scope, needed: Sequence[str] = SAMPLES, also: Sequence[str] = ()) -> list[Artifact]:
+def stored_artifacts(scope: Scope, needed: Sequence[str] = SAMPLES, also: Sequence[str] = ()) -> list[Artifact]:
     """The results of these steps, and of further ones where they are there. StoreError naming what has to run first."""
     there = scope.walk().artifacts
     missing = next((name for name in needed if name not in there), None)

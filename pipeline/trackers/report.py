@@ -93,7 +93,7 @@ def _round_figures(
         if row[name] is not None
     ]
     of_round = {f"round/{name}": value for name, value in (summary or {}).items()}
-    of_round |= {f"engine_gap/{row['role']}": row["mean_gap"] for row in update.rows("gaps")}
+    of_round |= {f"engine_gap/{row['role']}": row["mean_mismatch"] for row in update.rows("logprob_mismatch")}
     for row in signal:
         of_round[f"groups/{row['role']}"] = row["groups"]
         of_round[f"groups_without_signal/{row['role']}"] = row["groups_without_signal"]

@@ -22,13 +22,13 @@ def show_cost(console: Console, cost: RoundCost) -> None:
         table.add_row(role.role, role.groups, _count(role.messages), _count(role.tokens_at_most))
     console.print(
         f"[bold]round {cost.round}[/bold]: {cost.problems} problems, "
-        f"{cost.evaluations - cost.solo_evaluations} terminal evaluations ({cost.budget_per_problem} a problem), "
+        f"{cost.evaluations - cost.ablated_evaluations} terminal evaluations ({cost.budget_per_problem} a problem), "
         f"{_count(cost.messages)} messages, {_count(cost.tokens_at_most)} new tokens at most"
     )
     console.print(table)
-    if cost.solo_evaluations:
+    if cost.ablated_evaluations:
         console.print(
-            f"{cost.solo_evaluations} evaluations more, of replays without a message, on top of the plan's budget (ccpo)"
+            f"{cost.ablated_evaluations} evaluations more, of replays without a message, on top of the plan's budget (ccpo)"
         )
     if cost.uncredited:
         console.print(f"no credit this round (one draw per state): {', '.join(cost.uncredited)}")

@@ -28,7 +28,7 @@ class RateColumn(ProgressColumn):
         return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
 
-class Bars:
+class ProgressBars:
     """A progress bar per step that takes longer than two seconds: done, rate, time left."""
 
     def __init__(self, console: Console) -> None:

@@ -35,20 +35,20 @@ def show_steps(console: Console, reports: Sequence[StepReport]) -> None:
     for heading in ("step", "made", "reused", "messages", "tokens", "evals", "seconds"):
         table.add_column(heading, justify="left" if heading == "step" else "right")
     for report in reports:
-        ledger = report.ledger
+        usage = report.usage
         # an evaluation is spent where the evaluator runs
-        evaluations = ledger.get("evaluations", 0) if report.stage == "grade" else 0
+        evaluations = usage.get("evaluations", 0) if report.stage == "grade" else 0
         table.add_row(
             report.name,
             str(report.parts_made),
             str(report.parts_reused),
-            _count(ledger.get("messages", 0)),
-            _count(ledger.get("prompt_tokens", 0) + ledger.get("new_tokens", 0)),
+            _count(usage.get("messages", 0)),
+            _count(usage.get("prompt_tokens", 0) + usage.get("new_tokens", 0)),
             _count(evaluations),
             _outcome(report),
         )
     console.print(table)
-    for line in (line for report in reports for line in report.damage):
+    for line in (line for report in reports for line in report.corruption):
         console.print(f"made again: {line}", soft_wrap=True)
     for line in (retrying(report) for report in reports):
         if line:
@@ -60,7 +60,7 @@ def show_steps(console: Console, reports: Sequence[StepReport]) -> None:
 
 def retrying(report: StepReport) -> str:
     """What a retry of missing rewards came to, in one line; empty when there was none."""
-    retried, now_scored = (report.ledger.get(name, 0) + report.saved.get(name, 0) for name in ("retried", "now_scored"))
+    retried, now_scored = (report.usage.get(name, 0) + report.saved.get(name, 0) for name in ("retried", "now_scored"))
     if report.reused or not retried:
         return ""
     return (

@@ -23,19 +23,19 @@ _STEP_HEADINGS = {
     "sample": "samp",
     "replay": "repl",
     "grade": "grade",
-    "solo": "solo",
-    "solo_grade": "sgrd",
+    "ablated_replay": "abl",
+    "ablated_grade": "ablgr",
     "critic": "crit",
     "advantages": "adv",
     "update": "upd",
     "evaluate": "eval",
-    "remeasure": "meas",
-    "regrade": "regr",
+    "independent_replay": "indep",
+    "independent_grade": "indgr",
     "diagnose": "diag",
 }
 
 
-_NOT_IN_EVERY_ROUND = ("solo", "solo_grade", "critic", "remeasure", "regrade")
+_NOT_IN_EVERY_ROUND = ("ablated_replay", "ablated_grade", "critic", "independent_replay", "independent_grade")
 """Have a column where a round in sight has them: 80 columns hold the others."""
 
 
@@ -46,7 +46,7 @@ _MARKS = {
     "partial": "part",
     "running": "runs",
     "failed": "FAILED",
-    "damaged": "BROKEN",
+    "corrupt": "BROKEN",
     "missing": ".",
 }
 
@@ -55,7 +55,7 @@ def show_stale(console: Console, scope: Scope) -> None:
     """Which later rounds were made from a policy that the run no longer holds, in one line; nothing when there are none."""
     try:
         stale = Descents(scope.layout, scope.run).later_stale(scope.variant, scope.round)
-    except StoreError as error:  # another round's record is damaged: this one is finished all the same
+    except StoreError as error:  # another round's record is corrupt: this one is finished all the same
         console.print(f"note: whether later rounds are stale cannot be told: {error}", markup=False, soft_wrap=True)
         return
     if not stale:

@@ -23,13 +23,13 @@ def show_training(console: Console, rounds: Sequence[RoundResult], evaluations: 
         groups = sum(row["groups"] for row in result.signal)
         silent = sum(row["groups_without_signal"] for row in result.signal)
         # now or earlier, as the evaluations are
-        spent = [ledger for report in result.reports for ledger in (report.ledger, report.saved)]
+        spent = [usage for report in result.reports for usage in (report.usage, report.saved)]
         table.add_row(
             str(result.round),
             f"{result.figures['mean_reward']:.3f}",
             f"{result.figures['reward_spread']:.3f}",
             f"{silent / groups:.0%}" if groups else "-",
-            _count(sum(ledger.get("messages", 0) for ledger in spent)),
+            _count(sum(usage.get("messages", 0) for usage in spent)),
             _count(result.figures["evaluations"]),
             f"{sum(report.seconds for report in result.reports):.1f}",
         )

@@ -48,7 +48,7 @@ def _state_lines(page: Page) -> Iterator[str]:
     yield f"{'':2}{'message':<14}{'Q':>9}{'replays':>9}  text"
     for other in page["alternatives"]:
         yield _message_line("* " if other["is_logged"] else "  ", other["decision_id"], other, other["text"])
-    yield _message_line("? ", row["probe_id"], row, row["text"] or "(empty)")
+    yield _message_line("? ", row["intervention_id"], row, row["text"] or "(empty)")
     marks = "? what was asked"
     if any(other["is_logged"] for other in page["alternatives"]):
         marks += ", * taken by the rollout's own transcript"

@@ -58,7 +58,7 @@ def _detail_lines(row: Page) -> Iterator[str]:
     yield from wrapped(row["text"], "  > ")
     for line in row["arithmetic"]:
         yield from wrapped(line, "  ")
-    yield from wrapped(_update_line(row["trained"]), "  ")
+    yield from wrapped(_update_line(row["update_rows"]), "  ")
     for index, replay in enumerate(row["replays"], start=1):
         yield from replay_lines(index, replay)
 

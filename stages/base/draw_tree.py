@@ -125,17 +125,17 @@ class DrawTree:
                 )
         return rows
 
-    def taken_away(self) -> list[str]:
+    def ablatable_roles(self) -> list[str]:
         """The roles without which a state can be replayed: those that get credit, the last aside (nobody would answer)."""
         without = {*self.uncredited(), self.roles[-1]}
         return [role for role in self.roles if role not in without]
 
-    def solo_spending(self, replays: int) -> list[Row]:
+    def ablated_spending(self, replays: int) -> list[Row]:
         """What one problem costs when every state of those roles is replayed so often without its message (same schema)."""
-        removed = [depth for depth, role in enumerate(self.roles) if role in self.taken_away()]
+        removed = [depth for depth, role in enumerate(self.roles) if role in self.ablatable_roles()]
         return [
             {
-                "stage": "solo",
+                "stage": "ablated_replay",
                 "role": role,
                 "depth": place + 1,
                 "messages": replays * sum(self._states_at(depth) for depth in removed if depth < place),

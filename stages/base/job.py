@@ -31,7 +31,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class Intervention:
     """A message of one's own, put into frozen states to see what follows. It is looked at: never credited, never trained on."""
 
     text: str
@@ -54,13 +54,13 @@ class Job:
     policy: PolicyVersion | None = None
     output: Path = Path()
     """The folder of the artifact in the making: a sequential stage's part finds the one before it there."""
-    redraw: int = 0
+    draw_set: int = 0
     """0: the first draws; K: the K-th independent set of draws."""
     retry: int = 0
     """K: the K-th time that what the evaluator failed on is graded again; the rewards before it are the input RETRIED."""
-    extra_replays: int = 0
+    independent_replay_count: int = 0
     """Independent replays of each alternative that the round's diagnosis may spend."""
-    probe: Probe | None = None
+    intervention: Intervention | None = None
     """What `c3 what-if` asks; None in every other stage."""
     _rows: dict[str, list[Row]] = field(default_factory=dict, compare=False, init=False)
     _places: dict[str, dict[str, list[int]]] = field(default_factory=dict, compare=False, init=False)
@@ -103,7 +103,7 @@ class Job:
     @cached_property
     def draws(self) -> Draws:
         """The round's randomness."""
-        return Draws(self.config.seed, self.round, self.weights.version, self.redraw)
+        return Draws(self.config.seed, self.round, self.weights.version, self.draw_set)
 
     @property
     def weights(self) -> PolicyVersion:

@@ -12,20 +12,20 @@ from store.disk.hashing import digest
 
 def stage_key(stage: Stage, job: Job, weights_identity: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
     """The key, and the parts it was made from (kept in the manifest, so that two keys can be compared)."""
-    made_from: dict[str, Any] = {
+    cache_key_inputs: dict[str, Any] = {
         "stage": stage.name,
         "version": stage.version,
         "config": stage.config_slice(job),
         "inputs": {name: artifact.digest for name, artifact in job.inputs.items()},
     }
     if stage.weights:
-        made_from["policy"] = job.weights.version
-        made_from["weights"] = dict(weights_identity or {})
-    if stage.weights == "samples" and job.redraw:
-        made_from["redraw"] = job.redraw
+        cache_key_inputs["policy"] = job.weights.version
+        cache_key_inputs["weights"] = dict(weights_identity or {})
+    if stage.weights == "samples" and job.draw_set:
+        cache_key_inputs["redraw"] = job.draw_set
     if job.retry:
-        made_from["retry"] = job.retry
-    return digest(made_from)[:32], made_from
+        cache_key_inputs["retry"] = job.retry
+    return digest(cache_key_inputs)[:32], cache_key_inputs
 
 
 def prompts_slice(job: Job) -> list[dict[str, Any]]:

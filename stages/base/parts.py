@@ -11,15 +11,15 @@ from store.disk.ids import seed_from
 
 
 def selected_problems(job: Job) -> list[str]:
-    """The problems of the job's round: a permutation per epoch, dealt out in rounds of `rounds.problems`.
+    """The problems of the job's round: a permutation per epoch, dealt out in rounds of `rounds.problems_per_round`.
 
     Every problem comes once per epoch; an epoch's last round takes what is left. Only the seed decides the order.
     """
     everything = sorted(job.problems)
-    size = job.config.rounds.problems
+    size = job.config.rounds.problems_per_round
     if size > len(everything):
         raise ConfigError(
-            f"rounds.problems: {size} problems a round, but the set has {len(everything)}; lower it or add problems"
+            f"rounds.problems_per_round: {size} problems a round, but the set has {len(everything)}; lower it or add problems"
         )
     epoch, index = divmod(job.round - 1, ceil(len(everything) / size))
     order = sorted(everything, key=lambda problem_id: seed_from("epoch", job.config.seed, epoch, problem_id))
@@ -37,7 +37,7 @@ def cut_by_problem_of(*tables: str) -> Callable[[Job], list[Part]]:
 
     def cut(job: Job) -> list[Part]:
         problem_ids = dict.fromkeys(row["problem_id"] for table in tables for row in job.rows(table))
-        return cut_problems(list(problem_ids), job.config.parts.problems)
+        return cut_problems(list(problem_ids), job.config.parts.problems_per_part)
 
     return cut
 

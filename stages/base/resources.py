@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stages.learners.protocol import Learner
 
 
-class Tools:
+class Resources:
     """One per process. `on_message` is told of finished messages, `on_step` of optimiser steps."""
 
     def __init__(self, on_message: Callable[[int], None] = lambda count: None) -> None:
@@ -77,7 +77,7 @@ class Tools:
         from stages.learners.registry import keeps_model, learner_settings, make_learner
 
         if self._engine is not None and not beside_engine:
-            self._engine[1].make_room()
+            self._engine[1].release_memory()
         settings = learner_settings(config)
         if self._learner is None or self._learner[0] != settings:
             self._learner = None  # its memory first
@@ -87,10 +87,10 @@ class Tools:
             self._learner = (settings, made)
         return self._learner[1]
 
-    def make_room(self) -> None:
+    def release_memory(self) -> None:
         """Leave the memory to trainers in other processes."""
         if self._engine is not None:
-            self._engine[1].make_room()
+            self._engine[1].release_memory()
         self._learner = None
 
     def close(self) -> None:

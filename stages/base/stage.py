@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.base.job import Job, Part
-from stages.base.resources import Tools
-from store.artifacts.artifact import Product, Row
+from stages.base.resources import Resources
+from store.artifacts.artifact import Row, StageOutput
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Stage:
     config_slice: Callable[[Job], dict[str, Any]]
     """The values it reads, and nothing else: they are its part of the key."""
     cut: Callable[[Job], Sequence[Part]]
-    make: Callable[[Part, Job, Tools], Product]
+    make: Callable[[Part, Job, Resources], StageOutput]
     messages: Callable[[Job], int] = lambda job: 0
     """Messages it will generate in all, for the progress bar."""
     sequential: bool = False

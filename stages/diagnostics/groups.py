@@ -26,7 +26,7 @@ class Alternative:
     replay_count: int
     replays: tuple[float, ...]
     """Rewards of the round's independent continuations, each the mean over its scored leaves."""
-    remeasured: tuple[float, ...] = ()
+    independent_replays: tuple[float, ...] = ()
     """Rewards of the independent replays bought to diagnose."""
     outcomes: tuple[tuple[float, str | None], ...] = ()
     """Reward and parsed answer of one leaf of each continuation, the round's first."""
@@ -47,15 +47,15 @@ class Group:
         return np.array([alternative.advantage for alternative in self.alternatives])
 
     @cached_property
-    def remeasured_A(self) -> Vector:
+    def independent_A(self) -> Vector:
         """Mean reward of the independent replays, [A]."""
-        return np.array([_mean(alternative.remeasured) for alternative in self.alternatives])
+        return np.array([_mean(alternative.independent_replays) for alternative in self.alternatives])
 
     @cached_property
     def target_A(self) -> Vector:
         """Independent Q - V: c3's advantage from the independent replays alone, [A]."""
-        counts = np.array([len(alternative.remeasured) for alternative in self.alternatives], float)
-        return np.asarray(leave_one_out(counts) @ self.remeasured_A)
+        counts = np.array([len(alternative.independent_replays) for alternative in self.alternatives], float)
+        return np.asarray(leave_one_out(counts) @ self.independent_A)
 
     @property
     def credited(self) -> bool:
@@ -64,7 +64,7 @@ class Group:
 
     def replayed(self, times: int) -> bool:
         """Whether each has so many independent replays."""
-        return all(len(alternative.remeasured) >= times for alternative in self.alternatives)
+        return all(len(alternative.independent_replays) >= times for alternative in self.alternatives)
 
     def continued(self, times: int) -> bool:
         """Whether each has so many independent continuations of the round's own."""
@@ -99,7 +99,7 @@ def _alternative(row: Row, units: Sequence[Row]) -> Alternative:
         row["mean_return"],
         row["replay_count"],
         tuple(unit["mean_return"] for unit in own),
-        tuple(unit["mean_return"] for unit in units if unit["source"] == "remeasured"),
+        tuple(unit["mean_return"] for unit in units if unit["source"] == "independent"),
         tuple((unit["first_reward"], unit["first_answer"]) for unit in units),
         any(unit["leaves"] > 1 for unit in own),
     )
@@ -125,7 +125,7 @@ def _variances(group: Group) -> Vector | None:
     """s_j^2 of one continuation of each alternative; an alternative with one only is given the group's."""
     # where the round's replays branch, an independent one (which does not) varies more than they do
     own = any(alternative.branches for alternative in group.alternatives)
-    seen = [each.replays if own else (*each.replays, *each.remeasured) for each in group.alternatives]
+    seen = [each.replays if own else (*each.replays, *each.independent_replays) for each in group.alternatives]
     free = np.array([len(replays) - 1 for replays in seen], float)
     if not free.any():
         return None
@@ -139,8 +139,8 @@ def target_noise(used: Sequence[Group]) -> float | None:
     for group in used:
         if not group.replayed(2):
             return None
-        counts = np.array([len(alternative.remeasured) for alternative in group.alternatives], float)
-        variances = np.array([np.var(alternative.remeasured, ddof=1) for alternative in group.alternatives])
+        counts = np.array([len(alternative.independent_replays) for alternative in group.alternatives], float)
+        variances = np.array([np.var(alternative.independent_replays, ddof=1) for alternative in group.alternatives])
         found.append(noise_law(counts, variances / counts)[0])
     return float(np.sqrt(np.mean(np.concatenate(found))))
 

@@ -24,7 +24,7 @@ from stages.diagnostics.statistics import (
     of_sums,
     permuted_information,
     rank_correlation,
-    stepped_up,
+    spearman_brown,
 )
 from store.artifacts.artifact import Row
 from store.disk.ids import seed_from
@@ -37,7 +37,7 @@ ONE_EACH = "needs two replays of each message: a larger plan, or --replays"
 OTHER_ESTIMATOR = "the noise law is of estimator c3 by state, without normalisation"
 CONSTANT = "the advantages, or what they are held against, are all equal"
 
-_LEANING = ("wasted_replays", "variance", "variance_noise")
+_LOWER_BOUNDED = ("wasted_replays", "variance", "variance_noise")
 """Means that cannot fall below 0."""
 
 
@@ -121,7 +121,7 @@ class RoleFigures:
         if self._last or not used:
             return [self._without(name, self._why_not(ONE_EACH))]
         found = [halves([each.replays for each in group.alternatives]) for group in used]
-        return [self._stepped(name, found, used, "round")]
+        return [self._spearman_brown(name, found, used, "round")]
 
     def fidelity(self) -> list[Row]:
         """Rank correlation in a group between the round's advantages and independent Q - V, and its ceiling."""
@@ -130,15 +130,15 @@ class RoleFigures:
         if self._last or not used:
             why = self._why_not(ASK_FOR_ONE)
             return [self._without(name, why), self._without(ceiling, why)]
-        found = [float(rank_correlation(group.advantage_A, group.remeasured_A)) for group in used]
+        found = [float(rank_correlation(group.advantage_A, group.independent_A)) for group in used]
         tied = sum(isnan(each) for each in found)
         estimate = self._mean(name, [0.0 if isnan(each) else each for each in found], used)
         row = self._figure(name, estimate, used, null_value=0.0, tied=tied, samples="both")
         twice = [group for group in used if group.replayed(2)]
         if not twice:
             return [row, self._without(ceiling, ASK_FOR_TWO)]
-        agreeing = [halves([each.remeasured for each in group.alternatives]) for group in twice]
-        limit = self._stepped(ceiling, agreeing, twice, "remeasured", sqrt)
+        agreeing = [halves([each.independent_replays for each in group.alternatives]) for group in twice]
+        limit = self._spearman_brown(ceiling, agreeing, twice, "independent", sqrt)
         return [{**row, "bound": limit["value"]}, limit]
 
     def pooled(self) -> list[Row]:
@@ -214,9 +214,9 @@ class RoleFigures:
         return np.random.default_rng(seed_from("diagnose", self._seed, self._role, name))
 
     def _mean(self, name: str, values: Sequence[float] | Vector, used: Sequence[Group]) -> Estimate:
-        return mean_over_groups(values, [group.problem_id for group in used], self._rng(name), name in _LEANING)
+        return mean_over_groups(values, [group.problem_id for group in used], self._rng(name), name in _LOWER_BOUNDED)
 
-    def _stepped(
+    def _spearman_brown(
         self,
         name: str,
         found: Sequence[float],
@@ -226,8 +226,8 @@ class RoleFigures:
     ) -> Row:
         """Spearman-Brown over the groups' mean half-correlation. It rises with it, so the ends of the interval go along."""
         mean = self._mean(name, [0.0 if isnan(each) else each for each in found], used)
-        low, high = (None if end is None else then(stepped_up(end)) for end in (mean.low, mean.high))
-        estimate = Estimate(then(stepped_up(mean.value)), low, high)
+        low, high = (None if end is None else then(spearman_brown(end)) for end in (mean.low, mean.high))
+        estimate = Estimate(then(spearman_brown(mean.value)), low, high)
         tied = sum(isnan(each) for each in found)
         return self._figure(name, estimate, used, bound=1.0, null_value=0.0, tied=tied, samples=samples)
 

@@ -134,7 +134,7 @@ def rank_correlation(a: Numbers, b: Numbers) -> Numbers:
     return np.asarray(np.divide((ranks_a * ranks_b).sum(axis=-1), scale, out=nothing, where=scale > 0))
 
 
-def stepped_up(correlation: float) -> float:
+def spearman_brown(correlation: float) -> float:
     """Spearman-Brown: the reliability of a whole, from the correlation of its halves. Halves that disagree show none: 0."""
     half = max(correlation, 0.0)
     return 2 * half / (1 + half)

@@ -69,7 +69,7 @@ class Engine(Protocol):
         """
         ...
 
-    def make_room(self) -> None:
+    def release_memory(self) -> None:
         """A learner is about to load: give back what memory it may need, and take it again when next used."""
         ...
 

@@ -51,7 +51,7 @@ def write_merged_model(config: ModelEngineConfig, adapter: Adapter, target: Path
 def one_by_one(config: EngineConfig, attempts: int) -> list[tuple[str, EngineConfig]]:
     """The engine's parts that can fail alone, by name: each server, asked so many times, or the engine itself."""
     if isinstance(config, VllmServerEngineConfig):
-        alone = [(url, config.model_copy(update={"urls": (url,), "attempts": attempts})) for url in config.urls]
+        alone = [(url, config.model_copy(update={"urls": (url,), "max_attempts": attempts})) for url in config.urls]
         return [(f"server {url}", one) for url, one in alone]
     return [(f"engine {config.kind}", config)]
 

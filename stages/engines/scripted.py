@@ -88,7 +88,7 @@ class ScriptedEngine:
             on_message(len(request.seeds))
         return answers
 
-    def make_room(self) -> None:
+    def release_memory(self) -> None:
         """Nothing: tables are small."""
 
     def close(self) -> None:

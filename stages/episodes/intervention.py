@@ -1,6 +1,6 @@
 """Probes: a given message put into frozen states and continued to the end, under the round's frozen policy.
 
-For the stages that ask what a state is worth with another message in it, or with none. A probe is nobody's decision: it has
+For the stages that ask what a state is worth with another message in it, or with none. An intervention is nobody's decision: it has
 no log-prob, it is in no group, and what follows it is drawn apart from the round.
 """
 
@@ -9,33 +9,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stages.base.job import Job
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.episodes.continuation import Injected, continuations
 from stages.episodes.rows import in_order, spent
 from stages.episodes.state import frozen_state
 from stages.episodes.team import Team
-from store.artifacts.artifact import Product, Row
+from store.artifacts.artifact import Row, StageOutput
 from store.disk.ids import Draws, decision_id
 
 
-def probed(
-    job: Job, tools: Tools, contexts: Sequence[Row], text: str, replays: int, purpose: str, problem_ids: Sequence[str]
-) -> Product:
-    """The message at each of the states, `replays` continuations of each: probes, replays and their decisions.
+def intervene(
+    job: Job,
+    resources: Resources,
+    contexts: Sequence[Row],
+    text: str,
+    replays: int,
+    purpose: str,
+    problem_ids: Sequence[str],
+) -> StageOutput:
+    """The message at each of the states, `replays` continuations of each: interventions, replays and their decisions.
 
-    `contexts`: the states, as rows of contexts. `purpose`: tells these draws from all others. A probe of the last role
+    `contexts`: the states, as rows of contexts. `purpose`: tells these draws from all others. An intervention of the last role
     ends its episode, so it has one evaluation whatever `replays` says.
     """
-    codec = tools.codec(job.config)
+    codec = resources.codec(job.config)
     token_ids = codec.encode_message(text)
     read = codec.decode(token_ids)  # what later roles are shown of a message is its decoded tokens
-    probes: list[Row] = []
+    interventions: list[Row] = []
     decisions: list[Row] = []
     ended: list[Row] = []
     for depth in sorted({row["depth"] for row in contexts}):
-        # a draw of one role may have the path of another's: each role's probes have draws of their own
+        # a draw of one role may have the path of another's: each role's interventions have draws of their own
         draws = Draws(
-            job.config.seed, job.round, job.weights.version, job.redraw, f"{purpose} {job.tree.roles[depth - 1]}"
+            job.config.seed, job.round, job.weights.version, job.draw_set, f"{purpose} {job.tree.roles[depth - 1]}"
         )
         here = [row for row in contexts if row["depth"] == depth]
         rows = [_probe(job, draws, row, read, len(token_ids), replays) for row in here]
@@ -43,16 +49,16 @@ def probed(
             Injected(frozen_state(context, job.problems[context["problem_id"]]), _message(row), range(replays))
             for context, row in zip(here, rows, strict=True)
         ]
-        team = Team(job, tools.engine(job.config, job.weights), draws)
-        made = continuations(team, job.tree.depth, injected, tools.on_message)
-        probes, decisions, ended = [*probes, *rows], [*decisions, *made[0]], [*ended, *made[1]]
-    return Product(
+        team = Team(job, resources.engine(job.config, job.weights), draws)
+        made = continuations(team, job.tree.depth, injected, resources.on_message)
+        interventions, decisions, ended = [*interventions, *rows], [*decisions, *made[0]], [*ended, *made[1]]
+    return StageOutput(
         {
-            "probes": in_order(probes, problem_ids),
+            "interventions": in_order(interventions, problem_ids),
             "replays": in_order(ended, problem_ids),
             "decisions": in_order(decisions, problem_ids),
         },
-        ledger=spent(decisions, len(ended)),
+        usage=spent(decisions, len(ended)),
     )
 
 
@@ -68,14 +74,14 @@ def price(job: Job, contexts: Sequence[Row], replays: int) -> dict[str, int]:
 
 
 def times(job: Job, context: Row, replays: int) -> int:
-    """Evaluations of a probe at a state: one where nothing follows it."""
+    """Evaluations of an intervention at a state: one where nothing follows it."""
     return 1 if context["depth"] == job.tree.depth else replays
 
 
 def _probe(job: Job, draws: Draws, context: Row, text: str, tokens: int, replays: int) -> Row:
     path = (*context["path"], 0)
     return {
-        "probe_id": decision_id(draws, context["problem_id"], path),
+        "intervention_id": decision_id(draws, context["problem_id"], path),
         "state_id": context["state_id"],
         "problem_id": context["problem_id"],
         "role": context["role"],
@@ -88,14 +94,14 @@ def _probe(job: Job, draws: Draws, context: Row, text: str, tokens: int, replays
     }
 
 
-def _message(probe: Row) -> Row:
-    """The probe as the message it is to those who read it."""
+def _message(intervention: Row) -> Row:
+    """The intervention as the message it is to those who read it."""
     return {
-        "decision_id": probe["probe_id"],
-        "problem_id": probe["problem_id"],
-        "role": probe["role"],
-        "path": probe["path"],
-        "draw": probe["path"][-1],
-        "text": probe["text"],
+        "decision_id": intervention["intervention_id"],
+        "problem_id": intervention["problem_id"],
+        "role": intervention["role"],
+        "path": intervention["path"],
+        "draw": intervention["path"][-1],
+        "text": intervention["text"],
         "finish_reason": "stop",
     }

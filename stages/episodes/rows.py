@@ -28,7 +28,7 @@ def context_row(job: Job, codec: Codec, state: State, of_state: str) -> Row:
             {"role": message.role, "decision_id": message.decision_id, "text": message.text}
             for message in state.upstream
         ],
-        "times_seen": 0,
+        "visit_count": 0,
     }
 
 

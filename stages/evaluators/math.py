@@ -65,16 +65,18 @@ class MathGrader:
         Raises ValueError when the reference cannot be read, RuntimeError when math-verify fails, TimeoutError
         when late.
         """
-        verdict = self._ask({"answer": storable(problem.answer), "output": storable(output[-LONGEST:])})
-        if verdict["answer"] is None:
+        answer_grade = self._ask({"answer": storable(problem.answer), "output": storable(output[-LONGEST:])})
+        if answer_grade["answer"] is None:
             raise ValueError(
                 f"problem {problem.problem_id}: math-verify cannot read the answer {quote(problem.answer)}"
             )
-        if verdict["output"] is None:
+        if answer_grade["output"] is None:
             return Grade(0.0, "no mathematical answer in the message", None)
-        if verdict["equal"]:
-            return Grade(1.0, "equal", verdict["output"])
-        return Grade(0.0, f"{quote(verdict['output'])} is not {quote(verdict['answer'])}", verdict["output"])
+        if answer_grade["equal"]:
+            return Grade(1.0, "equal", answer_grade["output"])
+        return Grade(
+            0.0, f"{quote(answer_grade['output'])} is not {quote(answer_grade['answer'])}", answer_grade["output"]
+        )
 
     def close(self) -> None:
         """End the child process; the next answer starts another."""
@@ -123,7 +125,7 @@ class _Child:
         with selectors.DefaultSelector() as waiting:
             waiting.register(stdout, selectors.EVENT_READ)
             if not waiting.select(seconds):
-                raise TimeoutError(f"math-verify gave no verdict within {seconds} seconds")
+                raise TimeoutError(f"math-verify gave no answer_grade within {seconds} seconds")
         line = stdout.readline()
         if not line:
             raise RuntimeError(f"math-verify: {self._last_words()}")

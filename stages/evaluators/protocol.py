@@ -10,7 +10,7 @@ from stages.problem_sources.protocol import Problem
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """The verdict on one answer. A wrong or unreadable answer is data: reward 0 and a reason, never an exception."""
+    """The answer_grade on one answer. A wrong or unreadable answer is data: reward 0 and a reason, never an exception."""
 
     reward: float
     reason: str
@@ -23,5 +23,5 @@ class Evaluator(Protocol):
     """Grades final messages. Deterministic. An exception means the evaluator is broken: the reward becomes NULL."""
 
     def grade(self, output: str, problem: Problem) -> Grade:
-        """The verdict on `output`, the last role's message for `problem`."""
+        """The answer_grade on `output`, the last role's message for `problem`."""
         ...

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from configs.errors import UpdateError
-from stages.learners.protocol import Reading, Scored, TrainRow, one_policy
+from stages.learners.protocol import HiddenStates, Scored, TrainRow, one_policy
 from stages.learners.scoring.causal import CausalScorer, Layout
 from stages.models.adapter_files import FULL_FILE
 from stages.models.loading import load_model
@@ -109,7 +109,7 @@ class FullLearner:
         with torch.no_grad(), self._arithmetic():
             return [scored.logprob_T for scored in self._reference_scorer.score(rows)] if rows else []
 
-    def read(self, rows: Sequence[TrainRow]) -> list[Reading]:
+    def read(self, rows: Sequence[TrainRow]) -> list[HiddenStates]:
         """Per row (of one policy) the hidden states [D] of that policy's model; no gradient."""
         if not rows:
             return []

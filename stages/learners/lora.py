@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from configs.errors import UpdateError
 from configs.training import PolicyConfig
-from stages.learners.protocol import Reading, Scored, TrainRow, one_policy
+from stages.learners.protocol import HiddenStates, Scored, TrainRow, one_policy
 from stages.learners.scoring.causal import CausalScorer, Layout
-from stages.learners.scoring.lora_kernels import quicken
+from stages.learners.scoring.lora_kernels import fuse_lora
 from stages.models.adapter_files import TENSOR_FILE, adapter_config, write_adapter
 from stages.models.loading import load_model
 from stages.runtime.device import resolved_device, resolved_dtype
@@ -80,7 +80,7 @@ class LoraLearner:
         self._transposed = any(type(module).__name__ == "Conv1D" for module in model.modules())
         self._adapter_of = {name: f"policy{index}" for index, name in enumerate(self._policies)}
         self._model = self._with_adapters(model)
-        quicken(self._model)
+        fuse_lora(self._model)
         self._parameters = {name: self._found(name) for name in self._policies}
         self._active: str | None = None
         self._scorer = CausalScorer(self._model, model, layout, checkpointing)
@@ -140,7 +140,7 @@ class LoraLearner:
         self._active = None  # PEFT has switched the adapters off and on
         return found
 
-    def read(self, rows: Sequence[TrainRow]) -> list[Reading]:
+    def read(self, rows: Sequence[TrainRow]) -> list[HiddenStates]:
         """Per row (of one policy) the hidden states [D] of the base with that policy's adapter; no gradient."""
         if not rows:
             return []

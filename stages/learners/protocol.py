@@ -34,7 +34,7 @@ class Scored(NamedTuple):
     """Entropy in nats of the distribution that each token was drawn from."""
 
 
-class Reading(NamedTuple):
+class HiddenStates(NamedTuple):
     """What the weights know: the backbone's last hidden states, float32, without gradient. Input of a value head."""
 
     context_D: torch.Tensor
@@ -81,7 +81,7 @@ class Learner(Protocol):
         """Per row [T] log-probs under the reference: the model before any training. No gradient."""
         ...
 
-    def read(self, rows: Sequence[TrainRow]) -> list[Reading]:
+    def read(self, rows: Sequence[TrainRow]) -> list[HiddenStates]:
         """Per row (of one policy) what the weights know at its context and at its message's end. No gradient."""
         ...
 

@@ -16,7 +16,7 @@ import torch
 
 from configs.engines import ScriptedEngineConfig
 from configs.errors import UpdateError
-from stages.learners.protocol import Reading, Scored, TrainRow
+from stages.learners.protocol import HiddenStates, Scored, TrainRow
 from stages.models.scripted_world import END, ScriptedCodec, Vector, context_key, load_table, save_table, world_logits
 from store.artifacts.policy_version import PolicyVersion
 
@@ -89,15 +89,15 @@ class TabularLearner:
         return [self._scored(row, None).logprob_T for row in rows]
 
     @torch.no_grad()
-    def read(self, rows: Sequence[TrainRow]) -> list[Reading]:
+    def read(self, rows: Sequence[TrainRow]) -> list[HiddenStates]:
         """Per row the log-probs of all words [W] at its context, and these with the word said marked [2 W]."""
         return [self._reading(row) for row in rows]
 
-    def _reading(self, row: TrainRow) -> Reading:
+    def _reading(self, row: TrainRow) -> HiddenStates:
         log_pi_W = self._log_pi(row, self._tables.get(row.policy, {}).get(context_key(row.context_ids))).float()
         said_W = torch.zeros_like(log_pi_W)
         said_W[self._word(row)] = 1.0
-        return Reading(log_pi_W, torch.cat([log_pi_W, said_W]))
+        return HiddenStates(log_pi_W, torch.cat([log_pi_W, said_W]))
 
     def save(self, directory: Path) -> dict[str, Path]:
         """Write each policy's table below `directory`; returns policy -> folder."""

@@ -1,6 +1,6 @@
 """The objective of one message: the chosen policy loss, with the terms that the configuration adds.
 
-    L_t = w_t l_t  +  kl.coefficient KL_t  -  entropy_bonus H_t
+    L_t = w_t l_t  +  kl.coefficient KL_t  -  entropy_coefficient H_t
 
 w is the truncated importance weight (1 without one). KL and entropy are measured whether or not they are in the loss.
 """
@@ -19,7 +19,7 @@ from stages.losses.reinforce import reinforce
 from stages.losses.truncated_importance import truncated_importance
 
 
-class Against(NamedTuple):
+class LossReferences(NamedTuple):
     """What a message's present log-probs are compared with; constants [T]."""
 
     old_logprob_T: torch.Tensor
@@ -41,7 +41,11 @@ class Objective(NamedTuple):
 
 
 def objective(
-    config: UpdateConfig, policy_logprob_T: torch.Tensor, entropy_T: torch.Tensor, against: Against, advantage: float
+    config: UpdateConfig,
+    policy_logprob_T: torch.Tensor,
+    entropy_T: torch.Tensor,
+    against: LossReferences,
+    advantage: float,
 ) -> Objective:
     """The formula above for one message with one advantage."""
     policy = _policy_loss(config, policy_logprob_T, against.old_logprob_T, advantage)
@@ -53,8 +57,8 @@ def objective(
     kl_T = kl_to_reference(policy_logprob_T, against.reference_logprob_T, config.kl.estimator)
     if config.kl.coefficient:
         loss_T = loss_T + config.kl.coefficient * kl_T
-    if config.entropy_bonus:
-        loss_T = loss_T - config.entropy_bonus * entropy_T
+    if config.entropy_coefficient:
+        loss_T = loss_T - config.entropy_coefficient * entropy_T
     return Objective(loss_T, policy.ratio_T.detach(), policy.clipped_T, kl_T.detach(), entropy_T.detach())
 
 

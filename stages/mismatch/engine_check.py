@@ -19,15 +19,15 @@ from math import sqrt
 from statistics import fmean, pstdev
 
 from configs.engines import EngineConfig, VllmEngineConfig, VllmServerEngineConfig
-from configs.errors import EngineError, Unreachable
+from configs.errors import EngineError, EngineUnreachableError
 from configs.schema import Config
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.engines.protocol import Engine, Request, SamplingParameters
 from stages.engines.registry import make_engine, one_by_one
 from stages.learners.identity import coarser_dtype
 from stages.learners.protocol import Learner, TrainRow
 from stages.learners.registry import keeps_model
-from stages.mismatch.gaps import gap_bound
+from stages.mismatch.logprob_mismatch import mismatch_bound
 from stages.models.protocol import ChatMessage
 from store.artifacts.policy_version import PolicyVersion
 from store.disk.ids import seed_from
@@ -50,9 +50,9 @@ class Agreement:
     """How far engine and trainer are apart, over all probed tokens of all policies."""
 
     tokens: int
-    mean_gap: float
+    mean_mismatch: float
     """Nats per token."""
-    largest_gap: float
+    largest_mismatch: float
     unadapted: tuple[str, ...] = ()
     """Policies that were trained, but whose tokens the untrained model explains better than the trainer does."""
 
@@ -61,46 +61,46 @@ class Agreement:
         if self.unadapted:
             return (
                 f"it samples policy '{self.unadapted[0]}' from the untrained model, not with its adapter (mean gap to the "
-                f"trainer {self.mean_gap:.3g} nats a token)"
+                f"trainer {self.mean_mismatch:.3g} nats a token)"
             )
-        if not self.mean_gap <= bound:
+        if not self.mean_mismatch <= bound:
             return (
-                f"its log-probs are {self.mean_gap:.3g} nats a token from the trainer's on average, past "
-                f"update.max_mean_gap = {bound:g}. Likely: another adapter under this one's name, another base model or "
+                f"its log-probs are {self.mean_mismatch:.3g} nats a token from the trainer's on average, past "
+                f"update.max_logprob_mismatch = {bound:g}. Likely: another adapter under this one's name, another base model or "
                 f"dtype, or log-probs before temperature (--logprobs-mode)"
             )
         return None
 
 
-def insist_on_agreement(tools: Tools, config: Config, policy: PolicyVersion) -> None:
+def ensure_agreement(resources: Resources, config: Config, policy: PolicyVersion) -> None:
     """Before the first message under a policy version: probe the engine (each server), once per process.
 
     EngineError when one of them disagrees with the trainer, or none can be reached. A server that is down is left to the
     engine, which asks the others. What runs in this process from the same files needs no probe.
     """
-    if isinstance(config.engine, VllmEngineConfig | VllmServerEngineConfig) and config.engine.probe:
-        tools.once(_probed(config, policy), lambda: _insist(tools, config, policy))
+    if isinstance(config.engine, VllmEngineConfig | VllmServerEngineConfig) and config.engine.engine_check:
+        resources.once(_probed(config, policy), lambda: _insist(resources, config, policy))
 
 
-def rely_on_agreement(tools: Tools, config: Config, policy: PolicyVersion) -> None:
+def assume_agreement(resources: Resources, config: Config, policy: PolicyVersion) -> None:
     """The same, where whoever gave the order has probed already."""
-    tools.once(_probed(config, policy), lambda: None)
+    resources.once(_probed(config, policy), lambda: None)
 
 
 def _probed(config: Config, policy: PolicyVersion) -> tuple[object, ...]:
     return "probed", config.engine, policy.version
 
 
-def _insist(tools: Tools, config: Config, policy: PolicyVersion) -> None:
-    bound = gap_bound(config, coarser_dtype(config))
-    away: list[Unreachable] = []
+def _insist(resources: Resources, config: Config, policy: PolicyVersion) -> None:
+    bound = mismatch_bound(config, coarser_dtype(config))
+    away: list[EngineUnreachableError] = []
     probed = 0
-    for name, opened in _engines(tools, config):
+    for name, opened in _engines(resources, config):
         try:
             with opened() as engine:
                 engine.use(policy)
-                found = agreement(config, engine, tools.learner(config, beside_engine=keeps_model(config)), policy)
-        except Unreachable as error:
+                found = agreement(config, engine, resources.learner(config, beside_engine=keeps_model(config)), policy)
+        except EngineUnreachableError as error:
             away.append(error)
             continue
         complaint = found.complaint(bound)
@@ -113,11 +113,11 @@ def _insist(tools: Tools, config: Config, policy: PolicyVersion) -> None:
         raise away[0]
 
 
-def _engines(tools: Tools, config: Config) -> list[tuple[str, Callable[[], AbstractContextManager[Engine]]]]:
+def _engines(resources: Resources, config: Config) -> list[tuple[str, Callable[[], AbstractContextManager[Engine]]]]:
     """The process's engine, which stays, or for each server an engine of its own, which is closed."""
     if isinstance(config.engine, VllmServerEngineConfig):
-        return [(name, partial(_alone, one)) for name, one in one_by_one(config.engine, config.engine.attempts)]
-    return [(f"engine {config.engine.kind}", lambda: nullcontext(tools.load_engine(config)))]
+        return [(name, partial(_alone, one)) for name, one in one_by_one(config.engine, config.engine.max_attempts)]
+    return [(f"engine {config.engine.kind}", lambda: nullcontext(resources.load_engine(config)))]
 
 
 @contextmanager
@@ -163,7 +163,7 @@ def probe_requests(config: Config, engine: Engine, policies: Sequence[str]) -> l
     sampling = SamplingParameters(config.sampling.temperature, 1.0, 0, _NEW_TOKENS)
     prompts = [tuple(engine.codec.encode([ChatMessage("user", text)])) for text in PROBE]
     return [
-        Request(prompt, tuple(seed_from("probe", place, k) for k in range(_SEEDS)), sampling, policy)
+        Request(prompt, tuple(seed_from("intervention", place, k) for k in range(_SEEDS)), sampling, policy)
         for policy in policies
         for place, prompt in enumerate(prompts)
     ]
@@ -173,8 +173,8 @@ def measured(
     trainer: Sequence[Sequence[float]], engine: Sequence[Sequence[float]], unadapted: Sequence[str] = ()
 ) -> Agreement:
     """The gaps between two sets of log-probs of the same tokens."""
-    gaps = [abs(ours - theirs) for ours, theirs in zip(_flat(trainer), _flat(engine), strict=True)]
-    return Agreement(len(gaps), fmean(gaps), max(gaps), tuple(unadapted))
+    logprob_mismatch = [abs(ours - theirs) for ours, theirs in zip(_flat(trainer), _flat(engine), strict=True)]
+    return Agreement(len(logprob_mismatch), fmean(logprob_mismatch), max(logprob_mismatch), tuple(unadapted))
 
 
 def nearer_untrained(

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from configs.errors import EngineError
 from stages.models.grouped_attention import GROUPED_ATTENTION
-from stages.runtime.determinism import settle_gpu
+from stages.runtime.determinism import configure_cuda
 from stages.runtime.quiet import no_bars
 
 
@@ -19,7 +19,7 @@ def load_model(model_dir: Path, dtype: torch.dtype, device: torch.device) -> Any
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EngineError('engine.device: a GPU is present but this torch cannot use it; set engine.device = "cpu"')
     if device.type == "cuda":
-        settle_gpu()
+        configure_cuda()
     try:
         with no_bars():
             model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="sdpa")

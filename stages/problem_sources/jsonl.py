@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from configs.errors import ConfigError, FileGone
+from configs.errors import ConfigError, MissingFileError
 from configs.problems import JsonlProblems
 from stages.problem_sources.protocol import Problem
 from store.disk.hashing import file_digest
@@ -48,12 +48,12 @@ def jsonl_problems(config: JsonlProblems) -> list[Problem]:
 
 
 def jsonl_identity(config: JsonlProblems) -> dict[str, Any]:
-    """The file's sha256 and how it is read; not its path. ConfigError when it cannot be read; FileGone when it is not there."""
+    """The file's sha256 and how it is read; not its path. ConfigError when it cannot be read; MissingFileError when it is not there."""
     path = Path(config.path)
     try:
         content = file_digest(path)
     except FileNotFoundError as error:
-        raise FileGone(_unreadable(path, error)) from None
+        raise MissingFileError(_unreadable(path, error)) from None
     except OSError as error:
         raise ConfigError(_unreadable(path, error)) from None
     return {**config.model_dump(mode="json", exclude={"path"}), "suite": _suite(config), "sha256": content}

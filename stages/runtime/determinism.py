@@ -12,7 +12,7 @@ import torch
 from configs.environment import prepare_cublas
 
 
-def settle_gpu() -> None:
+def configure_cuda() -> None:
     """For this process, before its first product on a GPU.
 
     cuDNN's attention, which torch prefers on the latest GPUs, builds a plan for each new shape; a cache that grows by a
@@ -26,7 +26,7 @@ def settle_gpu() -> None:
 
 
 @contextmanager
-def repeatable() -> Iterator[None]:
+def deterministic() -> Iterator[None]:
     """Forward and backward passes in which equal numbers give equal bytes, on a GPU too; on a CPU they do anyway.
 
     Going back, attention and the sums over shared places otherwise add in whatever order their threads come by. What has no

@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 
 
-def end_with(command: int, also: int | None = None) -> None:
+def exit_with_parent(command: int, also: int | None = None) -> None:
     """Watch the process of that number, from a thread; when it is gone, end this one and kill `also`."""
     try:
         ended = os.pidfd_open(command)  # unlike its number, it cannot come to mean another process

@@ -19,7 +19,7 @@ UNDEFINED = "undefined advantage"
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TrainingExample:
     """One alternative: what was seen, what was said, and how much better it was than its siblings."""
 
     row: TrainRow
@@ -35,15 +35,15 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class StepPlan:
+class Minibatch:
     """One optimiser step: its number from 1, its epoch, and its lessons."""
 
     number: int
     epoch: int
-    lessons: tuple[Lesson, ...]
+    examples: tuple[TrainingExample, ...]
 
 
-def collect(job: Job) -> list[Lesson]:
+def build_examples(job: Job) -> list[TrainingExample]:
     """Every alternative of the advantages table as a lesson, in the table's order."""
     decisions = {row["decision_id"]: row for row in job.rows("decisions")}
     contexts = {row["state_id"]: row for row in job.rows("contexts")}
@@ -53,7 +53,7 @@ def collect(job: Job) -> list[Lesson]:
     ]
 
 
-def _lesson(job: Job, credit: Row, decision: Row, context: Row | None) -> Lesson:
+def _lesson(job: Job, credit: Row, decision: Row, context: Row | None) -> TrainingExample:
     config = job.config.update
     advantage = credit["advantage"]
     skipped = None
@@ -78,7 +78,7 @@ def _lesson(job: Job, credit: Row, decision: Row, context: Row | None) -> Lesson
     )
     if skipped is None and context is None:
         raise UpdateError(f"update: decision {decision['decision_id']} has an advantage but no frozen context")
-    return Lesson(
+    return TrainingExample(
         row,
         decision["role"],
         decision["problem_id"],
@@ -89,19 +89,19 @@ def _lesson(job: Job, credit: Row, decision: Row, context: Row | None) -> Lesson
     )
 
 
-def deal(job: Job, lessons: Sequence[Lesson]) -> list[StepPlan]:
+def make_minibatches(job: Job, examples: Sequence[TrainingExample]) -> list[Minibatch]:
     """The optimiser steps: per epoch the problems are shuffled by the seed and dealt to `minibatches` steps.
 
     A problem's lessons stay together, so that what shares a context is trained together.
     """
     config = job.config.update
-    trained = [lesson for lesson in lessons if lesson.skipped is None]
-    problems = list(dict.fromkeys(lesson.problem_id for lesson in trained))
-    steps: list[StepPlan] = []
+    trained = [example for example in examples if example.skipped is None]
+    problems = list(dict.fromkeys(example.problem_id for example in trained))
+    steps: list[Minibatch] = []
     for epoch in range(1, config.epochs + 1):
         order = sorted(problems, key=lambda problem: seed_from("minibatch", job.config.seed, job.round, epoch, problem))
         hands = [set(order[index :: config.minibatches]) for index in range(config.minibatches)]
         for hand in hands:
-            dealt = tuple(lesson for lesson in trained if lesson.problem_id in hand)
-            steps.append(StepPlan(len(steps) + 1, epoch, dealt))
+            dealt = tuple(example for example in trained if example.problem_id in hand)
+            steps.append(Minibatch(len(steps) + 1, epoch, dealt))
     return steps

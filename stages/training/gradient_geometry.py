@@ -18,10 +18,10 @@ import torch
 from configs.schema import Config
 from configs.training import UpdateConfig
 from stages.learners.protocol import Learner, Scored
-from stages.losses.objective import Against, objective
+from stages.losses.objective import LossReferences, objective
 from stages.losses.reductions import token_weights
-from stages.runtime.determinism import repeatable
-from stages.training.examples import Lesson
+from stages.runtime.determinism import deterministic
+from stages.training.examples import TrainingExample
 
 Credit = Mapping[str, float | None]
 """Decision -> advantage; NULL: undefined."""
@@ -43,26 +43,26 @@ class Geometry:
     def cosine(self, estimator: str, other: str) -> float | None:
         """Of the angle between two gradients; None where one of them is 0."""
         lengths = self.length(estimator) * self.length(other)
-        product = self.product_EE[self.estimators.index(estimator), self.estimators.index(other)]
-        return float(product) / lengths if lengths else None
+        output = self.product_EE[self.estimators.index(estimator), self.estimators.index(other)]
+        return float(output) / lengths if lengths else None
 
 
 def gradient_geometry(
-    config: Config, learner: Learner, lessons: Sequence[Lesson], credit: Mapping[str, Credit]
+    config: Config, learner: Learner, examples: Sequence[TrainingExample], credit: Mapping[str, Credit]
 ) -> tuple[dict[str, Geometry], Geometry]:
     """By role, and of the whole team. `learner`: loaded and prepared for these lessons; `credit`: by estimator."""
     plain = config.update.model_copy(
-        update={"kl": config.update.kl.model_copy(update={"coefficient": 0.0}), "entropy_bonus": 0.0}
+        update={"kl": config.update.kl.model_copy(update={"coefficient": 0.0}), "entropy_coefficient": 0.0}
     )
     names = tuple(credit)
-    weights = {name: _weights(plain, lessons, credit[name]) for name in names}
+    weights = {name: _weights(plain, examples, credit[name]) for name in names}
     by_role: dict[str, Geometry] = {}
     team = torch.zeros(len(names), len(names), dtype=torch.float64)
-    for policy in dict.fromkeys(lesson.row.policy for lesson in lessons):
+    for policy in dict.fromkeys(example.row.policy for example in examples):
         parameters = [parameter for _, parameter in learner.named_parameters(policy)]
         total_EP: torch.Tensor | None = None
-        for role in dict.fromkeys(lesson.role for lesson in lessons if lesson.row.policy == policy):
-            mine = [lesson for lesson in lessons if (lesson.role, lesson.row.policy) == (role, policy)]
+        for role in dict.fromkeys(example.role for example in examples if example.row.policy == policy):
+            mine = [example for example in examples if (example.role, example.row.policy) == (role, policy)]
             gradient_EP = _gradients(plain, learner, parameters, mine, credit, weights)
             by_role[role] = Geometry(names, _products(gradient_EP))
             total_EP = gradient_EP if total_EP is None else total_EP + gradient_EP
@@ -71,33 +71,33 @@ def gradient_geometry(
     return by_role, Geometry(names, team)
 
 
-def _weights(config: UpdateConfig, lessons: Sequence[Lesson], credit: Credit) -> dict[str, float]:
+def _weights(config: UpdateConfig, examples: Sequence[TrainingExample], credit: Credit) -> dict[str, float]:
     """Decision -> its weight, of those that the estimator defines."""
-    defined = [lesson for lesson in lessons if credit.get(lesson.row.decision_id) is not None]
-    sizes = [(lesson.role, len(lesson.row.token_ids)) for lesson in defined]
+    defined = [example for example in examples if credit.get(example.row.decision_id) is not None]
+    sizes = [(example.role, len(example.row.token_ids)) for example in defined]
     found = token_weights(sizes, config.reduction, config.constant_tokens)
-    return {lesson.row.decision_id: weight for lesson, weight in zip(defined, found, strict=True)}
+    return {example.row.decision_id: weight for example, weight in zip(defined, found, strict=True)}
 
 
 def _gradients(
     config: UpdateConfig,
     learner: Learner,
     parameters: Sequence[torch.nn.Parameter],
-    lessons: Sequence[Lesson],
+    examples: Sequence[TrainingExample],
     credit: Mapping[str, Credit],
     weights: Mapping[str, Mapping[str, float]],
 ) -> torch.Tensor:
     """[E, P] float32 on the CPU: one forward pass a micro-batch, one backward pass for each estimator."""
-    by_id = {lesson.row.decision_id: lesson for lesson in lessons}
+    by_id = {example.row.decision_id: example for example in examples}
     total_EP = torch.zeros(len(credit), sum(parameter.numel() for parameter in parameters))
-    for batch in learner.batches([lesson.row for lesson in lessons], config.max_tokens):
-        with repeatable():
+    for batch in learner.batches([example.row for example in examples], config.max_tokens):
+        with deterministic():
             scored = list(zip([by_id[row.decision_id] for row in batch], learner.score(batch), strict=True))
             for place, name in enumerate(credit):
                 losses = [
-                    weights[name][lesson.row.decision_id] * _loss(config, lesson, found, value)
-                    for lesson, found in scored
-                    if (value := credit[name].get(lesson.row.decision_id))
+                    weights[name][example.row.decision_id] * _loss(config, example, found, value)
+                    for example, found in scored
+                    if (value := credit[name].get(example.row.decision_id))
                 ]
                 if losses:
                     torch.stack(losses).sum().backward(retain_graph=True)
@@ -105,12 +105,12 @@ def _gradients(
     return total_EP
 
 
-def _loss(config: UpdateConfig, lesson: Lesson, scored: Scored, advantage: float) -> torch.Tensor:
+def _loss(config: UpdateConfig, example: TrainingExample, scored: Scored, advantage: float) -> torch.Tensor:
     """The message's policy loss where the weights are those that the ratio is measured against."""
     now_T = scored.logprob_T.detach()
-    behaviour = lesson.behaviour_logprobs
+    behaviour = example.behaviour_logprobs
     sampled_T = None if behaviour is None else torch.tensor(behaviour, dtype=now_T.dtype, device=now_T.device)
-    against = Against(now_T, now_T, sampled_T)
+    against = LossReferences(now_T, now_T, sampled_T)
     return objective(config, scored.logprob_T, scored.entropy_T, against, advantage).loss_T.sum()
 
 

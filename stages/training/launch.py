@@ -28,9 +28,9 @@ from stages.base.job import Job, Part
 from stages.learners.protocol import Learner
 from stages.learners.registry import make_learner
 from stages.runtime.device import resolved_device
-from stages.runtime.parent_watch import end_with
-from stages.training.process_group import Crew, Together
-from store.artifacts.artifact import Product, Row
+from stages.runtime.parent_watch import exit_with_parent
+from stages.training.process_group import Distributed, ProcessGroup
+from store.artifacts.artifact import Row, StageOutput
 
 _FILES, _ANSWER, _ERROR = "files", "answer", "error"
 """What processes leave in the folder they are given."""
@@ -41,11 +41,13 @@ class _Answer:
     """What the first process hands back beside its files."""
 
     tables: Mapping[str, Sequence[Row]]
-    ledger: Mapping[str, int]
-    pace: Sequence[Row]
+    usage: Mapping[str, int]
+    step_timing: Sequence[Row]
 
 
-def train_together(train: Callable[[Part, Job, Learner, Crew], Product], part: Part, job: Job) -> Product:
+def train_together(
+    train: Callable[[Part, Job, Learner, ProcessGroup], StageOutput], part: Part, job: Job
+) -> StageOutput:
     """The part as `update.processes` processes make it; `train` is a function of a module, which each of them calls.
 
     Raises what went wrong in one of them; UpdateError when there are fewer GPUs, or one ended without saying why.
@@ -69,30 +71,30 @@ def train_together(train: Callable[[Part, Job, Learner, Crew], Product], part: P
             raise pickle.loads(report.read_bytes()) from error
         raise UpdateError(f"update: one of {count} processes failed: {_last_line(error)}") from error
     answer: _Answer = pickle.loads((place / _ANSWER).read_bytes())
-    return Product(answer.tables, partial(_put, folder), answer.ledger, answer.pace)
+    return StageOutput(answer.tables, partial(_put, folder), answer.usage, answer.step_timing)
 
 
 def _work(
     command: int,
-    train: Callable[[Part, Job, Learner, Crew], Product],
+    train: Callable[[Part, Job, Learner, ProcessGroup], StageOutput],
     part: Part,
     job: Job,
     device: str,
     place: Path,
 ) -> None:
     """In each process."""
-    end_with(command)  # torch asks for SIGINT then, which a command in the background of a script ignores
-    crew = Together(device)
+    exit_with_parent(command)  # torch asks for SIGINT then, which a command in the background of a script ignores
+    group = Distributed(device)
     try:
-        product = train(part, job, make_learner(job.config), crew)
+        output = train(part, job, make_learner(job.config), group)
     except C3Error as error:
-        (place / f"{_ERROR}-{crew.index}").write_bytes(pickle.dumps(error))
+        (place / f"{_ERROR}-{group.index}").write_bytes(pickle.dumps(error))
         raise SystemExit(error.exit_code) from error
-    if crew.index == 0:
-        assert product.write_files is not None, "an update always has weights"
-        product.write_files(place / _FILES)
-        (place / _ANSWER).write_bytes(pickle.dumps(_Answer(product.tables, product.ledger, product.pace)))
-    crew.leave()
+    if group.index == 0:
+        assert output.write_files is not None, "an update always has weights"
+        output.write_files(place / _FILES)
+        (place / _ANSWER).write_bytes(pickle.dumps(_Answer(output.tables, output.usage, output.step_timing)))
+    group.leave()
 
 
 def _put(folder: tempfile.TemporaryDirectory[str], target: Path) -> None:

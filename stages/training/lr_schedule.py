@@ -1,9 +1,9 @@
 """Learning-rate schedules over a whole run: the share of the configured rate that a step uses. Pure functions.
 
     p = (round - 1 + (step - 1) / steps) / rounds          how much of the run is over, 0 at its first step
-    warm-up    (p + 1 / (rounds steps)) / warmup_share      while p < warmup_share: the first step moves already
+    warm-up    (p + 1 / (rounds steps)) / warmup_ratio      while p < warmup_ratio: the first step moves already
     constant   1
-    linear     final + (1 - final) (1 - q)                  q = (p - warmup_share) / (1 - warmup_share)
+    linear     final + (1 - final) (1 - q)                  q = (p - warmup_ratio) / (1 - warmup_ratio)
     cosine     final + (1 - final) (1 + cos(pi q)) / 2      (arXiv 1608.03983, equation 5, without restarts)
 
 Past its end a schedule stays at its final share.
@@ -23,10 +23,10 @@ def rate_share(schedule: ScheduleConfig, round: int, step: int, steps: int) -> f
     if schedule.every == "round":
         step, steps = 1, 1
     passed = (round - 1 + (step - 1) / steps) / schedule.rounds
-    if passed < schedule.warmup_share:
-        return min(1.0, (passed + 1 / (schedule.rounds * steps)) / schedule.warmup_share)
+    if passed < schedule.warmup_ratio:
+        return min(1.0, (passed + 1 / (schedule.rounds * steps)) / schedule.warmup_ratio)
     if schedule.kind == "constant":
         return 1.0
-    over = min(1.0, (passed - schedule.warmup_share) / (1.0 - schedule.warmup_share))
+    over = min(1.0, (passed - schedule.warmup_ratio) / (1.0 - schedule.warmup_ratio))
     left = 1.0 - over if schedule.kind == "linear" else (1.0 + cos(pi * over)) / 2
-    return schedule.final_share + (1.0 - schedule.final_share) * left
+    return schedule.min_lr_ratio + (1.0 - schedule.min_lr_ratio) * left

@@ -21,7 +21,7 @@ class Optimizers:
     def __init__(
         self, config: UpdateConfig, policies: Mapping[str, PolicyConfig], learner: Learner, state: Path | None
     ) -> None:
-        self._learner, self._max_norm = learner, config.max_gradient_norm
+        self._learner, self._max_norm = learner, config.max_grad_norm
         self._rates = {name: policy.learning_rate or config.learning_rate for name, policy in policies.items()}
         parameters = {name: [parameter for _, parameter in learner.named_parameters(name)] for name in policies}
         self._of = {

@@ -21,7 +21,7 @@ _NUMBERS = 2**25
 """After so many a message is sent: a large model's gradients are not copied all at once."""
 
 
-class Crew(Protocol):
+class ProcessGroup(Protocol):
     """The processes of one update, as one of them sees it."""
 
     def share(self, rows: Sequence[TrainRow]) -> list[TrainRow]:
@@ -32,12 +32,12 @@ class Crew(Protocol):
         """What every process found, the first one's first; the same list in each."""
         ...
 
-    def add_up(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def all_reduce(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Replace each gradient by the sum over the processes; one that no process has stays None."""
         ...
 
 
-class Alone:
+class SingleProcess:
     """A crew of one. Implements Crew."""
 
     def share(self, rows: Sequence[TrainRow]) -> list[TrainRow]:
@@ -48,11 +48,11 @@ class Alone:
         """This process's."""
         return [found]
 
-    def add_up(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def all_reduce(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Nothing to add."""
 
 
-class Together:
+class Distributed:
     """One process of several, started by stages/training/launch.py. Implements Crew."""
 
     def __init__(self, device: str) -> None:
@@ -67,7 +67,7 @@ class Together:
         """From all processes."""
         return list(gather_object([found]))
 
-    def add_up(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def all_reduce(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """In messages of bounded size."""
         waiting: list[torch.nn.Parameter] = []
         for parameter in parameters:

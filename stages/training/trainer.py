@@ -11,13 +11,13 @@ import torch
 from configs.errors import UpdateError
 from configs.schema import Config
 from stages.learners.protocol import Learner, TrainRow
-from stages.losses.objective import Against, Objective, objective
+from stages.losses.objective import LossReferences, Objective, objective
 from stages.losses.reductions import token_weights
-from stages.runtime.determinism import repeatable
-from stages.training.examples import Lesson, StepPlan
+from stages.runtime.determinism import deterministic
+from stages.training.examples import Minibatch, TrainingExample
 from stages.training.lr_schedule import rate_share
 from stages.training.optimizers import Optimizers
-from stages.training.process_group import Alone, Crew
+from stages.training.process_group import ProcessGroup, SingleProcess
 from store.artifacts.artifact import Row
 
 _SUMMED = {"ratio_mean": "ratio_T", "clipped_share": "clipped_T", "kl": "kl_T", "entropy": "entropy_T"}
@@ -28,10 +28,15 @@ class Trainer:
     """Holds the learner, its optimisers, and the log-probs that the losses are measured against."""
 
     def __init__(
-        self, config: Config, round: int, learner: Learner, optimizer_state: Path | None, crew: Crew | None = None
+        self,
+        config: Config,
+        round: int,
+        learner: Learner,
+        optimizer_state: Path | None,
+        group: ProcessGroup | None = None,
     ) -> None:
         self.learner = learner
-        self._crew = crew or Alone()
+        self._crew = group or SingleProcess()
         self.old_logprobs: dict[str, list[float]] = {}
         """decision_id -> the trainer's own log-probs per token before the first step."""
         self.reference_logprobs: dict[str, list[float]] = {}
@@ -40,20 +45,22 @@ class Trainer:
         trained = {name: policy for name, policy in config.policies.items() if not policy.frozen}
         self.optimizers = Optimizers(config.update, trained, learner, optimizer_state)
 
-    def measure(self, steps: Sequence[StepPlan], lessons: Sequence[Lesson], untrained: Sequence[str] = ()) -> None:
+    def measure(
+        self, steps: Sequence[Minibatch], examples: Sequence[TrainingExample], untrained: Sequence[str] = ()
+    ) -> None:
         """Recompute the log-probs of all trained lessons under the weights as they are now, without a gradient.
 
         Rows are measured in the micro-batches of the step that first trains them, so that the first step's ratios are
         exactly 1. `untrained`: policies whose weights still are the reference, which is then the same measurement.
         """
-        with torch.no_grad(), repeatable():
+        with torch.no_grad(), deterministic():
             for step in steps:
-                for batch in self._batches(step.lessons):
+                for batch in self._batches(step.examples):
                     self._measure(batch, batch[0].policy in untrained)
             self._exchange()
-            rest = [lesson for lesson in lessons if lesson.row.decision_id not in self.old_logprobs]
+            rest = [example for example in examples if example.row.decision_id not in self.old_logprobs]
             for policy in self.optimizers.policies:
-                rows = [lesson.row for lesson in rest if lesson.row.policy == policy and lesson.skipped is None]
+                rows = [example.row for example in rest if example.row.policy == policy and example.skipped is None]
                 for batch in self.learner.batches(self._crew.share(rows), self._update.max_tokens):
                     for row, scored in zip(batch, self.learner.score(batch), strict=True):
                         self.old_logprobs[row.decision_id] = scored.logprob_T.tolist()
@@ -73,34 +80,34 @@ class Trainer:
             if row["reference_logprobs"] is not None:
                 self.reference_logprobs[row["decision_id"]] = row["reference_logprobs"]
 
-    def step(self, plan: StepPlan, steps: int) -> list[Row]:
+    def step(self, plan: Minibatch, steps: int) -> list[Row]:
         """One optimiser step, of `steps` in the round, on the plan's lessons; figures per role (schema: STEPS)."""
         weights = token_weights(
-            [(lesson.role, len(lesson.row.token_ids)) for lesson in plan.lessons],
+            [(example.role, len(example.row.token_ids)) for example in plan.examples],
             self._update.reduction,
             self._update.constant_tokens,
         )
-        lessons = {lesson.row.decision_id: lesson for lesson in plan.lessons}
-        weight_of = dict(zip(lessons, weights, strict=True))
-        figures = {lesson.role: _empty_figures(plan, lesson.role, lesson.row.policy) for lesson in plan.lessons}
+        examples = {example.row.decision_id: example for example in plan.examples}
+        weight_of = dict(zip(examples, weights, strict=True))
+        figures = {example.role: _empty_figures(plan, example.role, example.row.policy) for example in plan.examples}
         self.optimizers.zero()
-        with repeatable():
-            for batch in self._batches(plan.lessons):
-                self._backward([lessons[row.decision_id] for row in batch], weight_of, figures)
+        with deterministic():
+            for batch in self._batches(plan.examples):
+                self._backward([examples[row.decision_id] for row in batch], weight_of, figures)
         for policy in self.optimizers.policies:
-            self._crew.add_up(parameter for _, parameter in self.learner.named_parameters(policy))
+            self._crew.all_reduce(parameter for _, parameter in self.learner.named_parameters(policy))
         figures = _added(self._crew.gather(figures))
         norms = self.optimizers.descend(rate_share(self._update.schedule, self._round, plan.number, steps))
         return [_closed_figures(row, *norms[row["policy"]]) for row in figures.values()]
 
-    def _batches(self, lessons: Sequence[Lesson]) -> list[list[TrainRow]]:
+    def _batches(self, examples: Sequence[TrainingExample]) -> list[list[TrainRow]]:
         """Micro-batches of this process's share of what moves something, policy by policy; its roles share them.
 
         A row whose advantage is exactly 0 moves nothing where the advantage is all of the loss: nothing is computed for
         it, and it stays in every denominator.
         """
-        everything = bool(self._update.kl.coefficient or self._update.entropy_bonus)
-        moving = [lesson.row for lesson in lessons if lesson.advantage or everything]
+        everything = bool(self._update.kl.coefficient or self._update.entropy_coefficient)
+        moving = [example.row for example in examples if example.advantage or everything]
         return [
             batch
             for policy in self.optimizers.policies
@@ -115,19 +122,23 @@ class Trainer:
         for row, ours, before in zip(batch, old, reference, strict=True):
             self.old_logprobs[row.decision_id], self.reference_logprobs[row.decision_id] = ours, before
 
-    def _backward(self, lessons: Sequence[Lesson], weight_of: dict[str, float], figures: dict[str, Row]) -> None:
+    def _backward(
+        self, examples: Sequence[TrainingExample], weight_of: dict[str, float], figures: dict[str, Row]
+    ) -> None:
         """Add a micro-batch's gradient. UpdateError naming the rows when the loss is not finite."""
         losses, figures_of = [], []
-        for lesson, scored in zip(lessons, self.learner.score([lesson.row for lesson in lessons]), strict=True):
-            against = self._against(lesson, scored.logprob_T)
-            advantage = float(lesson.advantage or 0.0)
+        for example, scored in zip(examples, self.learner.score([example.row for example in examples]), strict=True):
+            against = self._against(example, scored.logprob_T)
+            advantage = float(example.advantage or 0.0)
             result = objective(self._update, scored.logprob_T, scored.entropy_T, against, advantage)
-            losses.append(weight_of[lesson.row.decision_id] * result.loss_T.sum())
+            losses.append(weight_of[example.row.decision_id] * result.loss_T.sum())
             figures_of.append(_figures(losses[-1], result))
         told = torch.stack(figures_of).tolist()  # at once: a GPU is waited for here
-        for lesson, found in zip(lessons, told, strict=True):
-            _add(figures[lesson.role], len(lesson.row.token_ids), found)
-        bad = [lesson.row.decision_id for lesson, (loss, *_) in zip(lessons, told, strict=True) if not isfinite(loss)]
+        for example, found in zip(examples, told, strict=True):
+            _add(figures[example.role], len(example.row.token_ids), found)
+        bad = [
+            example.row.decision_id for example, (loss, *_) in zip(examples, told, strict=True) if not isfinite(loss)
+        ]
         if bad:
             raise UpdateError(
                 f"update: the loss is not finite for {len(bad)} rows ({', '.join(bad[:5])}); no policy version was "
@@ -136,13 +147,13 @@ class Trainer:
             )
         torch.stack(losses).sum().backward()
 
-    def _against(self, lesson: Lesson, like: torch.Tensor) -> Against:
+    def _against(self, example: TrainingExample, like: torch.Tensor) -> LossReferences:
         def tensor(values: Sequence[float]) -> torch.Tensor:
             return torch.tensor(values, dtype=like.dtype, device=like.device)
 
-        of = lesson.row.decision_id
-        behaviour = lesson.behaviour_logprobs
-        return Against(
+        of = example.row.decision_id
+        behaviour = example.behaviour_logprobs
+        return LossReferences(
             tensor(self.old_logprobs[of]),
             tensor(self.reference_logprobs[of]),
             None if behaviour is None else tensor(behaviour),
@@ -171,7 +182,7 @@ def _added(of_all: Sequence[dict[str, Row]]) -> dict[str, Row]:
     }
 
 
-def _empty_figures(plan: StepPlan, role: str, policy: str) -> Row:
+def _empty_figures(plan: Minibatch, role: str, policy: str) -> Row:
     row: Row = {"step": plan.number, "epoch": plan.epoch, "role": role, "policy": policy}
     return {**row, "rows": 0, "tokens": 0, "loss": 0.0, **dict.fromkeys(_SUMMED, 0.0)}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.errors import StoreError
 from store.disk.atomic import writing
-from store.disk.cache import remembered_table
+from store.disk.cache import cached_table
 from store.disk.layout import Layout
 from store.disk.records import read_record
 
@@ -30,15 +30,15 @@ PART_RECORD = "part.json"
 
 
 @dataclass(frozen=True)
-class Product:
+class StageOutput:
     """What a stage hands over for one part: rows by table, and a writer of further files."""
 
     tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     write_files: Callable[[Path], None] | None = None
     """Called with the part's folder; writes weight files, or tables too large to pass as rows."""
-    ledger: Mapping[str, int] = field(default_factory=dict)
+    usage: Mapping[str, int] = field(default_factory=dict)
     """What this part spent: messages, prompt_tokens, new_tokens, evaluations."""
-    pace: Sequence[Row] = ()
+    step_timing: Sequence[Row] = ()
     """Seconds of each optimiser step (step, seconds). Time is in no digest, so this goes into the part's record."""
 
 
@@ -57,9 +57,9 @@ class Artifact:
         return str(self.manifest["digest"])
 
     @property
-    def ledger(self) -> dict[str, int]:
+    def usage(self) -> dict[str, int]:
         """Messages, tokens and evaluations spent in making it."""
-        return dict(self.manifest["ledger"])
+        return dict(self.manifest["usage"])
 
     def parts(self) -> list[Path]:
         """Its part folders, in order."""
@@ -77,10 +77,10 @@ class Artifact:
 
 def provisional(stage: str, key: str, path: Path, records: Sequence[Mapping[str, Any]]) -> Artifact:
     """An artifact whose parts are all there but whose manifest is not written yet: for the checks before it is."""
-    return Artifact(stage, key, path, {"parts": list(records), "ledger": {}})
+    return Artifact(stage, key, path, {"parts": list(records), "usage": {}})
 
 
-def described(layout: Layout, stage: str, key: str) -> Artifact | None:
+def load_manifest(layout: Layout, stage: str, key: str) -> Artifact | None:
     """The artifact as its manifest describes it, its files not looked at. None without a readable manifest."""
     path = layout.artifact(stage, key)
     try:
@@ -117,7 +117,7 @@ def _read(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
     from store.artifacts.schemas import TABLES
 
-    known = remembered_table(path)
+    known = cached_table(path)
     if known is not None:
         return known if columns is None else known.select(list(columns))
     with _opened(path) as file:
@@ -141,7 +141,7 @@ def _pieces(path: Path) -> Iterator[pa.Table]:
     """The same, row group by row group: advantages can be too many to hold."""
     from store.artifacts.schemas import TABLES
 
-    known = remembered_table(path)
+    known = cached_table(path)
     if known is not None:
         yield known
         return

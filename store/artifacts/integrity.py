@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import StoreError
-from store.artifacts.artifact import MANIFEST, PART_RECORD, Artifact, _pieces, described
-from store.disk.cache import digest_once
+from store.artifacts.artifact import MANIFEST, PART_RECORD, Artifact, _pieces, load_manifest
+from store.disk.cache import cached_digest
 from store.disk.layout import Layout
 from store.disk.records import read_record
 
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
 
 
 def find(layout: Layout, stage: str, key: str) -> Artifact | None:
-    """The finished artifact of that key, every byte checked, or None. A damaged one is not there."""
-    artifact = described(layout, stage, key)
-    return None if artifact is None or damage(artifact) else artifact
+    """The finished artifact of that key, every byte checked, or None. A corrupt one is not there."""
+    artifact = load_manifest(layout, stage, key)
+    return None if artifact is None or corruption(artifact) else artifact
 
 
-def damage(artifact: Artifact) -> str | None:
+def corruption(artifact: Artifact) -> str | None:
     """What is wrong with an artifact's files, as one line; None when every byte is as the manifest says."""
     for part in artifact.manifest["parts"]:
-        found = _part_damage(artifact.path / part["name"], part)
+        found = _part_corruption(artifact.path / part["name"], part)
         if found:
             return f"{artifact.stage} {artifact.key[:12]}: {found}"
     return None
 
 
-def damage_at(layout: Layout, stage: str, key: str) -> str | None:
+def corruption_at(layout: Layout, stage: str, key: str) -> str | None:
     """What is wrong with the artifact of that key, as one line, whether anything of it is there or not; None: nothing."""
-    artifact = described(layout, stage, key)
+    artifact = load_manifest(layout, stage, key)
     if artifact is None:
         return f"{stage} {key[:12]}: {MANIFEST} is missing or not what was written"
-    return damage(artifact)
+    return corruption(artifact)
 
 
 def is_whole(artifact: Artifact) -> bool:
     """Whether every byte is as the manifest says."""
-    return damage(artifact) is None
+    return corruption(artifact) is None
 
 
-def content_damage(artifact: Artifact) -> str | None:
+def content_corruption(artifact: Artifact) -> str | None:
     """What is wrong with an artifact's rows: their number or their digest. None when both are as the manifest says."""
     from store.artifacts.content_digest import TableDigest
     from store.artifacts.schemas import TABLES
@@ -61,12 +61,12 @@ def content_damage(artifact: Artifact) -> str | None:
     return None
 
 
-def _part_damage(folder: Path, record: Mapping[str, Any]) -> str | None:
+def _part_corruption(folder: Path, record: Mapping[str, Any]) -> str | None:
     """What is wrong with one part's files, its own record among them, by the record in the manifest."""
     own, found = _part_record(folder)
     if found is None and own != record:
         found = f"{folder.name}/{PART_RECORD} is not the one that the manifest was made from"
-    return found or _file_damage(folder, record["files"])
+    return found or _file_corruption(folder, record["files"])
 
 
 def _part_record(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
@@ -78,14 +78,14 @@ def _part_record(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
     return record, f"{folder.name}/{PART_RECORD} is missing" if record is None else None
 
 
-def _file_damage(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
+def _file_corruption(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> str | None:
     for name, entry in files.items():
         path = folder / name
         try:
             status = path.stat()
             if status.st_size != entry["bytes"]:
                 return f"{folder.name}/{name} has {status.st_size} bytes, not {entry['bytes']}"
-            if digest_once(path, status) != entry["sha256"]:
+            if cached_digest(path, status) != entry["sha256"]:
                 return f"{folder.name}/{name} has changed since it was written (sha256)"
         except FileNotFoundError:
             return f"{folder.name}/{name} is missing"

@@ -67,7 +67,7 @@ CONTEXTS = pa.schema(
         ("path", pa.list_(pa.int32())),  # draws that led here; empty for the first role
         ("token_ids", _TOKENS),
         ("upstream", _MESSAGES),  # every message before this point, in speaking order: the replay state
-        ("times_seen", pa.int32()),  # transcripts that pass through this state
+        ("visit_count", pa.int32()),  # transcripts that pass through this state
     ]
 )
 
@@ -151,7 +151,7 @@ STEPS = pa.schema(
     ]
 )
 
-TRAINED = pa.schema(
+UPDATE_ROWS = pa.schema(
     [
         ("decision_id", pa.string()),
         ("role", pa.string()),
@@ -159,13 +159,13 @@ TRAINED = pa.schema(
         ("skipped", pa.string()),  # NULL: trained; else why not
         ("behaviour_logprob", pa.float64()),  # sum over tokens, the engine's, when sampled
         ("policy_logprob", pa.float64()),  # sum over tokens, the trainer's, before the first step; NULL: skipped
-        ("largest_gap", pa.float64()),  # largest difference of the two over one token
+        ("largest_mismatch", pa.float64()),  # largest difference of the two over one token
         ("policy_logprobs", _LOGPROBS),  # the trainer's, per token: the denominator of the ratio
         ("reference_logprobs", _LOGPROBS),  # under the model before any training; NULL: the row moves nothing
     ]
 )
 
-GAPS = pa.schema(
+LOGPROB_MISMATCH = pa.schema(
     [
         ("role", pa.string()),
         ("policy", pa.string()),
@@ -173,10 +173,10 @@ GAPS = pa.schema(
         ("rows", pa.int32()),  # alternatives with log-probs of both engine and trainer
         ("unmeasured", pa.int32()),  # the others
         ("tokens", pa.int32()),
-        ("mean_gap", pa.float64()),  # mean |engine - trainer| a token, nats; NULL: no such row (so for all below)
-        ("signed_gap", pa.float64()),  # mean engine - trainer: above 0 where sampling was truncated
-        ("p99_gap", pa.float64()),
-        ("largest_gap", pa.float64()),
+        ("mean_mismatch", pa.float64()),  # mean |engine - trainer| a token, nats; NULL: no such row (so for all below)
+        ("signed_mismatch", pa.float64()),  # mean engine - trainer: above 0 where sampling was truncated
+        ("p99_mismatch", pa.float64()),
+        ("largest_mismatch", pa.float64()),
         ("effective_sample_share", pa.float64()),  # of messages, weighted by trainer / engine; 1: no gap
     ]
 )
@@ -214,14 +214,14 @@ DIAGNOSTICS = pa.schema(
         ("tied", pa.int32()),  # groups that count as 0 because one side ties; NULL: no such thing here
         ("left_out", pa.int32()),  # groups (alternatives) for which the figure is not defined
         ("problems", pa.int32()),  # that those in `count` belong to: the clusters of the interval
-        ("samples", pa.string()),  # round | remeasured | both: whose replays it was computed from
+        ("samples", pa.string()),  # round | independent | both: whose replays it was computed from
         ("reason", pa.string()),  # NULL: the value is there; else why it is not
     ]
 )
 
-PROBES = pa.schema(
+INTERVENTIONS = pa.schema(
     [
-        ("probe_id", pa.string()),  # what its replays continue: their alternative_id
+        ("intervention_id", pa.string()),  # what its replays continue: their alternative_id
         ("state_id", pa.string()),
         ("problem_id", pa.string()),
         ("role", pa.string()),
@@ -247,7 +247,7 @@ SPENDING = pa.schema(
 )
 """What one problem of a round costs by the plan, stage by stage and role by role."""
 
-PACE = pa.schema(
+STEP_TIMING = pa.schema(
     [
         ("filename", pa.string()),  # of the steps that were timed
         ("step", pa.int32()),
@@ -276,9 +276,9 @@ TABLES: dict[str, pa.Schema] = {
     "critic_values": CRITIC_VALUES,
     "advantages": ADVANTAGES,
     "steps": STEPS,
-    "trained": TRAINED,
-    "gaps": GAPS,
+    "update_rows": UPDATE_ROWS,
+    "logprob_mismatch": LOGPROB_MISMATCH,
     "evaluations": EVALUATIONS,
     "diagnostics": DIAGNOSTICS,
-    "probes": PROBES,
+    "interventions": INTERVENTIONS,
 }

@@ -5,18 +5,18 @@ from __future__ import annotations
 from store.artifacts.artifact import Artifact, Row
 
 
-def pace(artifact: Artifact) -> list[Row]:
+def step_timing(artifact: Artifact) -> list[Row]:
     """Seconds per optimiser step; empty for what is no update, or was made before steps were timed."""
     return [
         {"filename": str(artifact.path / part["name"] / "steps.parquet"), **entry}
         for part in artifact.manifest["parts"]
-        for entry in part.get("pace", ())
+        for entry in part.get("step_timing", ())
     ]
 
 
 def timed_steps(update: Artifact) -> list[Row]:
     """The rows of steps with `seconds` and `tokens_per_second` as the catalog's view has them; NULL where not timed."""
-    seconds = {row["step"]: row["seconds"] for row in pace(update)}
+    seconds = {row["step"]: row["seconds"] for row in step_timing(update)}
     rows = []
     for row in update.rows("steps"):
         took = seconds.get(row["step"])

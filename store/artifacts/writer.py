@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import StoreError
-from store.artifacts.artifact import MANIFEST, PART_RECORD, Artifact, Product, _pieces, write_table
-from store.artifacts.integrity import _file_damage, _part_record, damage
+from store.artifacts.artifact import MANIFEST, PART_RECORD, Artifact, StageOutput, _pieces, write_table
+from store.artifacts.integrity import _file_corruption, _part_record, corruption
 from store.disk.atomic import TEMPORARY, sync, sync_tree, writing
-from store.disk.cache import remember_digest, remember_table
+from store.disk.cache import cache_digest, cache_table
 from store.disk.hashing import digest, file_digest
 from store.disk.layout import Layout, part_name
-from store.disk.locks import holding
+from store.disk.locks import exclusive_lock
 from store.disk.records import read_record, record_text, write_record
-from store.disk.thread_pool import beside
+from store.disk.thread_pool import thread_pool
 
 if TYPE_CHECKING:
     from store.artifacts.content_digest import TableDigest
@@ -32,29 +32,29 @@ class ArtifactWriter:
         self._stage = stage
         self._key = key
         self.path = layout.artifact(stage, key)
-        self.damage: list[str] = self._damage_of_finished()
+        self.corruption: list[str] = self._corruption_of_finished()
         """What is not as it was written and is made again, a line each."""
 
-    def _damage_of_finished(self) -> list[str]:
+    def _corruption_of_finished(self) -> list[str]:
         """What is wrong with an artifact that was finished once; nothing when it never was."""
         try:
             manifest = read_record(self.path / MANIFEST)
         except StoreError:
             return [f"{self._stage} {self._key[:12]}: {MANIFEST} has changed since it was written"]
-        found = None if manifest is None else damage(Artifact(self._stage, self._key, self.path, manifest))
+        found = None if manifest is None else corruption(Artifact(self._stage, self._key, self.path, manifest))
         return [] if found is None else [found]
 
     def part(self, index: int) -> dict[str, Any] | None:
-        """The record of a part that is there and whole; None otherwise. A damaged part is removed."""
+        """The record of a part that is there and whole; None otherwise. A corrupt part is removed."""
         folder = self.path / part_name(index)
         record, found = _part_record(folder)
-        found = found or (_file_damage(folder, record["files"]) if record else None)
+        found = found or (_file_corruption(folder, record["files"]) if record else None)
         if found is None:
             return record
         if folder.exists():
             line = f"{self._stage} {self._key[:12]}: {found}"
-            if line not in self.damage:
-                self.damage.append(line)
+            if line not in self.corruption:
+                self.corruption.append(line)
             with writing(folder):
                 shutil.rmtree(folder)
         return None
@@ -68,7 +68,7 @@ class ArtifactWriter:
                 else:
                     left_over.unlink()
 
-    def write(self, index: int, product: Product, seconds: float) -> dict[str, Any]:
+    def write(self, index: int, output: StageOutput, seconds: float) -> dict[str, Any]:
         """Put one part in place, whole, and return its record."""
         import pyarrow as pa
 
@@ -80,18 +80,18 @@ class ArtifactWriter:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             try:
-                tables = {name: pa.Table.from_pylist(list(rows), TABLES[name]) for name, rows in product.tables.items()}
+                tables = {name: pa.Table.from_pylist(list(rows), TABLES[name]) for name, rows in output.tables.items()}
                 for table, content in tables.items():
                     write_table(temporary / f"{table}.parquet", content)
-                if product.write_files:
-                    product.write_files(temporary)
+                if output.write_files:
+                    output.write_files(temporary)
                 rows = {f"{table}.parquet": content.num_rows for table, content in tables.items()}
                 record = {
                     "name": name,
                     "files": _settled(temporary, rows),
-                    "ledger": dict(product.ledger),
+                    "usage": dict(output.usage),
                     "seconds": round(seconds, 3),
-                    **({"pace": list(product.pace)} if product.pace else {}),
+                    **({"step_timing": list(output.step_timing)} if output.step_timing else {}),
                 }
                 (temporary / PART_RECORD).write_text(record_text(record), encoding="utf-8")
                 sync(temporary / PART_RECORD)
@@ -103,7 +103,7 @@ class ArtifactWriter:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
         for table, content in tables.items():
-            remember_table(self.path / name / f"{table}.parquet", content)
+            cache_table(self.path / name / f"{table}.parquet", content)
         return record
 
     def finish(
@@ -115,17 +115,17 @@ class ArtifactWriter:
         """Write the manifest, unless `insist` raises: the artifact is complete from here on."""
         tables, files = self._content(records)
         insist()
-        ledger: dict[str, int] = {}
+        usage: dict[str, int] = {}
         for record in records:
-            for name, spent in record["ledger"].items():
-                ledger[name] = ledger.get(name, 0) + spent
+            for name, spent in record["usage"].items():
+                usage[name] = usage.get(name, 0) + spent
         manifest = {
             "stage": self._stage,
             "key": self._key,
             "digest": digest({"tables": {name: entry["digest"] for name, entry in tables.items()}, "files": files}),
             "tables": tables,
             "parts": list(records),
-            "ledger": ledger,
+            "usage": usage,
             "seconds": round(sum(record["seconds"] for record in records), 3),
             **description,
         }
@@ -158,7 +158,7 @@ class ArtifactWriter:
 def open_writer(layout: Layout, stage: str, key: str) -> Iterator[ArtifactWriter]:
     """The artifact's writer, while its lock is held. StoreError naming the holder when another process has it."""
     path = layout.artifact(stage, key)
-    with holding(layout, f"{stage}-{key}", f"{stage} {key[:12]}"):
+    with exclusive_lock(layout, f"{stage}-{key}", f"{stage} {key[:12]}"):
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         writer = ArtifactWriter(layout, stage, key)
@@ -174,10 +174,10 @@ def _settled(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    synced = beside().submit(sync_tree, folder)  # the disk writes while the processor reads
+    synced = thread_pool().submit(sync_tree, folder)  # the disk writes while the processor reads
     try:
         # read, never remembered: what is recorded here must not rest on a clock
-        digests = list(beside().map(file_digest, paths))
+        digests = list(thread_pool().map(file_digest, paths))
     finally:
         wait([synced])
     synced.result()
@@ -185,7 +185,7 @@ def _settled(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
     for path, sha256 in zip(paths, digests, strict=True):
         status = path.stat()
         entry: dict[str, Any] = {"sha256": sha256, "bytes": status.st_size}
-        remember_digest(status, sha256)
+        cache_digest(status, sha256)
         name = path.relative_to(folder).as_posix()
         if name in rows:
             entry["rows"] = rows[name]

@@ -20,7 +20,7 @@ KEPT = 2**26
 """Bytes of tables that are kept in memory."""
 
 
-def digest_once(path: Path, status: os.stat_result) -> str:
+def cached_digest(path: Path, status: os.stat_result) -> str:
     """sha256 of a file as it is now; read once per process, because a command looks at a round more than once."""
     file = _file(status)
     if file not in _digests:
@@ -28,12 +28,12 @@ def digest_once(path: Path, status: os.stat_result) -> str:
     return _digests[file]
 
 
-def remember_digest(status: os.stat_result, sha256: str) -> None:
+def cache_digest(status: os.stat_result, sha256: str) -> None:
     """Know a file by what was read of it under a temporary name."""
     _digests[_file(status)] = sha256
 
 
-def remember_table(path: Path, table: pa.Table) -> None:
+def cache_table(path: Path, table: pa.Table) -> None:
     """Keep what was just written: the stages after it read it, and a small file takes longer to open than to use."""
     size = table.nbytes  # once: for nested columns it takes longer than to read them
     if size > KEPT:
@@ -50,7 +50,7 @@ def remember_table(path: Path, table: pa.Table) -> None:
             del _tables[oldest], _sizes[oldest]
 
 
-def remembered_table(path: Path) -> pa.Table | None:
+def cached_table(path: Path) -> pa.Table | None:
     """The rows of a file that this process wrote and that has not changed since, while they are kept."""
     try:
         return _tables.get(_file(path.stat()))

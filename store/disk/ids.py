@@ -41,22 +41,22 @@ def decision_id(draws: Draws, problem_id: str, path: DrawPath) -> str:
 class Draws:
     """The source of a round's randomness: what is asked for decides, never the order of asking."""
 
-    def __init__(self, seed: int, round: int, policy_version: str, redraw: int = 0, purpose: str = "train") -> None:
+    def __init__(self, seed: int, round: int, policy_version: str, draw_set: int = 0, purpose: str = "train") -> None:
         self.seed = seed
         self.round = round
         self.policy_version = policy_version
-        self.redraw = redraw
+        self.draw_set = draw_set
         self.purpose = purpose
 
     def identity(self) -> list[Any]:
         """What tells these draws from any others."""
-        return [self.purpose, self.policy_version, self.seed, self.round, self.redraw]
+        return [self.purpose, self.policy_version, self.seed, self.round, self.draw_set]
 
     def seed_of(self, problem_id: str, path: DrawPath, role: str) -> int:
         """The 63-bit seed of one decision. The policy is left out: a seed is asked for, not earned."""
         # greedy answers never use theirs; every other purpose has seeds of its own
         stream = "decision" if self.purpose in ("train", "answer") else self.purpose
-        return seed_from(stream, self.seed, self.round, self.redraw, problem_id, list(path), role)
+        return seed_from(stream, self.seed, self.round, self.draw_set, problem_id, list(path), role)
 
 
 def seed_from(*parts: Any) -> int:

@@ -21,7 +21,7 @@ _TURN_SECONDS = 30.0
 
 
 @contextmanager
-def holding(layout: Layout, name: str, what: str) -> Iterator[None]:
+def exclusive_lock(layout: Layout, name: str, what: str) -> Iterator[None]:
     """Hold the lock `name` while the block runs. StoreError saying who holds `what` since when, if another does."""
     path = layout.lock(name)
     with writing(path):
@@ -42,7 +42,7 @@ def holding(layout: Layout, name: str, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def turn(layout: Layout, name: str, what: str) -> Iterator[None]:
+def short_lock(layout: Layout, name: str, what: str) -> Iterator[None]:
     """Wait for the lock `name`, which is only ever held for milliseconds: to read a record, change it, write it back."""
     path = layout.lock(name)
     with writing(path):

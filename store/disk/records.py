@@ -47,7 +47,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
-        raise StoreError(f"{path}: damaged (not what was written)")
+        raise StoreError(f"{path}: corrupt (not what was written)")
     return record
 
 

@@ -8,9 +8,9 @@ from functools import lru_cache
 
 
 @lru_cache(maxsize=1)
-def beside() -> ThreadPoolExecutor:
+def thread_pool() -> ThreadPoolExecutor:
     """This process's threads. What is given to them must not wait for them."""
     return ThreadPoolExecutor(4, thread_name_prefix="beside")
 
 
-os.register_at_fork(after_in_child=beside.cache_clear)  # a fork has none of its parent's threads
+os.register_at_fork(after_in_child=thread_pool.cache_clear)  # a fork has none of its parent's threads

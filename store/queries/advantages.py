@@ -42,12 +42,12 @@ def estimator_file(name: str) -> Path:
     return SQL / "estimators" / f"{name}.sql"
 
 
-def asks_solo(name: str) -> bool:
-    """Whether an estimator reads `solo`: what the team earns at a state without the role's message there."""
-    return _reads(name, "solo")
+def requires_ablated_replays(name: str) -> bool:
+    """Whether an estimator reads `ablated`: what the team earns at a state without the role's message there."""
+    return _reads(name, "ablated_replay")
 
 
-def asks_critic(name: str) -> bool:
+def requires_critic(name: str) -> bool:
     """Whether an estimator reads `critic_values`: what value heads expect."""
     return _reads(name, "critic_values")
 
@@ -58,25 +58,25 @@ def _reads(name: str, view: str) -> bool:
 
 
 def open_returns(
-    artifacts: Sequence[Artifact], group_by: str, solo: Sequence[Artifact] = ()
+    artifacts: Sequence[Artifact], group_by: str, ablated: Sequence[Artifact] = ()
 ) -> duckdb.DuckDBPyConnection:
-    """A connection that sees `episodes`, `returns`, `critic_values` and `solo`: all that an estimator reads.
+    """A connection that sees `episodes`, `returns`, `critic_values` and `ablated`: all that an estimator reads.
 
     `artifacts`: those of one round, its rewards the round's own and no others: every one of them counts as an evaluation.
-    `solo`: the artifacts of the replays without a message and of their rewards; without them that view is empty.
+    `ablated`: the artifacts of the replays without a message and of their rewards; without them that view is empty.
     """
     connection = open_tables(artifacts, _TABLES)
-    _show_returns(connection, group_by, solo)
+    _show_returns(connection, group_by, ablated)
     return connection
 
 
-def _show_returns(connection: duckdb.DuckDBPyConnection, group_by: str, solo: Sequence[Artifact]) -> None:
+def _show_returns(connection: duckdb.DuckDBPyConnection, group_by: str, ablated: Sequence[Artifact]) -> None:
     """The views of a round's returns, where its tables are seen."""
     connection.execute((SQL / "stable_sum.sql").read_text())
     connection.execute("SET VARIABLE group_by = ?", [group_by])
-    for table in ("probes", "replays", "rewards"):
-        add_table(connection, f"solo_{table}", table, solo)
-    for name in ("episodes", "returns", "solo"):
+    for table in ("interventions", "replays", "rewards"):
+        add_table(connection, f"ablated_{table}", table, ablated)
+    for name in ("episodes", "returns", "ablated_replay"):
         create_view(connection, name, (SQL / f"{name}.sql").read_text())
 
 
@@ -111,7 +111,7 @@ def write_advantages(
     normalisation: str,
     group_by: str,
     target: Path,
-    solo: Sequence[Artifact] = (),
+    ablated: Sequence[Artifact] = (),
 ) -> None:
     """Run an estimator over stored samples and write the advantages table, without holding it in memory.
 
@@ -120,12 +120,12 @@ def write_advantages(
     """
     import duckdb
 
-    size = sum(path.stat().st_size for one in (*artifacts, *solo) for table in _TABLES for path in one.files(table))
+    size = sum(path.stat().st_size for one in (*artifacts, *ablated) for table in _TABLES for path in one.files(table))
     try:
         with shared_room() if size <= _SMALL else _spilling(target.parent / SPILL) as connection:
             for table in _TABLES:
                 add_table(connection, table, table, artifacts)
-            _show_returns(connection, group_by, solo)
+            _show_returns(connection, group_by, ablated)
             advantages(connection, estimator, normalisation)
             connection.execute((SQL / "write_advantages.sql").read_text(), [str(target)])
     except duckdb.IOException as error:

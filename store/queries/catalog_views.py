@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.errors import ConfigError
-from store.artifacts.artifact import Artifact, Row, described
-from store.artifacts.schemas import PACE, ROUNDS, TABLES
-from store.artifacts.step_timing import pace
+from store.artifacts.artifact import Artifact, Row, load_manifest
+from store.artifacts.schemas import ROUNDS, STEP_TIMING, TABLES
+from store.artifacts.step_timing import step_timing
 from store.disk.atomic import writing
 from store.disk.layout import Layout
 from store.queries.connection import MEMORY, SQL
@@ -34,13 +34,13 @@ def open_catalog(layout: Layout) -> duckdb.DuckDBPyConnection:
     paces: dict[str, list[Row]] = {}
     found: dict[tuple[str, str], Artifact | None] = {}
     for reference in catalog.references(layout):
-        artifact = described(layout, reference.stage, reference.key)
+        artifact = load_manifest(layout, reference.stage, reference.key)
         found[reference.stage, reference.key] = artifact
         if artifact is None:
             continue
-        paces[str(artifact.path)] = pace(artifact)
+        paces[str(artifact.path)] = step_timing(artifact)
         for table in TABLES:
-            for path in filter(Path.exists, artifact.files(table)):  # what a damaged artifact has left can be asked for
+            for path in filter(Path.exists, artifact.files(table)):  # what a corrupt artifact has left can be asked for
                 files[table][str(path)] = None
                 labels.append(
                     {
@@ -55,7 +55,7 @@ def open_catalog(layout: Layout) -> duckdb.DuckDBPyConnection:
     connection.execute("SET memory_limit = ?", [MEMORY])
     connection.from_arrow(pa.Table.from_pylist(labels, _LABELS)).create("labels")
     timed = [row for rows in paces.values() for row in rows]
-    connection.from_arrow(pa.Table.from_pylist(timed, PACE)).create("pace")
+    connection.from_arrow(pa.Table.from_pylist(timed, STEP_TIMING)).create("step_timing")
     rounds = [
         asdict(entry)
         for run in catalog.run_folders(layout)
@@ -104,7 +104,7 @@ def fetch(relation: duckdb.DuckDBPyRelation) -> list[tuple[Any, ...]]:
 
 def _refusal(error: duckdb.Error) -> ConfigError:
     reason = " ".join(str(error).split("LINE 1:")[0].split())
-    cure = "; c3 verify names what is damaged, and the command that makes it again" if ".parquet" in reason else ""
+    cure = "; c3 verify names what is corrupt, and the command that makes it again" if ".parquet" in reason else ""
     return ConfigError(f"c3 sql: {reason}{cure}")
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store.artifacts.artifact import Artifact, Row
-from store.queries.advantages import advantages, asks_critic, asks_solo, estimators, open_returns
+from store.queries.advantages import advantages, estimators, open_returns, requires_ablated_replays, requires_critic
 from store.queries.connection import SQL
 
 _COLUMNS = ["estimator", "role", "depth", "state_id", "decision_id", "advantage"]
@@ -28,17 +28,17 @@ class Comparison:
     """Against an independent half of the replays (schema: compare/fidelity.sql); empty where no role has two halves."""
 
 
-def compare_estimators(artifacts: Sequence[Artifact], group_by: str, solo: Sequence[Artifact] = ()) -> Comparison:
+def compare_estimators(artifacts: Sequence[Artifact], group_by: str, ablated: Sequence[Artifact] = ()) -> Comparison:
     """Every estimator, unnormalised, over one round's transcripts, replays, rewards and decisions.
 
-    `solo`: the round's replays without a message, if it has any; estimators that ask for them are left out where it has none.
+    `ablated`: the round's replays without a message, if it has any; estimators that ask for them are left out where it has none.
     """
-    connection = open_returns(artifacts, group_by, solo)
-    names = comparable(bool(solo), any(artifact.files("critic_values") for artifact in artifacts))
+    connection = open_returns(artifacts, group_by, ablated)
+    names = comparable(bool(ablated), any(artifact.files("critic_values") for artifact in artifacts))
     try:
         _keep(connection, "episodes")
         _keep(connection, "returns")
-        _keep(connection, "solo")
+        _keep(connection, "ablated_replay")
         _keep(connection, "critic_values")
         compared = _all_estimators(connection, names)
         connection.from_arrow(compared).create_view("compared")
@@ -50,13 +50,13 @@ def compare_estimators(artifacts: Sequence[Artifact], group_by: str, solo: Seque
 
 
 def credit_of_all(
-    artifacts: Sequence[Artifact], group_by: str, solo: Sequence[Artifact] = ()
+    artifacts: Sequence[Artifact], group_by: str, ablated: Sequence[Artifact] = ()
 ) -> dict[str, dict[str, float | None]]:
     """Estimator -> decision -> advantage, unnormalised, over the same samples."""
-    connection = open_returns(artifacts, group_by, solo)
-    names = comparable(bool(solo), any(artifact.files("critic_values") for artifact in artifacts))
+    connection = open_returns(artifacts, group_by, ablated)
+    names = comparable(bool(ablated), any(artifact.files("critic_values") for artifact in artifacts))
     try:
-        for view in ("episodes", "returns", "solo", "critic_values"):
+        for view in ("episodes", "returns", "ablated_replay", "critic_values"):
             _keep(connection, view)
         columns = _all_estimators(connection, names).select(["estimator", "decision_id", "advantage"]).to_pydict()
     finally:
@@ -67,9 +67,13 @@ def credit_of_all(
     return found
 
 
-def comparable(solo: bool, critic: bool = False) -> list[str]:
+def comparable(ablated: bool, critic: bool = False) -> list[str]:
     """The estimators that a round's samples suffice for: those that ask for more only where it is there."""
-    return [name for name in estimators() if (solo or not asks_solo(name)) and (critic or not asks_critic(name))]
+    return [
+        name
+        for name in estimators()
+        if (ablated or not requires_ablated_replays(name)) and (critic or not requires_critic(name))
+    ]
 
 
 def _all_estimators(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> pa.Table:

@@ -10,16 +10,16 @@ from store.queries.connection import SQL, add_table, open_tables
 _ROUND = ("transcripts", "replays", "rewards", "decisions", "advantages")
 
 
-def diagnosed_rows(round: Sequence[Artifact], remeasured: Sequence[Artifact]) -> Mapping[str, list[Row]]:
+def diagnosed_rows(round: Sequence[Artifact], independent_replays: Sequence[Artifact]) -> Mapping[str, list[Row]]:
     """The rows of each file in sql/diagnose, by its name: alternatives, units and distribution.
 
-    `round`: what holds its transcripts, replays, rewards, decisions and advantages. `remeasured`: what holds the
+    `round`: what holds its transcripts, replays, rewards, decisions and advantages. `independent_replays`: what holds the
     independent replays and their rewards.
     """
     connection = open_tables(round, _ROUND)
     try:
         for table in ("replays", "rewards"):
-            add_table(connection, f"again_{table}", table, remeasured)
+            add_table(connection, f"independent_{table}", table, independent_replays)
         files = sorted((SQL / "diagnose").glob("*.sql"))
         return {path.stem: connection.sql(path.read_text()).to_arrow_table().to_pylist() for path in files}
     finally:

@@ -1,4 +1,4 @@
-"""What probes say: their returns beside those of the alternatives at the same states, read from a round's tables."""
+"""What interventions say: their returns beside those of the alternatives at the same states, read from a round's tables."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def named_states(artifacts: Sequence[Artifact], name: str) -> list[Row]:
     return _rows(artifacts, ("contexts", "decisions"), "states", {"id": name})
 
 
-def probed(round: Sequence[Artifact], answer: Sequence[Artifact]) -> list[Row]:
-    """Every probe of an answer (its probe and score artifacts) beside its state. Schema: what_if/probed.sql.
+def interventions(round: Sequence[Artifact], answer: Sequence[Artifact]) -> list[Row]:
+    """Every intervention of an answer (its intervention and score artifacts) beside its state. Schema: what_if/interventions.sql.
 
     `round`: the round's problems and advantages.
     """
-    tables = ("problems", "advantages", "probes", "replays", "rewards")
+    tables = ("problems", "advantages", "interventions", "replays", "rewards")
     own = [artifact for artifact in round if artifact.files("problems") or artifact.files("advantages")]
-    return _rows([*own, *answer], tables, "probed", {})
+    return _rows([*own, *answer], tables, "interventions", {})
 
 
 def alternatives(round: Sequence[Artifact], state: str) -> list[Row]:
@@ -30,9 +30,9 @@ def alternatives(round: Sequence[Artifact], state: str) -> list[Row]:
     return _rows(round, ("advantages", "decisions"), "alternatives", {"state": state})
 
 
-def endings(answer: Sequence[Artifact], probe: str) -> list[Row]:
-    """How each replay of a probe went on and what it earned. Schema: why/replays.sql."""
-    return continued(answer, [probe])
+def endings(answer: Sequence[Artifact], intervention: str) -> list[Row]:
+    """How each replay of an intervention went on and what it earned. Schema: why/replays.sql."""
+    return continued(answer, [intervention])
 
 
 def _rows(artifacts: Sequence[Artifact], tables: Sequence[str], name: str, parameters: Mapping[str, Any]) -> list[Row]:

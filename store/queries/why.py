@@ -11,7 +11,7 @@ import duckdb
 from store.artifacts.artifact import Artifact, Row
 from store.queries.connection import SQL, open_tables
 
-_TABLES = ("problems", "contexts", "decisions", "transcripts", "replays", "rewards", "advantages", "trained")
+_TABLES = ("problems", "contexts", "decisions", "transcripts", "replays", "rewards", "advantages", "update_rows")
 
 
 @dataclass(frozen=True)

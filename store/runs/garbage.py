@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.errors import StoreError
-from store.artifacts.artifact import MANIFEST, described
+from store.artifacts.artifact import MANIFEST, load_manifest
 from store.disk.atomic import writing
 from store.disk.layout import Layout
-from store.disk.locks import holding
+from store.disk.locks import exclusive_lock
 from store.runs import records as catalog
 
 
@@ -40,7 +40,7 @@ def garbage(layout: Layout) -> Iterator[Garbage]:
 def sweep(layout: Layout, found: Garbage) -> bool:
     """Remove one. False when a live writer holds it: then it is left alone."""
     try:
-        with holding(layout, f"{found.stage}-{found.key}", found.key), writing(found.path):
+        with exclusive_lock(layout, f"{found.stage}-{found.key}", found.key), writing(found.path):
             (found.path / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(found.path)
     except StoreError:
@@ -57,7 +57,7 @@ def _kept(layout: Layout) -> set[tuple[str, str]]:
         if name in kept:
             continue
         kept.add(name)
-        artifact = described(layout, *name)
+        artifact = load_manifest(layout, *name)
         if artifact is not None:
             waiting += [(entry["stage"], entry["key"]) for entry in artifact.manifest["inputs"].values()]
     return kept

@@ -16,7 +16,7 @@ from configs.errors import StoreError
 from store.disk import records
 from store.disk.atomic import writing
 from store.disk.layout import MAIN, Layout
-from store.disk.locks import turn
+from store.disk.locks import short_lock
 
 RUN_RECORD = "run.json"
 
@@ -50,8 +50,8 @@ def recorded_config(layout: Layout, run: str, round: int) -> dict[str, Any] | No
     record = read_record(layout.run(run) / RUN_RECORD)
     if record is None:
         return None
-    holding = [entry for entry in record["configs"] if entry["from_round"] <= round] or record["configs"][:1]
-    config: dict[str, Any] = holding[-1]["config"]
+    exclusive_lock = [entry for entry in record["configs"] if entry["from_round"] <= round] or record["configs"][:1]
+    config: dict[str, Any] = exclusive_lock[-1]["config"]
     return config
 
 
@@ -82,24 +82,24 @@ def recorded_redraw(layout: Layout, run: str, round: int, variant: str) -> int |
     return record.get("redraw") if record else None
 
 
-def record_redraw(layout: Layout, run: str, round: int, variant: str, redraw: int) -> None:
+def record_redraw(layout: Layout, run: str, round: int, variant: str, draw_set: int) -> None:
     """Ask a round for another set of draws from now on."""
-    if recorded_redraw(layout, run, round, variant) != redraw:
+    if recorded_redraw(layout, run, round, variant) != draw_set:
         with _changing_round(layout, run, round, variant) as record:
-            record["redraw"] = redraw
+            record["redraw"] = draw_set
 
 
 def recorded_extra_replays(layout: Layout, run: str, round: int, variant: str) -> int:
     """How many independent replays of each alternative a round's diagnosis was last asked for; 0 where nothing was said."""
     record = read_record(layout.round(run, variant, round))
-    return int(record.get("extra_replays", 0)) if record else 0
+    return int(record.get("independent_replay_count", 0)) if record else 0
 
 
 def record_extra_replays(layout: Layout, run: str, round: int, variant: str, replays: int) -> None:
     """Ask a round's diagnosis for so many from now on."""
     if recorded_extra_replays(layout, run, round, variant) != replays:
         with _changing_round(layout, run, round, variant) as record:
-            record["extra_replays"] = replays
+            record["independent_replay_count"] = replays
 
 
 def recorded_retries(layout: Layout, run: str, round: int, variant: str) -> dict[str, list[str]]:
@@ -148,13 +148,13 @@ def record_summary(layout: Layout, run: str, round: int, variant: str, summary: 
         record["summary"] = dict(summary)
 
 
-def recorded_probes(layout: Layout, run: str, round: int, variant: str) -> list[dict[str, Any]]:
+def recorded_interventions(layout: Layout, run: str, round: int, variant: str) -> list[dict[str, Any]]:
     """What was asked of a round's states: asked (the question) and steps (step -> {stage, key, digest}), the first first."""
     record = read_record(layout.round(run, variant, round))
-    return list(record.get("probes", [])) if record else []
+    return list(record.get("interventions", [])) if record else []
 
 
-def record_probe(
+def record_intervention(
     layout: Layout,
     run: str,
     round: int,
@@ -164,16 +164,19 @@ def record_probe(
     entry: Mapping[str, str],
 ) -> None:
     """Point a step of a question at an artifact. What is asked again is the same question."""
-    probes = recorded_probes(layout, run, round, variant)
-    before = next((probe for probe in probes if probe["asked"] == dict(asked)), None)
+    interventions = recorded_interventions(layout, run, round, variant)
+    before = next((intervention for intervention in interventions if intervention["asked"] == dict(asked)), None)
     if before is not None and before["steps"].get(step) == dict(entry):
         return
     with _changing_round(layout, run, round, variant) as record:
-        others = [probe for probe in record.get("probes", []) if probe["asked"] != dict(asked)]
+        others = [
+            intervention for intervention in record.get("interventions", []) if intervention["asked"] != dict(asked)
+        ]
         same: dict[str, Any] = next(
-            (probe for probe in record.get("probes", []) if probe["asked"] == dict(asked)), {"steps": {}}
+            (intervention for intervention in record.get("interventions", []) if intervention["asked"] == dict(asked)),
+            {"steps": {}},
         )
-        record["probes"] = [*others, {"asked": dict(asked), "steps": {**same["steps"], step: dict(entry)}}]
+        record["interventions"] = [*others, {"asked": dict(asked), "steps": {**same["steps"], step: dict(entry)}}]
 
 
 @contextmanager
@@ -189,7 +192,7 @@ def _changing_round(layout: Layout, run: str, round: int, variant: str) -> Itera
 @contextmanager
 def _changing(layout: Layout, run: str, path: Path) -> Iterator[None]:
     """One process at a time changes a run's records, so that none overwrites what another has just written."""
-    with turn(layout, f"records-{run}", f"run '{run}'"), writing(path.parent):
+    with short_lock(layout, f"records-{run}", f"run '{run}'"), writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
 
@@ -222,13 +225,13 @@ def references_of(layout: Layout, run: str, round: int, variant: str) -> Iterato
     """Every step of one round, and of what was asked of its states."""
     for step, entry in sorted(round_steps(layout, run, round, variant).items()):
         yield Reference(run, round, variant, step, entry["stage"], entry["key"])
-    for probe in recorded_probes(layout, run, round, variant):
-        for step, entry in sorted(probe["steps"].items()):
+    for intervention in recorded_interventions(layout, run, round, variant):
+        for step, entry in sorted(intervention["steps"].items()):
             yield Reference(run, round, variant, step, entry["stage"], entry["key"])
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """A record written by the program, or None when there is none. StoreError when it is damaged."""
+    """A record written by the program, or None when there is none. StoreError when it is corrupt."""
     try:
         return records.read_record(path)
     except StoreError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from configs.errors import StoreError
-from store.artifacts.artifact import Artifact, described
+from store.artifacts.artifact import Artifact, load_manifest
 from store.artifacts.policy_version import version_after
 from store.disk.hashing import digest
 from store.disk.layout import Layout
@@ -42,11 +42,11 @@ class Descents:
     """Every round of one run."""
 
     def __init__(
-        self, layout: Layout, run: str, described: Callable[[Layout, str, str], Artifact | None] = described
+        self, layout: Layout, run: str, load_manifest: Callable[[Layout, str, str], Artifact | None] = load_manifest
     ) -> None:
         self._layout = layout
         self._run = run
-        self._described = described
+        self._described = load_manifest
         self._known: dict[tuple[str, int], Descent] = {}
 
     def all(self) -> list[Descent]:
@@ -78,7 +78,7 @@ class Descents:
 
     def _look(self, variant: str, round: int) -> Descent:
         made = self._made(variant, round)
-        policies = [artifact.manifest["made_from"]["policy"] for artifact in made.values()]
+        policies = [artifact.manifest["cache_key_inputs"]["policy"] for artifact in made.values()]
         update = made.get("update")
         return Descent(
             self._run,
@@ -102,7 +102,7 @@ class Descents:
         # on the base and for the policies of its own configuration, which may be others from this round on
         config = catalog.recorded_config(self._layout, self._run, round) or {}
         wanted = [version_after(before, base_of(entry), config.get("policies")) for entry in made]
-        return [entry.manifest["made_from"]["policy"] for entry in made] != wanted
+        return [entry.manifest["cache_key_inputs"]["policy"] for entry in made] != wanted
 
     def _line(self, variant: str, round: int) -> str:
         try:
@@ -123,5 +123,5 @@ class Descents:
 
 def base_of(artifact: Artifact) -> str:
     """The digest of the untrained weights beneath what made it. A scripted world has no files: its definition stands for them."""
-    weights = artifact.manifest["made_from"]["weights"]
+    weights = artifact.manifest["cache_key_inputs"]["weights"]
     return str(weights.get("model") or digest(weights))

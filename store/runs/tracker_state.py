@@ -6,7 +6,7 @@ import uuid
 
 from store.disk.atomic import writing
 from store.disk.layout import Layout
-from store.disk.locks import turn
+from store.disk.locks import short_lock
 from store.disk.records import write_record
 from store.runs.records import read_record
 
@@ -14,7 +14,7 @@ from store.runs.records import read_record
 def line_id(layout: Layout, run: str, variant: str) -> str:
     """The id of a run's line for trackers: made at random when first asked for, kept with the run's records."""
     path = layout.tracked(run, variant)
-    with turn(layout, f"records-{run}", f"run '{run}'"), writing(path.parent):
+    with short_lock(layout, f"records-{run}", f"run '{run}'"), writing(path.parent):
         record = read_record(path)
         if record is None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def told(layout: Layout, run: str, variant: str, destination: str, chapter: str)
 def record_told(layout: Layout, run: str, variant: str, destination: str, chapter: str, digest: str) -> None:
     """Remember what was told. The line has an id by then."""
     path = layout.tracked(run, variant)
-    with turn(layout, f"records-{run}", f"run '{run}'"), writing(path.parent):
+    with short_lock(layout, f"records-{run}", f"run '{run}'"), writing(path.parent):
         record = read_record(path)
         assert record is not None, "line_id was asked for first"
         record["told"].setdefault(destination, {})[chapter] = digest

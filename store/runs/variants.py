@@ -9,7 +9,7 @@ from typing import Any
 from configs.errors import ConfigError, StoreError
 from store.disk.atomic import writing
 from store.disk.layout import MAIN, Layout
-from store.disk.locks import turn
+from store.disk.locks import short_lock
 from store.disk.records import write_record
 from store.runs.records import read_record, recorded_redraw, round_steps, rounds
 
@@ -43,7 +43,7 @@ def find_variant(layout: Layout, run: str, name: str) -> Variant | None:
 def record_variant(layout: Layout, run: str, name: str, variant: Variant) -> None:
     """Write a new variant down. ConfigError when the name stands for another one already."""
     path = layout.variant(run, name)
-    with turn(layout, f"records-{run}", f"variant '{name}'"), writing(path.parent):
+    with short_lock(layout, f"records-{run}", f"variant '{name}'"), writing(path.parent):
         found = find_variant(layout, run, name)
         if found is not None and found != variant:
             raise ConfigError(

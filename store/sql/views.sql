@@ -72,26 +72,26 @@ qualify count(*) over (partition by run, round, variant, state_id) >= 2;
 create view steps as
 select
     l.run, l.round, l.variant, t.* exclude (filename),
-    pace.seconds, t.tokens / nullif(pace.seconds, 0) as tokens_per_second
+    step_timing.seconds, t.tokens / nullif(step_timing.seconds, 0) as tokens_per_second
 from steps_files as t
 inner join labels as l on l.filename = t.filename
-left join pace on pace.filename = t.filename and pace.step = t.step;
+left join step_timing on step_timing.filename = t.filename and step_timing.step = t.step;
 
-create view trained as
+create view update_rows as
 select l.run, l.round, l.variant, t.* exclude (filename)
-from trained_files as t inner join labels as l on l.filename = t.filename;
+from update_rows_files as t inner join labels as l on l.filename = t.filename;
 
 -- per role and update, how far the engine's log-probs are from the trainer's
-create view gaps as
+create view logprob_mismatch as
 select l.run, l.round, l.variant, t.* exclude (filename)
-from gaps_files as t inner join labels as l on l.filename = t.filename;
+from logprob_mismatch_files as t inner join labels as l on l.filename = t.filename;
 
 create view evaluations as
 select l.run, l.round, l.variant, t.* exclude (filename)
 from evaluations_files as t inner join labels as l on l.filename = t.filename;
 
 -- the independent replays of `c3 diagnose`, graded: no advantage and no update reads them
-create view remeasured as
+create view independent_replays as
 select
     l.run, l.round, l.variant, t.* exclude (filename),
     rewards.* exclude (run, round, variant, episode_id, problem_id, decision_ids, credited)
@@ -100,50 +100,50 @@ inner join labels as l on l.filename = t.filename
 left join (
     select of_rewards.run, of_rewards.round, of_rewards.variant, r.* exclude (filename)
     from rewards_files as r inner join labels as of_rewards on of_rewards.filename = r.filename
-    where of_rewards.step = 'regrade'
+    where of_rewards.step = 'independent_grade'
 ) as rewards
     on rewards.run = l.run and rewards.round = l.round and rewards.variant = l.variant
     and rewards.episode_id = t.episode_id
-where l.step = 'remeasure';
+where l.step = 'independent_replay';
 
 create view diagnostics as
 select l.run, l.round, l.variant, t.* exclude (filename)
 from diagnostics_files as t inner join labels as l on l.filename = t.filename;
 
--- a given message at a frozen state, with what it earned: what `c3 what-if` asked (source: probe), or the empty message that
--- ccpo compares with (source: solo); it is in no group, and no update learns from it
-create view probe_replays as
+-- a given message at a frozen state, with what it earned: what `c3 what-if` asked (source: intervention), or the empty message that
+-- ccpo compares with (source: ablated_replay); it is in no group, and no update learns from it
+create view intervention_replays as
 select
-    l.run, l.round, l.variant, l.step as source, t.* exclude (filename, alternative_id), t.alternative_id as probe_id,
+    l.run, l.round, l.variant, l.step as source, t.* exclude (filename, alternative_id), t.alternative_id as intervention_id,
     rewards.* exclude (run, round, variant, episode_id, problem_id, decision_ids, credited)
 from replays_files as t
 inner join labels as l on l.filename = t.filename
 left join (
     select of_rewards.run, of_rewards.round, of_rewards.variant, r.* exclude (filename)
     from rewards_files as r inner join labels as of_rewards on of_rewards.filename = r.filename
-    where of_rewards.step in ('score', 'solo_grade')
+    where of_rewards.step in ('intervention_grade', 'ablated_grade')
 ) as rewards
     on rewards.run = l.run and rewards.round = l.round and rewards.variant = l.variant
     and rewards.episode_id = t.episode_id
-where l.step in ('probe', 'solo');
+where l.step in ('intervention', 'ablated_replay');
 
-create view probes as
+create view interventions as
 select
     l.run, l.round, l.variant, l.step as source, t.* exclude (filename),
     earned.mean_return, coalesce(earned.replay_count, 0) as replay_count, coalesce(earned.unscored_count, 0) as unscored_count
-from probes_files as t
+from interventions_files as t
 inner join labels as l on l.filename = t.filename
 left join (
     select
-        run, round, variant, probe_id,
+        run, round, variant, intervention_id,
         avg(reward order by reward) as mean_return,
         count(reward) as replay_count,
         count(*) - count(reward) as unscored_count
-    from probe_replays
-    group by run, round, variant, probe_id
+    from intervention_replays
+    group by run, round, variant, intervention_id
 ) as earned
-    on earned.run = l.run and earned.round = l.round and earned.variant = l.variant and earned.probe_id = t.probe_id
-where l.step in ('probe', 'solo');
+    on earned.run = l.run and earned.round = l.round and earned.variant = l.variant and earned.intervention_id = t.intervention_id
+where l.step in ('intervention', 'ablated_replay');
 
 -- what value heads expected of each alternative, where the estimator reads them
 create view critic_values as

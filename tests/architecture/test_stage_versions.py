@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.steps import EVERYTHING, PROBING
+from pipeline.steps import EVERYTHING, INTERVENTION_STEPS
 from stages.base.stage import Stage
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ SHARED = {
     ],
     "update": [
         "stages/training/examples.py",
-        "stages/mismatch/gaps.py",
+        "stages/mismatch/logprob_mismatch.py",
         "stages/training/lr_schedule.py",
         "stages/training*.py",
         "stages/losses/*.py",
@@ -54,7 +54,7 @@ SHARED = {
         "store/sql/stable_sum.sql",
         "store/sql/returns.sql",
     ],
-    "remeasure": ["stages/episodes/continuation.py", "stages/episodes/team.py", "store/disk/hashing.py"],
+    "independent_replay": ["stages/episodes/continuation.py", "stages/episodes/team.py", "store/disk/hashing.py"],
     "solo": [
         "stages/episodes/intervention.py",
         "stages/episodes/continuation.py",
@@ -62,7 +62,7 @@ SHARED = {
         "stages/base/draw_tree.py",
         "store/disk/hashing.py",
     ],
-    "probe": [
+    "intervention": [
         "stages/episodes/intervention.py",
         "stages/episodes/continuation.py",
         "stages/episodes/team.py",
@@ -81,7 +81,7 @@ SHARED = {
 
 def stages() -> list[Stage]:
     """Every stage, once."""
-    return list({step.stage.name: step.stage for step in (*EVERYTHING, *PROBING)}.values())
+    return list({step.stage.name: step.stage for step in (*EVERYTHING, *INTERVENTION_STEPS)}.values())
 
 
 def meaning(stage: str) -> str:

@@ -179,11 +179,11 @@ def test_no_permission_is_said_as_such(command: Command, monkeypatch: pytest.Mon
     _refused(answer, 3, "no permission to write; choose another store with --store")
 
 
-def test_a_damaged_record_is_named(command: Command, tmp_path: Path) -> None:
+def test_a_corrupt_record_is_named(command: Command, tmp_path: Path) -> None:
     path = Layout(tmp_path / "store").run("default") / "run.json"
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    _refused(command("plan"), 3, "run.json: damaged", "put back a copy, or delete it")
+    _refused(command("plan"), 3, "run.json: corrupt", "put back a copy, or delete it")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,9 @@ def test_a_problem_file_that_cannot_be_read(store: Path, tmp_path: Path, lines: 
     path = tmp_path / "problems.jsonl"
     path.write_text("\n".join(lines))
     problems = JsonlProblems(path=str(path), id_field="id" if "duplicate" in said or '"id"' in "".join(lines) else None)
-    config = config_of("duo", "tree").model_copy(update={"problems": problems, "rounds": RoundConfig(problems=1)})
+    config = config_of("duo", "tree").model_copy(
+        update={"problems": problems, "rounds": RoundConfig(problems_per_round=1)}
+    )
     with pytest.raises(ConfigError, match=re.escape(said)):
         drive(store, config)
     assert [path.name for path in (store / "artifacts").rglob("*") if path.is_file()] == []

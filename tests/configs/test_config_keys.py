@@ -34,7 +34,7 @@ from tests.support.worlds import trio
 WEIGHTS = ("rollout", "sample", "replay", "update", "answer")
 GENERATION = ("rollout", "sample", "replay")
 PROMPTS = ("rollout", "freeze", "replay", "answer")
-GRADES = ("grade", "verdict")
+GRADES = ("grade", "answer_grade")
 NOTHING = ()
 
 
@@ -78,11 +78,11 @@ TABLE: Mapping[str, Change] = {
     "engine[vllm].threads": Change(("update",), "engine.threads=1", "vllm"),
     "engine[vllm].max_model_len": Change(NOTHING, "engine.max_model_len=512", "vllm"),
     "engine[vllm].max_lora_rank": Change(NOTHING, "engine.max_lora_rank=32", "vllm"),
-    "engine[vllm].gpu_memory_share": Change(NOTHING, "engine.gpu_memory_share=0.5", "vllm"),
+    "engine[vllm].gpu_memory_utilization": Change(NOTHING, "engine.gpu_memory_utilization=0.5", "vllm"),
     "engine[vllm].cpu_cache_gib": Change(NOTHING, "engine.cpu_cache_gib=1", "vllm"),
     "engine[vllm].enforce_eager": Change(NOTHING, "engine.enforce_eager=true", "vllm"),
-    "engine[vllm].before_update": Change(NOTHING, "engine.before_update=stay", "vllm"),
-    "engine[vllm].probe": Change(NOTHING, "engine.probe=false", "vllm"),
+    "engine[vllm].memory_policy": Change(NOTHING, "engine.memory_policy=stay", "vllm"),
+    "engine[vllm].engine_check": Change(NOTHING, "engine.engine_check=false", "vllm"),
     # of servers: any that serve the model; the device is the trainer's
     "engine[vllm_server].model": Change(("rollout", "freeze", *WEIGHTS[1:]), "engine.model='{other}'", "vllm_server"),
     "engine[vllm_server].revision": Change(NOTHING, "engine.revision='main'", "vllm_server"),
@@ -93,9 +93,9 @@ TABLE: Mapping[str, Change] = {
     "engine[vllm_server].served_model": Change(NOTHING, "engine.served_model=other", "vllm_server"),
     "engine[vllm_server].concurrency": Change(NOTHING, "engine.concurrency=1", "vllm_server"),
     "engine[vllm_server].timeout_seconds": Change(NOTHING, "engine.timeout_seconds=1.0", "vllm_server"),
-    "engine[vllm_server].attempts": Change(NOTHING, "engine.attempts=1", "vllm_server"),
-    "engine[vllm_server].first_pause_seconds": Change(NOTHING, "engine.first_pause_seconds=0.5", "vllm_server"),
-    "engine[vllm_server].probe": Change(NOTHING, "engine.probe=false", "vllm_server"),
+    "engine[vllm_server].max_attempts": Change(NOTHING, "engine.max_attempts=1", "vllm_server"),
+    "engine[vllm_server].initial_backoff_seconds": Change(NOTHING, "engine.initial_backoff_seconds=0.5", "vllm_server"),
+    "engine[vllm_server].engine_check": Change(NOTHING, "engine.engine_check=false", "vllm_server"),
     "problems.source": Change(("problems",), "problems={source='arithmetic',count=9}", says="source: scripted -> "),
     "problems[scripted].count": Change(("problems",), "problems.count=5"),
     "problems[scripted].seed": Change(("problems",), "problems.seed=1"),
@@ -116,7 +116,7 @@ TABLE: Mapping[str, Change] = {
     "problems[jsonl].answer_after": Change(("problems",), "problems.answer_after='#'", "jsonl"),
     "problems[jsonl].empty_answers": Change(("problems",), "problems.empty_answers=skip", "jsonl"),
     "problems[jsonl].limit": Change(("problems",), "problems.limit=3", "jsonl"),
-    "rounds.problems": Change(("rollout",), "rounds.problems=2", says="problems_per_round: 4 -> 2"),
+    "rounds.problems_per_round": Change(("rollout",), "rounds.problems_per_round=2", says="problems_per_round: 4 -> 2"),
     # a key of a role is what it is shown or how it answers; siblings are drawn at contexts that are token ids by then
     "roles.name": Change((*PROMPTS[:2], "sample", *PROMPTS[2:]), "roles.verifier.name=judge"),
     "roles.depends_on": Change(PROMPTS, "roles.verifier.depends_on=['actor','reasoner']", says="depends_on: ['actor']"),
@@ -166,21 +166,21 @@ TABLE: Mapping[str, Change] = {
     "advantages.estimator": Change(("advantages",), "advantages.estimator=full_mean"),
     "advantages.group_by": Change(("advantages",), "advantages.group_by=context"),
     "advantages.normalisation": Change(("advantages",), "advantages.normalisation=batch_std"),
-    "advantages.solo_replays": Change((), "advantages.solo_replays=2"),
+    "advantages.ablated_replays": Change((), "advantages.ablated_replays=2"),
     "critic.folds": Change((), "critic.folds=3"),  # no estimator here reads learned values; see test_critic.py
     "update.learning_rate": Change(("update",), "update.learning_rate=0.5"),
     "update.schedule.kind": Change(
         ("update",), "update.schedule={kind='cosine',rounds=5}", says="schedule.kind: constant -> cosine"
     ),
     "update.schedule.rounds": Change(("update",), "update.schedule.rounds=5"),
-    "update.schedule.warmup_share": Change(
-        ("update",), "update.schedule={warmup_share=0.1,rounds=5}", says="schedule.rounds: None -> 5"
+    "update.schedule.warmup_ratio": Change(
+        ("update",), "update.schedule={warmup_ratio=0.1,rounds=5}", says="schedule.rounds: None -> 5"
     ),
-    "update.schedule.final_share": Change(("update",), "update.schedule.final_share=0.5"),
+    "update.schedule.min_lr_ratio": Change(("update",), "update.schedule.min_lr_ratio=0.5"),
     "update.schedule.every": Change(("update",), "update.schedule.every=round"),
     "update.weight_decay": Change(("update",), "update.weight_decay=0.5"),
     "update.betas": Change(("update",), "update.betas=[0.5,0.999]", says="betas.0: 0.9 -> 0.5"),
-    "update.max_gradient_norm": Change(("update",), "update.max_gradient_norm=0.5"),
+    "update.max_grad_norm": Change(("update",), "update.max_grad_norm=0.5"),
     "update.epochs": Change(("update",), "update.epochs=2"),
     "update.minibatches": Change(("update",), "update.minibatches=2"),
     "update.loss": Change(("update",), "update.loss=reinforce"),
@@ -193,11 +193,11 @@ TABLE: Mapping[str, Change] = {
     ),
     "update.kl.coefficient": Change(("update",), "update.kl.coefficient=0.1"),
     "update.kl.estimator": Change(("update",), "update.kl.estimator=k2"),
-    "update.entropy_bonus": Change(("update",), "update.entropy_bonus=0.1"),
+    "update.entropy_coefficient": Change(("update",), "update.entropy_coefficient=0.1"),
     "update.truncated_importance": Change(("update",), "update.truncated_importance=2.0"),
     "update.frozen_roles": Change(("update",), "update.frozen_roles=['actor']", says="frozen_roles"),
     "update.max_version_lag": Change(("update",), "update.max_version_lag=1"),
-    "update.max_mean_gap": Change(("update",), "update.max_mean_gap=0.5"),
+    "update.max_logprob_mismatch": Change(("update",), "update.max_logprob_mismatch=0.5"),
     "update.train_truncated": Change(("update",), "update.train_truncated=false"),
     "update.undefined_advantage": Change(("update",), "update.undefined_advantage=zero"),
     "update.checkpoint_steps": Change(("update",), "update.checkpoint_steps=1"),
@@ -210,10 +210,12 @@ TABLE: Mapping[str, Change] = {
     # its own keys are those of problems
     "evaluate.problems": Change(("heldout",), "evaluate.problems.count=2"),
     "evaluate.every": Change(NOTHING, "evaluate.every=1"),
-    "parts.problems": Change(
-        ("rollout", "freeze", "sample", "replay", *GRADES), "parts.problems=1", says="problems_per_part: 2 -> 1"
+    "parts.problems_per_part": Change(
+        ("rollout", "freeze", "sample", "replay", *GRADES),
+        "parts.problems_per_part=1",
+        says="problems_per_part: 2 -> 1",
     ),
-    "parts.answers": Change(("answer",), "parts.answers=1"),
+    "parts.answers_per_part": Change(("answer",), "parts.answers_per_part=1"),
     "workers.runner": Change(NOTHING, "workers.runner=dask"),
     "workers.count": Change(NOTHING, "workers.count=2"),
     "workers.address": Change(NOTHING, "workers.address='tcp://somewhere:1'"),

@@ -53,7 +53,7 @@ def test_a_round_is_credited_by_learned_values(store: Path, estimator: str) -> N
             "value_only": told["action_value"] - others,
         }[estimator]
         assert row["advantage"] == pytest.approx(expected, abs=1e-12)
-    assert len(round.rows("trained")) == len(credited)
+    assert len(round.rows("update_rows")) == len(credited)
     assert drive_on(Scope(store, "test", 1)).made == []
     assert [finding for _, finding in verify(store) if finding] == []
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.tiny_models import TARGETS, tiny_model
 
 from configs.engines import ScriptedEngineConfig
 from configs.errors import UpdateError
@@ -19,22 +18,23 @@ from configs.schema import Config
 from configs.training import KlConfig, PolicyConfig, ScheduleConfig, UpdateConfig
 from pipeline.steps import step_named
 from stages.base.job import Job
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.learners.lora import LoraLearner
 from stages.learners.protocol import TrainRow
 from stages.learners.registry import keeps_model, learner_settings, make_learner
 from stages.models.scripted_world import Vector, load_table
-from stages.training.examples import Lesson, StepPlan, collect, deal
+from stages.training.examples import Minibatch, TrainingExample, build_examples, make_minibatches
 from stages.training.trainer import Trainer
 from store.artifacts.artifact import Row, read_part
 from store.artifacts.policy_version import initial_policy
 from tests.conftest import ROOT, drive
+from tests.support.tiny_models import TARGETS, tiny_model
 from tests.support.worlds import duo, four_turns
 
 POLICY = PolicyConfig(lora_rank=4, lora_alpha=8, target_modules=TARGETS["llama"])
 
 
-def _lessons(count: int = 12) -> list[Lesson]:
+def _lessons(count: int = 12) -> list[TrainingExample]:
     """Siblings of four contexts and two roles, with advantages that cancel, some of them 0."""
     draw = torch.Generator().manual_seed(0)
     found = []
@@ -43,7 +43,9 @@ def _lessons(count: int = 12) -> list[Lesson]:
         tokens = tuple(torch.randint(0, 40, (2 + index % 5,), generator=draw).tolist())
         row = TrainRow(f"d{index}", "team", context, tokens, 1.0)
         role = ("reasoner", "actor")[index % 2]
-        found.append(Lesson(row, role, f"p{index % 4}", (0.5, -0.5, 0.0)[index % 3], "v", (-1.0,) * len(tokens), None))
+        found.append(
+            TrainingExample(row, role, f"p{index % 4}", (0.5, -0.5, 0.0)[index % 3], "v", (-1.0,) * len(tokens), None)
+        )
     return found
 
 
@@ -56,9 +58,9 @@ def _trainer(update: UpdateConfig, layout: str = "packed") -> Trainer:
 
 def _train(update: UpdateConfig, layout: str = "packed", steps: int = 3) -> tuple[list[Row], dict[str, torch.Tensor]]:
     """All lessons in every step: the figures, and the weights they led to."""
-    trainer, lessons = _trainer(update, layout), _lessons()
-    plans = [StepPlan(number, number, tuple(lessons)) for number in range(1, steps + 1)]
-    trainer.measure(plans[:1], lessons, ["team"])
+    trainer, examples = _trainer(update, layout), _lessons()
+    plans = [Minibatch(number, number, tuple(examples)) for number in range(1, steps + 1)]
+    trainer.measure(plans[:1], examples, ["team"])
     rows = [row for plan in plans for row in trainer.step(plan, steps)]
     return rows, {name: parameter.detach().clone() for name, parameter in trainer.learner.named_parameters("team")}
 
@@ -70,7 +72,7 @@ def _assert_near(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 @pytest.mark.parametrize(("max_tokens", "layout"), [(16, "packed"), (1024, "padded"), (1024, "single")])
 def test_how_rows_share_a_pass_changes_nothing_but_rounding(max_tokens: int, layout: str) -> None:
-    update = UpdateConfig(kl=KlConfig(coefficient=0.1), entropy_bonus=0.01)
+    update = UpdateConfig(kl=KlConfig(coefficient=0.1), entropy_coefficient=0.01)
     rows, weights = _train(update)
     other_rows, others = _train(update.model_copy(update={"max_tokens": max_tokens}), layout)
     _assert_near(weights, others)
@@ -107,7 +109,7 @@ def test_a_kl_in_the_loss_keeps_the_policy_nearer() -> None:
 
 def test_an_entropy_bonus_keeps_it_more_open() -> None:
     sharp, open_ = (
-        _train(UpdateConfig(learning_rate=1e-2, clip=10.0, entropy_bonus=weight), steps=8)[0][-1]["entropy"]
+        _train(UpdateConfig(learning_rate=1e-2, clip=10.0, entropy_coefficient=weight), steps=8)[0][-1]["entropy"]
         for weight in (0.0, 1.0)
     )
     assert open_ > sharp
@@ -116,23 +118,27 @@ def test_an_entropy_bonus_keeps_it_more_open() -> None:
 def test_rows_of_advantage_0_are_computed_only_where_the_loss_has_more_than_advantages() -> None:
     computed = [
         sum(row["rows"] for row in _train(update, steps=1)[0])
-        for update in (UpdateConfig(), UpdateConfig(kl=KlConfig(coefficient=0.1)), UpdateConfig(entropy_bonus=0.1))
+        for update in (
+            UpdateConfig(),
+            UpdateConfig(kl=KlConfig(coefficient=0.1)),
+            UpdateConfig(entropy_coefficient=0.1),
+        )
     ]
     assert computed == [8, 12, 12]
 
 
 def test_every_row_is_measured_and_those_that_move_against_the_reference_too() -> None:
-    trainer, lessons = _trainer(UpdateConfig()), _lessons()
-    trainer.measure([StepPlan(1, 1, tuple(lessons))], lessons, ["team"])
-    assert set(trainer.old_logprobs) == {lesson.row.decision_id for lesson in lessons}
-    assert set(trainer.reference_logprobs) == {lesson.row.decision_id for lesson in lessons if lesson.advantage}
+    trainer, examples = _trainer(UpdateConfig()), _lessons()
+    trainer.measure([Minibatch(1, 1, tuple(examples))], examples, ["team"])
+    assert set(trainer.old_logprobs) == {example.row.decision_id for example in examples}
+    assert set(trainer.reference_logprobs) == {example.row.decision_id for example in examples if example.advantage}
 
 
 def test_an_untrained_policy_is_its_own_reference() -> None:
-    lessons = _lessons()
+    examples = _lessons()
     taken, computed = _trainer(UpdateConfig()), _trainer(UpdateConfig())
-    taken.measure([StepPlan(1, 1, tuple(lessons))], lessons, ["team"])
-    computed.measure([StepPlan(1, 1, tuple(lessons))], lessons)
+    taken.measure([Minibatch(1, 1, tuple(examples))], examples, ["team"])
+    computed.measure([Minibatch(1, 1, tuple(examples))], examples)
     for decision, values in taken.reference_logprobs.items():
         assert values == pytest.approx(computed.reference_logprobs[decision], abs=1e-6)
 
@@ -145,11 +151,11 @@ def test_reinforce_and_the_clipped_gradient_take_the_same_first_step() -> None:
 
 
 def test_a_loss_that_is_not_finite_names_its_rows() -> None:
-    trainer, lessons = _trainer(UpdateConfig()), _lessons()
-    trainer.measure([StepPlan(1, 1, tuple(lessons))], lessons, ["team"])
+    trainer, examples = _trainer(UpdateConfig()), _lessons()
+    trainer.measure([Minibatch(1, 1, tuple(examples))], examples, ["team"])
     trainer.old_logprobs["d4"] = [-float("inf")] * len(trainer.old_logprobs["d4"])
     with pytest.raises(UpdateError, match=r"not finite for 1 rows \(d4\); no policy version was written"):
-        trainer.step(StepPlan(1, 1, tuple(lessons)), 1)
+        trainer.step(Minibatch(1, 1, tuple(examples)), 1)
 
 
 def _adamw(parameter: torch.Tensor, gradients: Sequence[torch.Tensor], rate: float, decay: float = 0.0) -> torch.Tensor:
@@ -185,7 +191,7 @@ def _descended(update: UpdateConfig, norms: Sequence[float]) -> tuple[list[float
 def test_a_step_is_by_the_clipped_gradient_and_tells_the_norm_before() -> None:
     # Adam forgets the scale of all gradients, so one step alone would not tell; it does not forget which of two was larger
     rate = 1e-2
-    told, moved = _descended(UpdateConfig(learning_rate=rate, max_gradient_norm=2.0), [40.0, 1.0, 10.0])
+    told, moved = _descended(UpdateConfig(learning_rate=rate, max_grad_norm=2.0), [40.0, 1.0, 10.0])
     assert told == pytest.approx([40.0, 1.0, 10.0], rel=1e-5)
     for start, large, small, middle, end in moved:
         clipped = _adamw(start, [large / 20, small, middle / 5], rate)
@@ -195,7 +201,7 @@ def test_a_step_is_by_the_clipped_gradient_and_tells_the_norm_before() -> None:
 
 def test_the_norm_in_the_steps_is_that_before_clipping() -> None:
     (free, weights), (held, clipped) = (
-        _train(UpdateConfig(learning_rate=1e-2, max_gradient_norm=norm)) for norm in (1e6, 1e-3)
+        _train(UpdateConfig(learning_rate=1e-2, max_grad_norm=norm)) for norm in (1e6, 1e-3)
     )
     first = [row["gradient_norm"] for row in free if row["step"] == 1]
     assert first == [row["gradient_norm"] for row in held if row["step"] == 1]
@@ -204,7 +210,7 @@ def test_the_norm_in_the_steps_is_that_before_clipping() -> None:
 
 
 def test_weight_decay_shrinks_weights_by_its_share_of_the_rate_beside_the_gradient() -> None:
-    update = UpdateConfig(learning_rate=0.1, weight_decay=0.5, max_gradient_norm=1e6)
+    update = UpdateConfig(learning_rate=0.1, weight_decay=0.5, max_grad_norm=1e6)
     for start, zero, end in _descended(update, [0.0])[1]:
         assert not zero.any()
         torch.testing.assert_close(end, (1 - 0.1 * 0.5) * start)
@@ -212,31 +218,33 @@ def test_weight_decay_shrinks_weights_by_its_share_of_the_rate_beside_the_gradie
         torch.testing.assert_close(end.double(), _adamw(start, [first, second], 0.1, decay=0.5), rtol=1e-4, atol=1e-6)
 
 
-def _dealt(store: Path, problems: int = 7, **update: int) -> tuple[Job, list[Lesson]]:
+def _dealt(store: Path, problems: int = 7, **update: int) -> tuple[Job, list[TrainingExample]]:
     ran = drive(store, duo(problems=problems, update=UpdateConfig(**update)), until="advantages")  # type: ignore[arg-type]
     job = ran.scope.look(step_named("update"), ran.artifacts).job
-    return job, collect(job)
+    return job, build_examples(job)
 
 
 def test_every_lesson_is_dealt_once_an_epoch_and_a_problems_lessons_together(store: Path) -> None:
-    job, lessons = _dealt(store, epochs=4, minibatches=3)
-    plans = deal(job, lessons)
+    job, examples = _dealt(store, epochs=4, minibatches=3)
+    plans = make_minibatches(job, examples)
     assert [(plan.number, plan.epoch) for plan in plans] == [(n, 1 + (n - 1) // 3) for n in range(1, 13)]
-    everything = sorted(lesson.row.decision_id for lesson in lessons)
+    everything = sorted(example.row.decision_id for example in examples)
     assert len(everything) == 7 * (2 + 8)
     for epoch in range(1, 5):
         of_epoch = [plan for plan in plans if plan.epoch == epoch]
-        assert sorted(lesson.row.decision_id for plan in of_epoch for lesson in plan.lessons) == everything
-        assert sorted(len({lesson.problem_id for lesson in plan.lessons}) for plan in of_epoch) == [2, 2, 3]
+        assert sorted(example.row.decision_id for plan in of_epoch for example in plan.examples) == everything
+        assert sorted(len({example.problem_id for example in plan.examples}) for plan in of_epoch) == [2, 2, 3]
 
 
 def test_the_order_is_another_in_every_epoch_and_for_every_seed_and_round_and_the_same_again(store: Path) -> None:
     # 16 problems to 4 steps: 63 million ways, so that none comes twice by chance
-    job, lessons = _dealt(store, problems=16, epochs=4, minibatches=4)
+    job, examples = _dealt(store, problems=16, epochs=4, minibatches=4)
 
     def order(seed: int, round: int = 1) -> list[tuple[str, ...]]:
         asked = replace(job, round=round, config=job.config.model_copy(update={"seed": seed}))
-        return [tuple(lesson.row.decision_id for lesson in plan.lessons) for plan in deal(asked, lessons)]
+        return [
+            tuple(example.row.decision_id for example in plan.examples) for plan in make_minibatches(asked, examples)
+        ]
 
     found = [order(0), order(1), order(2), order(0, round=2)]
     epochs = [tuple(steps[first : first + 4]) for steps in found for first in range(0, 16, 4)]
@@ -246,8 +254,8 @@ def test_the_order_is_another_in_every_epoch_and_for_every_seed_and_round_and_th
 
 def test_a_step_that_was_dealt_nothing_moves_nothing(store: Path) -> None:
     update = {"minibatches": 3, "checkpoint_steps": 1}
-    job, lessons = _dealt(store, problems=2, **update)
-    assert [len(plan.lessons) for plan in deal(job, lessons)] == [10, 10, 0]
+    job, examples = _dealt(store, problems=2, **update)
+    assert [len(plan.examples) for plan in make_minibatches(job, examples)] == [10, 10, 0]
     config = job.config.model_copy(update={"update": job.config.update.model_copy(update={"weight_decay": 0.5})})
     parts = drive(store, config).artifacts["update"].parts()
     tables = [load_table(part / "weights" / "team", 3) for part in parts]
@@ -276,7 +284,7 @@ def test_each_policy_has_its_rate_and_a_frozen_role_is_left_out(store: Path) -> 
         ("critic", 0.5),
     }
     assert {row["role"] for row in round.rows("steps")} == {"proposer_1", "critic_1"}
-    assert {row["skipped"] for row in round.rows("trained") if row["role"] == "proposer_2"} == {"frozen role"}
+    assert {row["skipped"] for row in round.rows("update_rows") if row["role"] == "proposer_2"} == {"frozen role"}
 
 
 def test_one_adapter_per_role_takes_three_overrides(store: Path) -> None:
@@ -304,11 +312,13 @@ def test_the_entropy_of_a_world_where_every_word_is_as_likely(store: Path) -> No
 
 def test_gaps_are_stored_per_role(store: Path) -> None:
     round = drive(store, duo(update=UpdateConfig(minibatches=1)))
-    rows = {row["role"]: row for row in round.rows("gaps")}
+    rows = {row["role"]: row for row in round.rows("logprob_mismatch")}
     assert set(rows) == {"reasoner", "actor"}
-    skipped = [row for row in round.rows("trained") if row["skipped"]]
-    assert sum(row["rows"] for row in rows.values()) == len(round.rows("trained")) - len(skipped)
-    assert all(row["mean_gap"] < 1e-6 and row["policy_version"] == round.scope.policy.version for row in rows.values())
+    skipped = [row for row in round.rows("update_rows") if row["skipped"]]
+    assert sum(row["rows"] for row in rows.values()) == len(round.rows("update_rows")) - len(skipped)
+    assert all(
+        row["mean_mismatch"] < 1e-6 and row["policy_version"] == round.scope.policy.version for row in rows.values()
+    )
 
 
 def test_rows_without_the_engines_log_probs_are_left_out_of_importance_weights(store: Path) -> None:
@@ -316,7 +326,7 @@ def test_rows_without_the_engines_log_probs_are_left_out_of_importance_weights(s
     job = ran.scope.look(step_named("update"), ran.artifacts).job
     first = job.rows("decisions")[0]
     first["behaviour_logprobs"] = None
-    skipped = {lesson.row.decision_id: lesson.skipped for lesson in collect(job)}
+    skipped = {example.row.decision_id: example.skipped for example in build_examples(job)}
     assert skipped[first["decision_id"]] == "no behaviour log-probs"
     assert set(skipped.values()) == {"no behaviour log-probs", None}
 
@@ -335,15 +345,15 @@ def test_a_null_advantage_leaves_the_denominator_and_a_zero_stays_in_it(
     actors = [row for row in job.rows("advantages") if row["role"] == "actor"][:3]
     actors[0]["advantage"] = 2.0
     kept = {row["decision_id"] for row in actors}
-    lessons = [lesson for lesson in collect(job) if lesson.row.decision_id in kept]
-    assert [lesson.advantage for lesson in lessons] == [2.0, *[None if undefined == "skip" else 0.0] * 2]
-    assert [len(lesson.row.token_ids) for lesson in lessons] == [2, 2, 2]
-    [plan] = deal(job, lessons)
+    examples = [example for example in build_examples(job) if example.row.decision_id in kept]
+    assert [example.advantage for example in examples] == [2.0, *[None if undefined == "skip" else 0.0] * 2]
+    assert [len(example.row.token_ids) for example in examples] == [2, 2, 2]
+    [plan] = make_minibatches(job, examples)
     learner = make_learner(job.config)
     learner.load(job.weights, seed=0)
-    learner.prepare([lesson.row for lesson in plan.lessons])
+    learner.prepare([example.row for example in plan.examples])
     trainer = Trainer(job.config, 1, learner, None)
-    trainer.measure([plan], lessons, list(job.config.policies))
+    trainer.measure([plan], examples, list(job.config.policies))
     [figures] = trainer.step(plan, 1)
     assert (figures["rows"], figures["ratio_mean"]) == (rows, 1.0)
     assert figures["loss"] == pytest.approx(loss)
@@ -354,9 +364,9 @@ def _kept(config: Config, others: Sequence[Config], monkeypatch: pytest.MonkeyPa
     import stages.learners.registry as make
 
     monkeypatch.setattr(make, "make_learner", lambda config: object())
-    tools = Tools()
-    first = tools.learner(config)
-    return [tools.learner(other) is first for other in others]
+    resources = Resources()
+    first = resources.learner(config)
+    return [resources.learner(other) is first for other in others]
 
 
 def test_the_trainers_model_is_kept_while_nothing_it_is_made_from_changes(monkeypatch: pytest.MonkeyPatch) -> None:

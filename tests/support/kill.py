@@ -26,7 +26,7 @@ import os
 import signal
 import threading
 import cli
-from pipeline import runner
+from pipeline.execution import runner
 
 make_part = runner.make_part
 deadly_stage, parts, seconds = os.environ["DIES_IN"].split()
@@ -187,7 +187,7 @@ def _without_times(value: Any) -> Any:
     return [_without_times(item) for item in value] if isinstance(value, list) else value
 
 
-_TIMES = {"seconds", "made_at", "checksum"}
+_TIMES = {"seconds", "created_at", "checksum"}
 
 
 def temporary_files(store: Path) -> list[Path]:

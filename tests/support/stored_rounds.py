@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from store.artifacts.artifact import Artifact, Product, Row, provisional
+from store.artifacts.artifact import Artifact, Row, StageOutput, provisional
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
 from store.queries.advantages import write_advantages
@@ -49,7 +49,7 @@ def samples(folder: Path, parts: Sequence[Sequence[Ending]]) -> Artifact:
                 "replays": [_replay(ending) for ending in part],
                 "rewards": [_reward(ending) for ending in reversed(part)],
             }
-            records.append(writer.write(index, Product(tables), 0.0))
+            records.append(writer.write(index, StageOutput(tables), 0.0))
         return provisional("hand", "made", writer.path, records)
 
 
@@ -57,12 +57,12 @@ def solo_samples(folder: Path, rewards: Mapping[str, Sequence[float | None]]) ->
     """The stored tables of replays without a message: by state, what each of them earned."""
     found = [(state, f"{state}/{i}", reward) for state, earned in rewards.items() for i, reward in enumerate(earned)]
     tables = {
-        "probes": [{"probe_id": f"{state}~", "state_id": state} for state in rewards],
+        "interventions": [{"intervention_id": f"{state}~", "state_id": state} for state in rewards],
         "replays": [{"episode_id": name, "alternative_id": f"{state}~"} for state, name, _ in found],
         "rewards": [{"episode_id": name, "reward": reward} for _, name, reward in found],
     }
-    with open_writer(Layout(folder), "hand", "solo") as writer:
-        return provisional("hand", "solo", writer.path, [writer.write(0, Product(tables), 0.0)])
+    with open_writer(Layout(folder), "hand", "ablated_replay") as writer:
+        return provisional("hand", "ablated_replay", writer.path, [writer.write(0, StageOutput(tables), 0.0)])
 
 
 Values = Mapping[str, tuple[float | None, float | None]]
@@ -73,7 +73,7 @@ def valued(folder: Path, values: Values) -> Artifact:
     """The stored table of a critic that expected these."""
     rows = [{"decision_id": name, "state_value": v, "action_value": q} for name, (v, q) in values.items()]
     with open_writer(Layout(folder), "hand", "valued") as writer:
-        record = writer.write(0, Product({"critic_values": rows}), 0.0)
+        record = writer.write(0, StageOutput({"critic_values": rows}), 0.0)
         return provisional("hand", "valued", writer.path, [record])
 
 

@@ -175,11 +175,11 @@ def _world(roles: Sequence[Role], fanout: Sequence[int], changes: Mapping[str, A
     defaults: dict[str, Any] = {
         "engine": engine,
         "problems": ScriptedProblems(count=count, words=words),
-        "rounds": RoundConfig(problems=count),
+        "rounds": RoundConfig(problems_per_round=count),
         "roles": tuple(roles),
         "plan": plan,
         "sampling": SamplingConfig(temperature=1.0),
         "grade": GradeConfig(evaluator=TableEvaluator()),
-        "parts": PartsConfig(problems=2),
+        "parts": PartsConfig(problems_per_part=2),
     }
     return Config(**{**defaults, **sections})

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.tiny_models import END, FAMILIES, LETTERS, TARGETS, logprobs_alone, tiny_model, write_tiny_model
 
 import stages.update
 from configs.engines import TransformersEngineConfig
@@ -17,17 +16,18 @@ from configs.environment import cache_root
 from configs.schema import Config
 from configs.training import KlConfig, PolicyConfig, UpdateConfig
 from pipeline.rounds.round import Scope
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.engines.protocol import Request, SamplingParameters
 from stages.engines.transformers.engine import TransformersEngine
 from stages.learners.lora import LoraLearner
 from stages.learners.protocol import TrainRow
 from stages.models.embedded import embedded_model
 from stages.models.protocol import ChatMessage
-from store.artifacts.artifact import Product
+from store.artifacts.artifact import StageOutput
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
 from tests.conftest import ROOT, Round, drive
 from tests.stages.learners.scoring.test_layouts import AWKWARD
+from tests.support.tiny_models import END, FAMILIES, LETTERS, TARGETS, logprobs_alone, tiny_model, write_tiny_model
 from tests.support.worlds import duo
 
 DEVICE = "cuda"
@@ -185,16 +185,16 @@ def test_a_round_made_again_is_the_same_bytes_also_after_a_kill_between_two_part
     assert {name: artifact.digest for name, artifact in again.artifacts.items()} == digests
     trained = stages.update.trained
 
-    def killed(part: Any, *rest: Any) -> Product:
+    def killed(part: Any, *rest: Any) -> StageOutput:
         if part.index == 1:
             raise KeyboardInterrupt
         return trained(part, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages.update, "trained", killed)
+        patch.setattr(stages.update, "update_rows", killed)
         with pytest.raises(KeyboardInterrupt):
             drive(tmp_path / "killed", config)
-    resumed = drive(tmp_path / "killed", config, tools=Tools())
+    resumed = drive(tmp_path / "killed", config, resources=Resources())
     assert resumed.made == ["update"]
     assert {name: artifact.digest for name, artifact in resumed.artifacts.items()} == digests
     assert _digests(resumed) == _digests(whole) == _digests(again)
@@ -213,7 +213,7 @@ def test_the_layout_of_the_update_does_not_matter(config: Config, tmp_path: Path
 
 
 def test_a_command_makes_a_round_of_the_embedded_model_on_a_gpu(tmp_path: Path) -> None:
-    small = ("rounds.problems=4", "parts.problems=4", f"engine.device={DEVICE}")
+    small = ("rounds.problems_per_round=4", "parts.problems_per_part=4", f"engine.device={DEVICE}")
     command = [sys.executable, "cli.py", "run", "iteration", "--round", "1", "--run", "gpu", "--store", str(tmp_path)]
     command += ["--config", "arithmetic-duo", *(word for override in small for word in ("--set", override))]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -66,7 +66,13 @@ HELDOUT = 'evaluate.problems={source="scripted", count=12, seed=1}'
 EVALUATION = {"problems": 2, "answer": 1, "grade": ROUNDS + 1, "evaluate": 1}
 """The stages of an evaluation, and how many artifacts of each there are after it."""
 
-SMALL = ("rounds.problems=3", "parts.problems=1", "plan.fanout=[2,2]", "plan.budget=4", "update.minibatches=3")
+SMALL = (
+    "rounds.problems_per_round=3",
+    "parts.problems_per_part=1",
+    "plan.fanout=[2,2]",
+    "plan.budget=4",
+    "update.minibatches=3",
+)
 REAL = (
     *("run", "iteration", "--round", "1", "--config", "arithmetic-duo", "--set", "update.checkpoint_steps=1"),
     *(word for override in SMALL for word in ("--set", override)),
@@ -361,12 +367,12 @@ def _stopped_in(victim: Victim, number: signal.Signals) -> float:
 
 IN_A_DESTRUCTOR = """
 import os, signal, time
-from pipeline.execution.signals import arm
+from pipeline.execution.signals import install_handlers
 class Going:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)
         sum(range(100))  # where Python hears of it
-arm()
+install_handlers()
 Going()
 time.sleep(60)
 """

@@ -18,7 +18,7 @@ from pipeline.commands.why import question_of, why
 from pipeline.formatting import number, signed
 from pipeline.views.compare import show_comparison
 from pipeline.views.why import page_lines
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.engines.registry import make_codec
 from stages.episodes.state import frozen_state, render
 from stages.problem_sources.protocol import Problem
@@ -27,7 +27,12 @@ from tests.conftest import Round, drive
 
 pytestmark = pytest.mark.slow
 
-SMALL = ("rounds.problems=4", "parts.problems=4", "evaluate.problems.count=8", "parts.answers=8")
+SMALL = (
+    "rounds.problems_per_round=4",
+    "parts.problems_per_part=4",
+    "evaluate.problems.count=8",
+    "parts.answers_per_part=8",
+)
 APART = (
     'policies={"plans"={learning_rate=1e-4},"answers"={}}',
     'roles.reasoner.policy="plans"',
@@ -40,16 +45,16 @@ def _config(*overrides: str) -> Config:
 
 
 @pytest.fixture(scope="module")
-def tools() -> Iterator[Tools]:
+def resources() -> Iterator[Resources]:
     """The process's model, loaded once."""
-    tools = Tools()
-    yield tools
-    tools.close()
+    resources = Resources()
+    yield resources
+    resources.close()
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory, tools: Tools) -> Round:
-    return drive(tmp_path_factory.mktemp("real"), _config(), tools=tools)
+def real(tmp_path_factory: pytest.TempPathFactory, resources: Resources) -> Round:
+    return drive(tmp_path_factory.mktemp("real"), _config(), resources=resources)
 
 
 def test_a_frozen_context_renders_again_from_its_transcript_to_the_same_tokens(real: Round) -> None:
@@ -74,7 +79,7 @@ def test_what_was_said_reads_as_its_tokens(real: Round) -> None:
 
 def test_the_trainer_finds_the_log_probs_the_engine_sampled_with(real: Round) -> None:
     behaviour = real.by_id("decisions", "decision_id")
-    rows = [row for row in real.rows("trained") if row["policy_logprobs"] is not None]
+    rows = [row for row in real.rows("update_rows") if row["policy_logprobs"] is not None]
     assert rows
     gaps = [
         abs(ours - theirs)
@@ -155,26 +160,26 @@ def test_why_shows_the_question_what_was_seen_and_the_arithmetic_of_a_real_advan
             assert f"= {signed(j['advantage'])}" in shown["arithmetic"][-1]
 
 
-def test_two_rounds_go_on_from_the_new_policy(real: Round, tools: Tools) -> None:
-    second = drive(real.scope.store, _config(), round=2, until="rollout", tools=tools)
+def test_two_rounds_go_on_from_the_new_policy(real: Round, resources: Resources) -> None:
+    second = drive(real.scope.store, _config(), round=2, until="rollout", resources=resources)
     assert {row["policy_version"] for row in second.rows("decisions")} == {real.scope.policy_after.version}
     assert {row["policy_version"] for row in real.rows("decisions")} == {real.scope.policy.version}
 
 
-def test_each_role_can_have_an_adapter_of_its_own(tmp_path: Path, tools: Tools) -> None:
-    ran = drive(tmp_path, _config(*APART), tools=tools)
+def test_each_role_can_have_an_adapter_of_its_own(tmp_path: Path, resources: Resources) -> None:
+    ran = drive(tmp_path, _config(*APART), resources=resources)
     after = ran.scope.policy_after
     assert set(after.adapters) == {"plans", "answers"}
     assert len({adapter.digest for adapter in after.adapters.values()}) == 2
     assert {row["policy"] for row in ran.rows("steps")} == {"plans", "answers"}
 
 
-def test_the_layout_of_the_update_does_not_matter(real: Round, tools: Tools) -> None:
+def test_the_layout_of_the_update_does_not_matter(real: Round, resources: Resources) -> None:
     # in float32: in bfloat16 messages whose gradients cancel leave little but rounding, and how much depends on the processor
     steps = {}
     for layout in ("packed", "padded", "single"):
         config = _config("update.dtype=float32", f"update.layout={layout}")
-        ran = drive(real.scope.store, config, run=layout, tools=tools)
+        ran = drive(real.scope.store, config, run=layout, resources=resources)
         assert set(ran.made) == {"update"}
         steps[layout] = {(row["step"], row["role"]): row for row in ran.rows("steps")}
     for layout in ("padded", "single"):

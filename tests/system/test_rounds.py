@@ -21,7 +21,7 @@ from pipeline.execution.limits import Limits
 from pipeline.execution.runner import make_part, make_step
 from pipeline.rounds.round import Scope
 from pipeline.steps import ROUND
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.problem_sources.protocol import Problem
 from store.artifacts.policy_version import policy_of
 from store.artifacts.writer import open_writer
@@ -151,7 +151,7 @@ def test_the_same_configuration_gives_the_same_bytes_in_another_store(
 def test_parts_made_in_another_order_have_the_same_bytes(played: Played, store: Path) -> None:
     config, layout = config_of("trio", "tree"), Layout(store)
     catalog.record_config(layout, "test", 1, config.model_dump(mode="json"))
-    round, tools = Round(Scope(store, "test", 1)), Tools()
+    round, resources = Round(Scope(store, "test", 1)), Resources()
     for step in ROUND:
         look = round.scope.look(step, round.artifacts)
         with open_writer(layout, step.stage.name, look.key) as writer:
@@ -160,7 +160,7 @@ def test_parts_made_in_another_order_have_the_same_bytes(played: Played, store: 
                 writer,
                 look,
                 lambda parts, w=writer, at=look, turn=turn: [
-                    make_part(w, at, part, tools, Limits()) for part in parts[::turn]
+                    make_part(w, at, part, resources, Limits()) for part in parts[::turn]
                 ][::turn],
             )
     assert _bytes(round) == _bytes(played("trio", "tree"))
@@ -196,7 +196,7 @@ def test_a_change_makes_again_only_what_depends_on_it(
     second = drive(store, config_of("duo", "tree", **changes), run="changed")
     assert second.made == made
     if "rollout" not in made:
-        assert sum(report.ledger.get("messages", 0) for report in second.reports.values()) == 0
+        assert sum(report.usage.get("messages", 0) for report in second.reports.values()) == 0
     assert [first.artifacts[name].key for name in first.reports if name not in made] == [
         second.artifacts[name].key for name in second.reports if name not in made
     ]
@@ -217,8 +217,8 @@ def test_a_context_shared_by_two_states_makes_one_group_when_grouped_by_context(
 def test_a_frozen_policy_is_not_trained(store: Path) -> None:
     policies = {"proposer": PolicyConfig(), "critic": PolicyConfig(frozen=True)}
     round = drive(store, four_turns(policies=policies))
-    skipped = {row["role"]: set() for row in round.rows("trained")}
-    for row in round.rows("trained"):
+    skipped = {row["role"]: set() for row in round.rows("update_rows")}
+    for row in round.rows("update_rows"):
         skipped[row["role"]].add(row["skipped"])
     assert skipped["critic_1"] == {"frozen policy"}
     # its state holds one message, so there is nothing to learn whether frozen or not
@@ -245,6 +245,10 @@ def test_a_team_learns_what_its_problems_reward(store: Path) -> None:
 def test_trained_rows_are_measured_against_what_sampled_them(store: Path) -> None:
     # the tabular learner computes the engine's own softmax: the two may differ by float32's rounding alone
     config = trio(update=UpdateConfig(minibatches=2))
-    gaps = [row["largest_gap"] for row in drive(store, config).rows("trained") if row["largest_gap"] is not None]
+    gaps = [
+        row["largest_mismatch"]
+        for row in drive(store, config).rows("update_rows")
+        if row["largest_mismatch"] is not None
+    ]
     assert gaps
     assert max(gaps) < 1e-6

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.tiny_models import LETTERS, write_tiny_model
 
 from configs.engines import VllmServerEngineConfig
 from configs.errors import EngineError
@@ -17,6 +16,7 @@ from store.runs import records as catalog
 from tests.conftest import Answer, Round, drive
 from tests.support.fake_vllm_server import FakeServer, fake_server
 from tests.support.kill import contents, finished_parts
+from tests.support.tiny_models import LETTERS, write_tiny_model
 from tests.support.worlds import duo
 
 MODEL = "house/letters"
@@ -44,14 +44,14 @@ def _config(model: Path, server: FakeServer) -> Config:
         model=str(model),
         urls=(server.url,),
         served_model=MODEL,
-        probe=False,
-        attempts=2,
-        first_pause_seconds=0.02,
+        engine_check=False,
+        max_attempts=2,
+        initial_backoff_seconds=0.02,
         concurrency=2,
     )
     roles = tuple(role.model_copy(update={"max_new_tokens": 1}) for role in duo().roles)
     words = tuple(LETTERS[:26])
-    return duo(engine=engine, roles=roles, parts=PartsConfig(problems=1), problems=PROBLEMS, words=words)
+    return duo(engine=engine, roles=roles, parts=PartsConfig(problems_per_part=1), problems=PROBLEMS, words=words)
 
 
 def _undisturbed(store: Path, model: Path) -> Round:

@@ -22,7 +22,7 @@ from configs.errors import EngineError
 from stages.engines.adapters import adapter_of
 from stages.engines.protocol import Completion, Request, SamplingParameters
 from stages.engines.transformers.batching import Batch, Prompt, Row, common_prefix, cut, groups
-from stages.engines.transformers.kv_cache import with_room
+from stages.engines.transformers.kv_cache import preallocate
 from stages.engines.transformers.token_sampling import draw, uniforms
 from stages.models.chat_codec import ChatCodec
 from stages.models.loading import load_model
@@ -109,7 +109,7 @@ class TransformersEngine:
                     answers[row.request][row.place] = completion
         return [[found[place] for place in range(len(found))] for found in answers]
 
-    def make_room(self) -> None:
+    def release_memory(self) -> None:
         """Nothing: a model that fits with its trainer stays."""
 
     def close(self) -> None:
@@ -153,7 +153,7 @@ class TransformersEngine:
         row_B = torch.tensor(prompt_of_row, device=self._device)
         rows = [row for group in batch.rows for row in group]
         writing = _Writing(rows, sampling, self._end, on_message)
-        cache = with_room(cache, row_B, sampling.max_new_tokens)
+        cache = preallocate(cache, row_B, sampling.max_new_tokens)
         logits_BV, seen_BS = logits_UV[row_B], seen_US[row_B]
         position_B = torch.tensor([len(batch.prompts[index]) for index in prompt_of_row], device=self._device)
         while True:
@@ -162,7 +162,7 @@ class TransformersEngine:
                 return writing.finished()
             kept_B = writing.compact()
             if kept_B is not None:
-                cache = with_room(cache, kept_B, sampling.max_new_tokens - writing.length)
+                cache = preallocate(cache, kept_B, sampling.max_new_tokens - writing.length)
                 token_B, seen_BS, position_B = token_B[kept_B], seen_BS[kept_B], position_B[kept_B]
             seen_BS = torch.cat([seen_BS, seen_BS.new_ones((len(seen_BS), 1))], dim=1)
             logits_BV = self._model(

@@ -16,7 +16,7 @@ from transformers.masking_utils import sdpa_mask
 from stages.models.grouped_attention import GROUPED_ATTENTION, grouped_attention
 
 
-class RoomyLayer(DynamicLayer):
+class PreallocatedLayer(DynamicLayer):
     """One layer's keys and values [rows, heads, room, width] with a written length; grows in place up to its room."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, length: int) -> None:
@@ -40,18 +40,18 @@ class RoomyLayer(DynamicLayer):
         return self._length
 
 
-def with_room(cache: Cache, row_B: torch.Tensor, room: int) -> Cache:
+def preallocate(cache: Cache, row_B: torch.Tensor, room: int) -> Cache:
     """The cache for rows `row_B` of it (a row may come several times), with room for `room` more tokens.
 
     Layers of other kinds than plain attention (sliding windows, recurrent states) keep their own way of growing.
     """
     for index, layer in enumerate(cache.layers):
-        if isinstance(layer, DynamicLayer) and type(layer) in (DynamicLayer, RoomyLayer):
+        if isinstance(layer, DynamicLayer) and type(layer) in (DynamicLayer, PreallocatedLayer):
             assert layer.keys is not None, "the prompts are in the cache"
             assert layer.values is not None, "the prompts are in the cache"
             length = layer.get_seq_length()
             keys, values = (_spread(states, row_B, length, room) for states in (layer.keys, layer.values))
-            cache.layers[index] = RoomyLayer(keys, values, length)
+            cache.layers[index] = PreallocatedLayer(keys, values, length)
         else:
             layer.reorder_cache(row_B)  # type: ignore[arg-type]  # annotated with the old name of the class
     return cache

@@ -1,8 +1,8 @@
 """One vLLM server over HTTP: its models, its adapters, and messages by token ids. Knows nothing of other servers.
 
 Three outcomes besides an answer:
-    ServerTrouble     may pass: refused, timed out, cut off, overloaded, restarted; ask again, here or elsewhere
-    AdapterForgotten  the server no longer knows an adapter (it was restarted): load it again
+    TransientServerError     may pass: refused, timed out, cut off, overloaded, restarted; ask again, here or elsewhere
+    AdapterNotLoadedError  the server no longer knows an adapter (it was restarted): load it again
     EngineError       asking again would not help; the line says what to change
 """
 
@@ -26,11 +26,11 @@ _SEED_BITS = 63
 _HOW_TO_ALLOW = "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment"
 
 
-class ServerTrouble(EngineError):
+class TransientServerError(EngineError):
     """The server could not answer now. Worth asking again."""
 
 
-class AdapterForgotten(ServerTrouble):
+class AdapterNotLoadedError(TransientServerError):
     """The server does not know the adapter (any more)."""
 
 
@@ -82,7 +82,7 @@ class CompletionsServer:
         sampling = request.sampling
         answer = self._ask("POST", "/v1/completions", _body(model, request.prompt_ids, sampling, seed, end_token_ids))
         if answer.status_code == 404:
-            raise AdapterForgotten(f"server {self.url}: does not serve '{model}': {_message(answer)}")
+            raise AdapterNotLoadedError(f"server {self.url}: does not serve '{model}': {_message(answer)}")
         if answer.status_code == 400:
             raise EngineError(
                 f"server {self.url}: refuses a prompt of {len(request.prompt_ids)} tokens and "
@@ -120,9 +120,9 @@ class CompletionsServer:
                 method, path, json=body, timeout=httpx.USE_CLIENT_DEFAULT if timeout is None else timeout
             )
         except httpx.TimeoutException as error:
-            raise ServerTrouble(f"server {self.url}: no answer in time ({type(error).__name__})") from error
+            raise TransientServerError(f"server {self.url}: no answer in time ({type(error).__name__})") from error
         except httpx.TransportError as error:
-            raise ServerTrouble(f"server {self.url}: {type(error).__name__}: {error or 'cut off'}") from error
+            raise TransientServerError(f"server {self.url}: {type(error).__name__}: {error or 'cut off'}") from error
 
     def _check_route(self, answer: httpx.Response) -> None:
         if answer.status_code in (404, 405) and _message(answer) in ("Not Found", "Method Not Allowed"):
@@ -133,7 +133,7 @@ class CompletionsServer:
             return
         said = f"server {self.url}: {answer.status_code}: {_message(answer)}"
         if answer.status_code in _PASSING or answer.status_code >= 500:
-            raise ServerTrouble(said)
+            raise TransientServerError(said)
         if answer.status_code in (401, 403):
             raise EngineError(f"{said}; put the server's key into VLLM_API_KEY")
         raise EngineError(f"{said}; is this the address of a vLLM server?")
@@ -152,11 +152,11 @@ class _Reading:
         try:
             return self._answer.json()
         except ValueError as error:
-            raise ServerTrouble(f"server {self._url}: an answer that is no JSON ({error})") from error
+            raise TransientServerError(f"server {self._url}: an answer that is no JSON ({error})") from error
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (KeyError, IndexError, TypeError, ValueError)):
-            raise ServerTrouble(
+            raise TransientServerError(
                 f"server {self._url}: an answer without what was asked for ({type(error).__name__}: {error})"
             ) from error
 

@@ -42,8 +42,8 @@ class VllmEngine:
 
     def __init__(self, config: VllmEngineConfig, model_dir: Path) -> None:
         device = resolved_device(config.device)
-        if config.before_update == "sleep" and device != "cuda":
-            raise EngineError('engine.before_update: only a GPU can sleep; set it to "shutdown" or "stay"')
+        if config.memory_policy == "sleep" and device != "cuda":
+            raise EngineError('engine.memory_policy: only a GPU can sleep; set it to "shutdown" or "stay"')
         self._config, self._model_dir = config, model_dir
         codec = ChatCodec(model_dir)
         self.codec, self._end = codec, sorted(codec.end_token_ids)
@@ -87,12 +87,12 @@ class VllmEngine:
             answers = iter(self._answer(requests, on_message))
             return [[_completion(next(answers)) for _ in request.seeds] for request in requests]
 
-    def make_room(self) -> None:
-        """Give the memory to the trainer, in the way `before_update` says."""
+    def release_memory(self) -> None:
+        """Give the memory to the trainer, in the way `memory_policy` says."""
         with self._turn:
-            if self._llm is None or self._asleep or self._config.before_update == "stay":
+            if self._llm is None or self._asleep or self._config.memory_policy == "stay":
                 return
-            if self._config.before_update == "sleep":
+            if self._config.memory_policy == "sleep":
                 self._llm.sleep(level=1)
                 self._asleep = True
             else:
@@ -118,7 +118,7 @@ class VllmEngine:
         if config.max_model_len is not None:
             options["max_model_len"] = config.max_model_len
         if resolved_device(config.device) == "cuda":
-            options["gpu_memory_utilization"] = config.gpu_memory_share
+            options["gpu_memory_utilization"] = config.gpu_memory_utilization
         try:
             self._llm = LLM(
                 model=str(self._model_dir),
@@ -132,16 +132,16 @@ class VllmEngine:
                 max_lora_rank=config.max_lora_rank,
                 max_loras=_RESIDENT_ADAPTERS,
                 enforce_eager=config.enforce_eager,
-                enable_sleep_mode=config.before_update == "sleep",
+                enable_sleep_mode=config.memory_policy == "sleep",
                 disable_log_stats=True,
-                worker_extension_cls="stages.engines.vllm.worker_extension.EndsWithCommand",
+                worker_extension_cls="stages.engines.vllm.worker_extension.ExitWithParent",
                 **options,
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"vllm engine: {self._model_dir} cannot be served: {_one_line(error)}") from error
         try:
             with _Refusals("vllm engine: its processes cannot watch for the end of this one"):
-                self._llm.collective_rpc("end_with", args=(os.getpid(),))
+                self._llm.collective_rpc("exit_with_parent", args=(os.getpid(),))
         except EngineError:
             self._stop()
             raise

@@ -17,10 +17,10 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 
 from configs.engines import VllmServerEngineConfig
 from configs.environment import server_key
-from configs.errors import EngineError, Unreachable
+from configs.errors import EngineError, EngineUnreachableError
 from stages.engines.adapters import adapter_name, adapter_of
 from stages.engines.protocol import Completion, Request
-from stages.engines.vllm.http_client import AdapterForgotten, CompletionsServer, ServerTrouble
+from stages.engines.vllm.http_client import AdapterNotLoadedError, CompletionsServer, TransientServerError
 from stages.models.chat_codec import ChatCodec
 from stages.models.protocol import Codec
 from store.artifacts.policy_version import Adapter, PolicyVersion
@@ -81,7 +81,7 @@ class VllmServerEngine:
         """EngineError naming the first server that does not let adapters be loaded."""
         self._fleet.check_adapters_allowed()
 
-    def make_room(self) -> None:
+    def release_memory(self) -> None:
         """Nothing: no weights are in this process."""
 
     def close(self) -> None:
@@ -106,12 +106,12 @@ class VllmServerEngine:
         home = seed_from("home", *request.prompt_ids)
         plain = request.sampling.temperature in (0, 1) and request.sampling.top_p >= 1 and not request.sampling.top_k
         patience = Retrying(
-            retry=retry_if_exception_type(ServerTrouble),
-            stop=stop_after_attempt(config.attempts),
+            retry=retry_if_exception_type(TransientServerError),
+            stop=stop_after_attempt(config.max_attempts),
             wait=wait_exponential_jitter(
                 max=_LONGEST_PAUSE_SECONDS,
-                multiplier=config.first_pause_seconds,
-                jitter=config.first_pause_seconds / 4,  # so that not everybody comes back at the same moment
+                multiplier=config.initial_backoff_seconds,
+                jitter=config.initial_backoff_seconds / 4,  # so that not everybody comes back at the same moment
             ),
             reraise=True,
         )
@@ -120,9 +120,9 @@ class VllmServerEngine:
                 with attempt, self._fleet.one(home, avoid=last) as served:
                     last = served
                     return served.message(request, seed, adapter, self._end, plain)
-        except ServerTrouble as error:
-            raise Unreachable(
-                f"{error}; {config.attempts} attempts on {len(config.urls)} servers failed. What is finished is kept: "
+        except TransientServerError as error:
+            raise EngineUnreachableError(
+                f"{error}; {config.max_attempts} attempts on {len(config.urls)} servers failed. What is finished is kept: "
                 f"run the same command again when a server answers"
             ) from error
         raise AssertionError("a message is returned or raised")
@@ -173,7 +173,7 @@ class _Served:
         model = self._base if adapter.directory is None else adapter_name(adapter)
         try:
             return self.server.complete(model, request, seed, end)
-        except AdapterForgotten:
+        except AdapterNotLoadedError:
             self.forget(adapter)
             raise
 
@@ -213,11 +213,13 @@ class _Fleet:
             try:
                 served.prepare(adapters)
                 served.keep_only(adapters)
-            except ServerTrouble as error:
+            except TransientServerError as error:
                 self._rest(served)
                 troubles.append(str(error))
         if len(troubles) == len(self._all):
-            raise Unreachable(f"{troubles[0]}; none of {len(troubles)} servers in engine.urls can be used: start one")
+            raise EngineUnreachableError(
+                f"{troubles[0]}; none of {len(troubles)} servers in engine.urls can be used: start one"
+            )
 
     def check_adapters_allowed(self) -> None:
         """Ask every server."""
@@ -233,7 +235,7 @@ class _Fleet:
             served.in_flight += 1
         try:
             yield served
-        except ServerTrouble:
+        except TransientServerError:
             served.forget()
             self._rest(served)
             raise
@@ -260,7 +262,7 @@ class _Fleet:
         return min(free, key=lambda served: served.in_flight, default=None)
 
     def _rest(self, served: _Served) -> None:
-        pause = min(self._config.first_pause_seconds * 2**served.failures, _LONGEST_PAUSE_SECONDS)
+        pause = min(self._config.initial_backoff_seconds * 2**served.failures, _LONGEST_PAUSE_SECONDS)
         served.failures = min(served.failures + 1, 16)
         served.resting_until = time.monotonic() + pause
 

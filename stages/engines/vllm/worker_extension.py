@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 
-from stages.runtime.parent_watch import end_with
+from stages.runtime.parent_watch import exit_with_parent
 
 
-class EndsWithCommand:
+class ExitWithParent:
     """Mixed into vLLM's worker by its `worker_extension_cls`."""
 
-    def end_with(self, command: int) -> None:
+    def exit_with_parent(self, command: int) -> None:
         """Begin to watch the process of that number."""
         core = os.getppid()
-        end_with(command, also=core if core != command else None)
+        exit_with_parent(command, also=core if core != command else None)

@@ -19,9 +19,9 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from configs.errors import UpdateError
-from stages.learners.protocol import Reading, Scored, TrainRow
+from stages.learners.protocol import HiddenStates, Scored, TrainRow
 from stages.learners.scoring.packing import PackedRows, pack, packed_batches, padded_batches
-from stages.learners.scoring.token_logprobs import SpokenTokens
+from stages.learners.scoring.token_logprobs import TokenLogprobs
 from stages.learners.scoring.trie_attention import TRIE_ATTENTION, blocks
 
 Layout = Literal["packed", "padded", "single"]
@@ -63,19 +63,21 @@ class CausalScorer:
         return [scored for row in rows for scored in self._padded([row])]
 
     @torch.no_grad()
-    def read(self, rows: Sequence[TrainRow]) -> list[Reading]:
+    def read(self, rows: Sequence[TrainRow]) -> list[HiddenStates]:
         """Per row the backbone's last hidden state [D] at its context's end and at its message's end, float32."""
         if self._layout != "packed":
             return [self._reading(row) for row in rows]
         packed = self._packable(rows)
         hidden_TD = self._base.base_model(**self._fed(packed)).last_hidden_state[0].float()
         # copies: a view would keep every state of the batch
-        return [Reading(hidden_TD[place_N[0]].clone(), hidden_TD[place_N[-1]].clone()) for place_N in packed.predicting]
+        return [
+            HiddenStates(hidden_TD[place_N[0]].clone(), hidden_TD[place_N[-1]].clone()) for place_N in packed.predicting
+        ]
 
-    def _reading(self, row: TrainRow) -> Reading:
+    def _reading(self, row: TrainRow) -> HiddenStates:
         seen = self._tensor(np.array(row.context_ids + row.token_ids[:-1], np.int64))[None]
         hidden_TD = self._base.base_model(input_ids=seen, use_cache=False).last_hidden_state[0].float()
-        return Reading(hidden_TD[len(row.context_ids) - 1].clone(), hidden_TD[-1].clone())
+        return HiddenStates(hidden_TD[len(row.context_ids) - 1].clone(), hidden_TD[-1].clone())
 
     @torch.no_grad()
     def check_packing(self, policy: str) -> None:
@@ -84,7 +86,7 @@ class CausalScorer:
         In float32 whatever the model is in: bfloat16 rounds a large logit by more than some of these models differ by, and by
         how much depends on the processor's kernels.
         """
-        rows = [TrainRow("probe", policy, context, tokens, 1.0) for context, tokens in _PROBE]
+        rows = [TrainRow("intervention", policy, context, tokens, 1.0) for context, tokens in _PROBE]
         with _in_float32(self._base):
             try:
                 alone = torch.cat([scored.logprob_T for row in rows for scored in self._padded([row])])
@@ -205,7 +207,7 @@ def _spoken(logits_KV: torch.Tensor, where_N: torch.Tensor, rows: Sequence[Train
     else:
         logits_KV, temperature_K = logits_KV[where_N], temperature_N
         where_N = torch.arange(len(where_N), device=where_N.device)
-    logprob_N, entropy_N = SpokenTokens.apply(logits_KV, where_N, token_N, temperature_K)
+    logprob_N, entropy_N = TokenLogprobs.apply(logits_KV, where_N, token_N, temperature_K)
     lengths = [len(row.token_ids) for row in rows]
     return [Scored(*pair) for pair in zip(logprob_N.split(lengths), entropy_N.split(lengths), strict=True)]
 

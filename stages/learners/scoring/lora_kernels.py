@@ -19,7 +19,7 @@ import torch
 from peft.tuners.lora.layer import Linear
 
 
-def quicken(model: torch.nn.Module) -> int:
+def fuse_lora(model: torch.nn.Module) -> int:
     """Let every plain linear layer that has adapters compute this way; how many there are.
 
     Layers of other kinds (GPT-2's transposed ones), and any layer whose adapter has dropout, stay PEFT's own.

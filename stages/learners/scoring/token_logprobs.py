@@ -22,7 +22,7 @@ _CHUNKS_OF_A_GPU = 4
 """A GPU takes so many of them at once: its kernels would be too short otherwise."""
 
 
-class SpokenTokens(torch.autograd.Function):
+class TokenLogprobs(torch.autograd.Function):
     """(log-probs [N], entropies [N] in nats) of tokens `token_N` at places `where_N`; both differentiable, float32."""
 
     @staticmethod

@@ -1,22 +1,22 @@
 -- grain: one independent continuation of one alternative: all that was evaluated below one draw of the next role
 -- Leaves that share the next message are correlated, those that do not are independent given the alternative. A message
 -- of the last role ends its episode and is its own continuation.
---   source        round, or remeasured: an independent replay bought to diagnose
+--   source        round, or independent: an independent replay bought to diagnose
 --   mean_return   over its scored leaves; first_reward, first_answer: of the first of them by path of draws
--- reads: transcripts, replays, rewards, decisions; again_replays, again_rewards
+-- reads: transcripts, replays, rewards, decisions; independent_replays, independent_rewards
 with
 ended as (
     select 'round' as source, episode_id, decision_ids, credited, path from transcripts
     union all
     select 'round' as source, episode_id, decision_ids, credited, path from replays
     union all
-    select 'remeasured' as source, episode_id, decision_ids, credited, path from again_replays
+    select 'independent' as source, episode_id, decision_ids, credited, path from independent_replays
 ),
 
 graded as (
     select 'round' as source, episode_id, reward, parsed_answer from rewards
     union all
-    select 'remeasured' as source, episode_id, reward, parsed_answer from again_rewards
+    select 'independent' as source, episode_id, reward, parsed_answer from independent_rewards
 ),
 
 leaves as (
@@ -62,4 +62,4 @@ final as (
 )
 
 select * from final
-order by decision_id, source = 'remeasured', next_path
+order by decision_id, source = 'independent', next_path

@@ -1,8 +1,8 @@
 -- grain: one alternative
 -- CCPO (arXiv 2603.21563): the return with the agent minus the return without it,
---     b_j = mean return of solo replays of j's state (its message empty),   A_j = Q_j - b_j.
+--     b_j = mean return of ablated replays of j's state (its message empty),   A_j = Q_j - b_j.
 -- As an estimate of Q - V it is off by V(h) - V_without(h), the same for every alternative of a state, so as a policy gradient
--- it is unbiased. NULL for the last role, without whose message there is nothing to grade, and wherever no solo replay
+-- it is unbiased. NULL for the last role, without whose message there is nothing to grade, and wherever no ablated replay
 -- was scored. A group of one has an advantage, because it is compared with nobody.
 with
 alternatives as (
@@ -19,11 +19,11 @@ final as (
     select
         alternatives.*,
         groups.group_size,
-        case when alternatives.mean_return is not null then solo.mean_return end as baseline,
+        case when alternatives.mean_return is not null then ablated_replay.mean_return end as baseline,
         alternatives.mean_return - baseline as advantage
     from alternatives
     inner join groups on groups.group_id = alternatives.group_id
-    left join solo on solo.state_id = alternatives.state_id
+    left join ablated_replay on ablated_replay.state_id = alternatives.state_id
 )
 
 select * from final

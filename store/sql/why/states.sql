@@ -13,7 +13,7 @@ select
     contexts.context_id,
     contexts.token_ids,
     contexts.upstream,
-    contexts.times_seen,
+    contexts.visit_count,
     problems.problem_id,
     problems.question,
     problems.answer

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tests.support.tiny_models import TARGETS, tiny_model
 from transformers import AutoModelForCausalLM
 
 import cli
@@ -26,6 +25,7 @@ from store.artifacts.policy_version import Adapter, initial_policy
 from store.disk.layout import Layout
 from store.runs import records as catalog
 from tests.conftest import Answer, config_of, drive
+from tests.support.tiny_models import TARGETS, tiny_model
 from tests.support.worlds import WORDS, Truth, duo
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
@@ -34,7 +34,7 @@ IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Adapter]:
     """A tiny model's directory, and an adapter that changes it."""
-    folder = tmp_path_factory.mktemp("trained")
+    folder = tmp_path_factory.mktemp("update_rows")
     tiny_model().save_pretrained(folder / "model")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / "model" / name).write_text("{}")

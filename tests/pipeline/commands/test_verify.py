@@ -16,7 +16,7 @@ import pytest
 from configs.schema import Config
 from configs.training import UpdateConfig
 from pipeline.commands.verify import verify
-from store.artifacts.artifact import MANIFEST, PART_RECORD, Row, described, write_table
+from store.artifacts.artifact import MANIFEST, PART_RECORD, Row, load_manifest, write_table
 from store.artifacts.schemas import TABLES
 from store.artifacts.writer import ArtifactWriter, _settled
 from store.disk.layout import Layout
@@ -68,7 +68,7 @@ def _forge(store: Path, step: str, table: str, change: Change, content: bool, ro
     """
     folder = _folder(store, step, round)
     path = folder / "part-00000" / f"{table}.parquet"
-    artifact = described(Layout(store), folder.parent.name, folder.name)
+    artifact = load_manifest(Layout(store), folder.parent.name, folder.name)
     assert artifact is not None
     rows = change(artifact.rows(table)) if len(artifact.parts()) == 1 else change(_rows(path))
     write_table(path, pa.Table.from_pylist(rows, TABLES[table]))
@@ -92,7 +92,7 @@ def _record_anew(store: Path, folder: Path, content: bool, **described_as: Any) 
     if not content:
         write_record(folder / MANIFEST, {**manifest, "parts": parts, **described_as})
         return
-    told = {name: manifest[name] for name in ("made_from", "inputs", "libraries", "made_for", "made_at")}
+    told = {name: manifest[name] for name in ("cache_key_inputs", "inputs", "libraries", "created_for", "created_at")}
     ArtifactWriter(Layout(store), folder.parent.name, folder.name).finish(parts, told | described_as)
 
 
@@ -201,7 +201,7 @@ def test_an_input_that_is_gone_or_of_other_rows_is_named_by_what_was_made_from_i
 
 
 def _lost(store: Path, why: str) -> str:
-    version = _record(_folder(store, "sample") / MANIFEST)["made_from"]["policy"]
+    version = _record(_folder(store, "sample") / MANIFEST)["cache_key_inputs"]["policy"]
     update = _folder(store, "update", 1)
     return f"the policy {version} it was sampled by cannot be followed: update {update.name[:12]} of round 1 {why}"
 
@@ -222,10 +222,10 @@ def test_advantages_whose_policy_is_gone_are_named(forged: Path) -> None:
     assert list(found) == ["1 update"]
 
 
-def test_advantages_whose_policy_is_damaged_are_named(forged: Path) -> None:
+def test_advantages_whose_policy_is_corrupt_are_named(forged: Path) -> None:
     file = _folder(forged, "update", 1) / "part-00000/weights/team/table.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    assert _found(forged)["2 advantages"] == _lost(forged, "is damaged")
+    assert _found(forged)["2 advantages"] == _lost(forged, "is corrupt")
 
 
 def test_advantages_whose_policy_now_has_other_weights_are_named(forged: Path) -> None:
@@ -238,14 +238,14 @@ def test_advantages_whose_policy_now_has_other_weights_are_named(forged: Path) -
     assert _found(forged) == {"2 advantages": _lost(forged, "now has other weights")}
 
 
-def test_a_round_before_that_was_drawn_anew_is_no_damage(forged: Path) -> None:
+def test_a_round_before_that_was_drawn_anew_is_no_corruption(forged: Path) -> None:
     catalog.record_redraw(Layout(forged), "test", 1, "main", 1)
     drive(forged, _config(), 1)
     assert _found(forged) == {}
 
 
 def test_a_round_made_under_a_configuration_that_was_replaced_is_whole(forged: Path) -> None:
-    # planned now: other episodes of other roles; `c3 status` calls the round stale, but nothing of it is damaged
+    # planned now: other episodes of other roles; `c3 status` calls the round stale, but nothing of it is corrupt
     catalog.record_config(Layout(forged), "test", 1, worlds.trio().model_dump(mode="json"))
     assert [finding for _, finding in verify(forged) if finding] == []
     # what no plan has a say in is still looked at, however well the forger recorded it
@@ -253,7 +253,7 @@ def test_a_round_made_under_a_configuration_that_was_replaced_is_whole(forged: P
     assert "every_episode_is_graded_once" in _found(forged)["2 grade"]
 
 
-def test_a_damaged_record_of_a_run_is_no_fault_of_another_that_shares_its_artifacts(forged: Path) -> None:
+def test_a_corrupt_record_of_a_run_is_no_fault_of_another_that_shares_its_artifacts(forged: Path) -> None:
     copytree(forged / "runs/test", forged / "runs/other")
     (forged / "runs/other/run.json").write_text("{")
     places = {finding.place.split()[1] for _, finding in verify(forged) if finding}

@@ -15,7 +15,7 @@ from configs.errors import ConfigError
 from pipeline.commands.verify import verify
 from pipeline.commands.what_if import price, question
 from pipeline.rounds.round import Scope
-from pipeline.steps import PROBING
+from pipeline.steps import INTERVENTION_STEPS
 from pipeline.views.what_if import page_lines
 from stages.problem_sources.protocol import Problem
 from store.artifacts.artifact import Row
@@ -32,7 +32,7 @@ Played = Callable[[str, str], Round]
 def _ask(round: Round, name: str | None = None, role: str | None = None, text: str = "", replays: int = 4) -> Round:
     """The question driven without Prefect."""
     scope = question(round.scope, name, role, text or None, not text, replays)
-    return drive_on(scope, steps=PROBING)
+    return drive_on(scope, steps=INTERVENTION_STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def _problem(round: Round, row: Row) -> Problem:
 
 
 def _rewards(answer: Round) -> dict[str, list[float]]:
-    reward = {row["episode_id"]: row["reward"] for row in answer.rows("rewards", "score")}
+    reward = {row["episode_id"]: row["reward"] for row in answer.rows("rewards", "intervention_grade")}
     found: dict[str, list[float]] = {}
-    for row in answer.rows("replays", "probe"):
+    for row in answer.rows("replays", "intervention"):
         found.setdefault(row["alternative_id"], []).append(reward[row["episode_id"]])
     return found
 
@@ -59,14 +59,14 @@ def test_a_probe_earns_what_the_world_says_it_does(duo: Round, text: str) -> Non
     world = Truth(duo.scope.config)
     answer = _ask(duo, role="reasoner", text=text, replays=400)
     rewards = _rewards(answer)
-    probes = answer.rows("probes", "probe")
-    assert {row["state_id"] for row in probes} == {
+    interventions = answer.rows("interventions", "intervention")
+    assert {row["state_id"] for row in interventions} == {
         row["state_id"] for row in duo.rows("contexts") if row["role"] == "reasoner"
     }
-    for row in probes:
+    for row in interventions:
         problem = _problem(duo, row)
         truth = world.v(problem, {"reasoner": text})
-        drawn = np.array(rewards[row["probe_id"]])
+        drawn = np.array(rewards[row["intervention_id"]])
         assert len(drawn) == 400
         assert abs(drawn.mean() - truth) < 4 * drawn.std(ddof=1) / 20 + 1e-9  # four standard errors
 
@@ -74,8 +74,8 @@ def test_a_probe_earns_what_the_world_says_it_does(duo: Round, text: str) -> Non
 def test_the_last_roles_probe_is_graded_once_and_draws_nothing(duo: Round) -> None:
     state = next(row for row in duo.rows("contexts") if row["role"] == "actor")
     answer = _ask(duo, state["state_id"], text=WORDS[1])
-    assert answer.rows("decisions", "probe") == []
-    [replay], [reward] = answer.rows("replays", "probe"), answer.rows("rewards", "score")
+    assert answer.rows("decisions", "intervention") == []
+    [replay], [reward] = answer.rows("replays", "intervention"), answer.rows("rewards", "intervention_grade")
     assert replay["output"] == WORDS[1]
     world = Truth(duo.scope.config)
     assert reward["reward"] == world.rewards(_problem(duo, state))[WORDS.index(WORDS[1])]
@@ -86,7 +86,7 @@ def test_a_probe_draws_with_seeds_and_ids_of_its_own(duo: Round) -> None:
     first, second = _ask(duo, state["state_id"]), _ask(duo, state["state_id"], replays=5)
     for column in ("seed", "decision_id"):
         seen = [row[column] for row in duo.rows("decisions")]
-        drawn = [row[column] for answer in (first, second) for row in answer.rows("decisions", "probe")]
+        drawn = [row[column] for answer in (first, second) for row in answer.rows("decisions", "intervention")]
         assert len(drawn) == 9
         assert len({*seen, *drawn}) == len(seen) + len(drawn)
 
@@ -95,11 +95,11 @@ def test_what_was_asked_is_not_made_again_and_the_round_never_reads_it(duo: Roun
     before = {look.step.name: look.key for look in duo.scope.walk().looks}
     answer = _ask(duo, role="reasoner", text=WORDS[2])
     again = _ask(duo, role="reasoner", text=WORDS[2])
-    assert answer.made == ["probe", "score"]
+    assert answer.made == ["intervention", "intervention_grade"]
     assert again.made == []
     assert {look.step.name: look.key for look in Scope(duo.scope.store, "test", 1).walk().looks} == before
-    probes = {row["probe_id"] for row in answer.rows("probes", "probe")}
-    assert not probes & {row["decision_id"] for row in duo.rows("advantages")}
+    interventions = {row["intervention_id"] for row in answer.rows("interventions", "intervention")}
+    assert not interventions & {row["decision_id"] for row in duo.rows("advantages")}
     tokens = 16 * duo.scope.config.sampling.max_new_tokens
     assert price(answer.scope) == ({"states": 4, "evaluations": 16, "messages": 16, "tokens_at_most": tokens}, True)
 
@@ -110,14 +110,16 @@ def test_questions_are_kept_verified_and_queried(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     assert list(garbage(layout)) == []
     assert [finding for _, finding in verify(tmp_path) if finding] == []
-    asked = [reference for reference in references(layout) if reference.step in ("probe", "score")]
+    asked = [reference for reference in references(layout) if reference.step in ("intervention", "intervention_grade")]
     assert len(asked) == 6
-    counts = query(layout, "select role, replays, count(*), sum(replay_count) from probes group by all order by all")
+    counts = query(
+        layout, "select role, replays, count(*), sum(replay_count) from interventions group by all order by all"
+    )
     states = sum(row["role"] == "actor" for row in round.rows("contexts"))
     assert counts.fetchall() == [("actor", 1, states, states), ("reasoner", 4, 4, 16), ("reasoner", 6, 4, 24)]
     [[mean]] = query(
         layout,
-        "select avg(reward) from probe_replays where probe_id in (select probe_id from probes where replays = 6)",
+        "select avg(reward) from intervention_replays where intervention_id in (select intervention_id from interventions where replays = 6)",
     ).fetchall()
     assert mean == pytest.approx(np.mean([value for values in _rewards(answers[1]).values() for value in values]))
     [[replays]] = query(layout, "select count(*) from replays").fetchall()  # the round's own alone
@@ -125,17 +127,17 @@ def test_questions_are_kept_verified_and_queried(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_answer_is_found_and_made_again(tmp_path: Path) -> None:
+def test_a_corrupt_answer_is_found_and_made_again(tmp_path: Path) -> None:
     round = drive(tmp_path, config_of("duo", "tree"))
     answer = _ask(round, role="reasoner")
-    answer.artifacts["probe"].files("replays")[0].write_bytes(b"")
+    answer.artifacts["intervention"].files("replays")[0].write_bytes(b"")
     [finding] = [
-        finding for reference, finding in verify(tmp_path) if finding and reference and reference.step == "probe"
+        finding for reference, finding in verify(tmp_path) if finding and reference and reference.step == "intervention"
     ]
     assert "what-if" in finding.cure
     again = _ask(Round(Scope(tmp_path, "test", 1)), role="reasoner")
-    assert again.made == ["probe"]
-    assert again.artifacts["probe"].digest == answer.artifacts["probe"].digest
+    assert again.made == ["intervention"]
+    assert again.artifacts["intervention"].digest == answer.artifacts["intervention"].digest
 
 
 def test_the_page_sets_the_probe_beside_the_alternatives(duo: Round, capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +180,7 @@ def test_a_role_is_summed_up_over_its_states(duo: Round, capsys: pytest.CaptureF
     page = json.loads(_run([*command, "--json"], capsys))
     rewards = _rewards(answer)
     for row in page["states"]:
-        assert row["mean_return"] == pytest.approx(np.mean(rewards[row["probe_id"]]))
+        assert row["mean_return"] == pytest.approx(np.mean(rewards[row["intervention_id"]]))
     expected = np.mean([row["value"] - row["mean_return"] for row in page["states"]])
     assert page["difference"]["value"] == pytest.approx(expected)
     assert page["difference"]["low"] <= page["difference"]["value"] <= page["difference"]["high"]

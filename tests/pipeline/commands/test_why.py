@@ -34,7 +34,7 @@ def test_every_number_is_the_stored_one(played: Played) -> None:
     credit, decisions = round.by_id("advantages", "decision_id"), round.by_id("decisions", "decision_id")
     contexts = {row["state_id"]: row for row in round.rows("contexts")}
     episodes = {row["episode_id"]: row for row in [*round.rows("transcripts"), *round.rows("replays")]}
-    rewards, trained = round.by_id("rewards", "episode_id"), round.by_id("trained", "decision_id")
+    rewards, trained = round.by_id("rewards", "episode_id"), round.by_id("update_rows", "decision_id")
     for problem in {row["problem_id"] for row in credit.values()}:
         for group in _page(round, problem)["groups"]:
             state = contexts[group["state_id"]]
@@ -47,7 +47,7 @@ def test_every_number_is_the_stored_one(played: Played) -> None:
                 for column in ("mean_return", "replay_count", "baseline", "advantage", "group_size"):
                     assert row[column] == credit[name][column]
                 assert row["text"] == decisions[name]["text"]
-                assert row["trained"]["advantage"] == trained[name]["advantage"]
+                assert row["update_rows"]["advantage"] == trained[name]["advantage"]
                 own = {key for key, episode in episodes.items() if name in episode["credited"]}
                 assert {replay["episode_id"] for replay in row["replays"]} == own
                 for replay in row["replays"]:

@@ -44,7 +44,7 @@ problems = 1
 DYING = """
 import os, signal, sys, time
 from pathlib import Path
-from pipeline import runner
+from pipeline.execution import runner
 
 make_part = runner.make_part
 
@@ -61,7 +61,7 @@ runner.make_part = mortal
 TELLING = """
 import os, time
 from pathlib import Path
-from pipeline import runner
+from pipeline.execution import runner
 
 make_part = runner.make_part
 

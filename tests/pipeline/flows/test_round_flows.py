@@ -19,7 +19,7 @@ from configs.load import load_config
 from store.disk.layout import Layout
 from store.runs.records import round_steps
 from tests.conftest import ROOT, Answer, drive
-from tests.store.artifacts.test_damage import HARMS
+from tests.store.artifacts.test_corruption import HARMS
 from tests.support.kill import contents
 
 Command = Callable[..., Answer]
@@ -105,7 +105,7 @@ def test_a_round_is_seen_with_its_steps_and_their_parts_by_name(
     }
     assert round_steps(Layout(store), "seen", 1)["grade"] == entry
 
-    # nor is a rollout with a damaged part: that part is made again, and nothing else
+    # nor is a rollout with a corrupt part: that part is made again, and nothing else
     entry = round_steps(Layout(store), "seen", 1)["rollout"]
     harmed = Layout(store).part(entry["stage"], entry["key"], 1) / "decisions.parquet"
     whole = harmed.read_bytes()
@@ -138,7 +138,7 @@ def test_a_round_that_fails_inside_the_flow_says_why_in_one_line(
         "--round",
         "1",
         "--set",
-        "rounds.problems=1",
+        "rounds.problems_per_round=1",
     )
     source = f"problems={{source='jsonl', path='{problems}'}}"
     answer = c3(*options, "--set", source, env=environment)
@@ -177,7 +177,7 @@ def test_a_finished_round_needs_neither_server_nor_prefect_nor_torch_nor_duckdb(
 
 _TOLD = """
 import sys
-from pipeline import flows, server
+from pipeline.flows import round_flows as flows, server
 from prefect import flow
 from prefect.events.worker import EventsWorker
 from prefect.settings import get_current_settings
@@ -219,13 +219,13 @@ def test_a_question_and_a_round_with_solo_replays_are_seen_too(
     ccpo = ("--variant", "ccpo", "--set", "advantages.estimator=ccpo")
     reporting("run", "iteration", "--run", "asked", "--round", "1", *ccpo)
     steps = _states(prefect_server, _flow_runs(prefect_server, "asked · round 1")[-1])
-    solo = {name: state for name, state in steps.items() if name.startswith("solo") and " of " not in name}
-    assert solo == {"solo · round 1": "Completed", "solo_grade · round 1": "Completed"}
+    solo = {name: state for name, state in steps.items() if name.startswith("ablated_replay") and " of " not in name}
+    assert solo == {"solo · round 1": "Completed", "ablated_grade · round 1": "Completed"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("harm", HARMS)
-def test_what_prefect_remembers_of_a_finished_round_may_be_damaged(
+def test_what_prefect_remembers_of_a_finished_round_may_be_corrupt(
     harm: Callable[[Path], object], reporting: Command, prefect_server: str, store: Path
 ) -> None:
     run = f"forgetful-{harm.__name__.replace('_', '-')}"

@@ -31,11 +31,11 @@ from pipeline.rounds.status import standings
 from pipeline.steps import DIAGNOSIS, EVALUATION, names, step_named
 from pipeline.views.receipt import retrying
 from pipeline.views.status import show_status
-from stages.base.resources import Tools
-from store.artifacts.artifact import described
+from stages.base.resources import Resources
+from store.artifacts.artifact import load_manifest
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
-from store.disk.locks import holding
+from store.disk.locks import exclusive_lock
 from store.queries.catalog_views import query
 from store.runs import records as catalog
 from store.runs.garbage import garbage, sweep
@@ -66,7 +66,9 @@ def _files(store: Path, *folders: str) -> dict[str, bytes]:
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            name: _without_times(item) for name, item in value.items() if name not in ("seconds", "made_at", "checksum")
+            name: _without_times(item)
+            for name, item in value.items()
+            if name not in ("seconds", "created_at", "checksum")
         }
     return [_without_times(item) for item in value] if isinstance(value, list) else value
 
@@ -93,7 +95,7 @@ def test_a_variant_generates_nothing_and_is_a_row_in_every_table_by_its_name(duo
     assert {name: branch.artifacts[name].key for name in branch.artifacts if name != "advantages"} == {
         name: duo.artifacts[name].key for name in branch.artifacts if name != "advantages"
     }
-    assert all(not report.ledger.get("messages") for report in branch.reports.values())
+    assert all(not report.usage.get("messages") for report in branch.reports.values())
     for table in ("problems", "transcripts", "decisions", "contexts", "replays", "rewards", "episodes", "advantages"):
         counts = {
             row["variant"]: row["n"]
@@ -193,7 +195,13 @@ def sums(tmp_path: Path) -> Config:
     """A team of one that says 1, 2 or 3, graded by math-verify; at most two thirds may stay unscored."""
     problems = tmp_path / "sums.jsonl"
     problems.write_text("".join(f'{{"question": "q {i}", "answer": "{1 + i % 3}"}}\n' for i in range(4)))
-    world = solo((3,), words=("1", "2", "3"), problems=4, parts=PartsConfig(problems=2), rounds=RoundConfig(problems=4))
+    world = solo(
+        (3,),
+        words=("1", "2", "3"),
+        problems=4,
+        parts=PartsConfig(problems_per_part=2),
+        rounds=RoundConfig(problems_per_round=4),
+    )
     grade = world.grade.model_copy(update={"evaluator": MathEvaluator(), "max_unscored_share": 1.0})
     return world.model_copy(update={"problems": JsonlProblems(path=str(problems)), "grade": grade})
 
@@ -219,7 +227,7 @@ def test_only_missing_rewards_are_graded_again(store: Path, sums: Config, out_of
     assert commands.settle_retry(Scope(store, "test", 1))
     second = drive_on(Scope(store, "test", 1))
     missing = said.count("2") + said.count("3")
-    assert second.reports["grade"].ledger == {"evaluations": missing, "retried": missing, "now_scored": said.count("2")}
+    assert second.reports["grade"].usage == {"evaluations": missing, "retried": missing, "now_scored": said.count("2")}
     assert retrying(second.reports["grade"]) == (
         f"grade: {missing} missing rewards graded again; {said.count('2')} of them are there now, "
         f"{said.count('3')} are still missing"
@@ -233,7 +241,7 @@ def test_only_missing_rewards_are_graded_again(store: Path, sums: Config, out_of
     out_of_order.write_text("")
     assert commands.settle_retry(Scope(store, "test", 1))
     third = drive_on(Scope(store, "test", 1))
-    assert third.reports["grade"].ledger["now_scored"] == said.count("3")
+    assert third.reports["grade"].usage["now_scored"] == said.count("3")
     assert None not in set().union(*_by_output(third).values())
     assert not commands.settle_retry(Scope(store, "test", 1))  # nothing is missing any more
     assert drive_on(Scope(store, "test", 1)).made == []
@@ -261,7 +269,7 @@ def test_a_retry_that_fails_as_before_leaves_what_follows_as_it_is(
     assert drive_on(Scope(store, "test", 1)).made == ["grade"]
 
 
-def test_retried_rewards_that_are_damaged_are_made_again_from_those_before(
+def test_retried_rewards_that_are_corrupt_are_made_again_from_those_before(
     store: Path, sums: Config, out_of_order: Path
 ) -> None:
     out_of_order.write_text("3\n")
@@ -301,7 +309,7 @@ def test_too_many_failures_are_no_artifact_and_need_no_retry(store: Path, sums: 
     assert commands.settle_retry(Scope(store, "test", 1))  # it goes on: there is nothing to retry yet
     round = drive_on(Scope(store, "test", 1))
     assert round.made == ["grade", "advantages", "update"]
-    assert "retried" not in round.reports["grade"].ledger
+    assert "retried" not in round.reports["grade"].usage
 
 
 def test_the_missing_rewards_of_an_evaluation_are_graded_again(store: Path, sums: Config, out_of_order: Path) -> None:
@@ -312,9 +320,9 @@ def test_the_missing_rewards_of_an_evaluation_are_graded_again(store: Path, sums
     assert {row["reward"] for row in first.rows("rewards")} == {None}
     out_of_order.write_text("")
     scope = Scope(store, "test", 0)
-    assert commands.settle_retry(scope, "verdict")
+    assert commands.settle_retry(scope, "answer_grade")
     second = drive_on(scope, steps=EVALUATION)
-    assert second.made == ["verdict", "evaluate"]
+    assert second.made == ["answer_grade", "evaluate"]
     assert None not in {row["reward"] for row in second.rows("rewards")}
     assert drive_on(scope, steps=EVALUATION).made == []
 
@@ -492,12 +500,12 @@ def test_status_tells_what_was_made_reused_and_is_missing(duo: Round) -> None:
     assert main.states["evaluate"] == "missing"
 
 
-def test_status_tells_partial_running_failed_and_damaged_and_why(duo: Round) -> None:
+def test_status_tells_partial_running_failed_and_corrupt_and_why(duo: Round) -> None:
     store, layout = duo.scope.store, duo.scope.layout
     grade, rollout = duo.artifacts["grade"], duo.artifacts["rollout"]
     (grade.path / "manifest.json").unlink()
     shutil.rmtree(grade.path / "part-00001")
-    assert _standing(store).states["grade"] == "damaged"  # it was whole once
+    assert _standing(store).states["grade"] == "corrupt"  # it was whole once
     drive(store, config_of("duo", "tree", seed=5), run="begun", until="replay")
     begun = Scope(store, "begun", 1)
     look = next(look for look in begun.walk().looks if look.step.name == "grade")
@@ -511,10 +519,10 @@ def test_status_tells_partial_running_failed_and_damaged_and_why(duo: Round) -> 
     standing = _standing(store, run="begun")
     assert standing.states["grade"] == "failed"
     assert standing.notes == ["begun round 1 main grade: the grader fell over"]
-    with holding(layout, f"rollout-{rollout.key}", "it"):
+    with exclusive_lock(layout, f"rollout-{rollout.key}", "it"):
         assert _standing(store).states["rollout"] == "made"  # held by a reader of the same key, but it is there
     shutil.rmtree(rollout.path)
-    assert _standing(store).states["rollout"] == "damaged"
+    assert _standing(store).states["rollout"] == "corrupt"
 
 
 def _status(store: Path, width: int = 80) -> list[dict[str, str]]:
@@ -538,15 +546,15 @@ def test_status_has_columns_for_the_steps_that_only_some_rounds_have_where_one_h
     [main] = _status(store)
     assert (list(main), main["diag"]) == (USUAL, "ok")
 
-    solo = drive_on(_variant(duo, "ccpo", ["advantages.estimator=ccpo"]), until="solo")
+    solo = drive_on(_variant(duo, "ccpo", ["advantages.estimator=ccpo"]), until="ablated_replay")
     main, branch = _status(store)
-    assert list(branch) == [*USUAL[:8], "solo", "sgrd", *USUAL[8:]]
-    assert (main["solo"], main["sgrd"], branch["solo"], branch["sgrd"]) == ("", "", "ok", ".")
-    (solo.artifacts["solo"].path / "manifest.json").unlink()
-    shutil.rmtree(solo.artifacts["solo"].path / "part-00001")
-    assert _status(store)[1]["solo"] == "BROKEN"
-    solo.scope.record_failure(step_named("solo_grade"), "the grader fell over")
-    assert _status(store)[1]["sgrd"] == "FAILED"
+    assert list(branch) == [*USUAL[:8], "abl", "ablgr", *USUAL[8:]]
+    assert (main["abl"], main["ablgr"], branch["abl"], branch["ablgr"]) == ("", "", "ok", ".")
+    (solo.artifacts["ablated_replay"].path / "manifest.json").unlink()
+    shutil.rmtree(solo.artifacts["ablated_replay"].path / "part-00001")
+    assert _status(store)[1]["abl"] == "BROKEN"
+    solo.scope.record_failure(step_named("ablated_grade"), "the grader fell over")
+    assert _status(store)[1]["ablgr"] == "FAILED"
 
 
 def test_status_has_a_column_for_learned_values_and_for_replays_that_were_bought(duo: Round) -> None:
@@ -557,14 +565,14 @@ def test_status_has_a_column_for_learned_values_and_for_replays_that_were_bought
     assert (main["crit"], branch["crit"]) == ("", "ok")
     catalog.record_extra_replays(duo.scope.layout, "test", 1, "main", 2)
     scope = Scope(store, "test", 1)
-    look = scope.look(step_named("remeasure"), scope.artifacts_beside(DIAGNOSIS))
-    with open_writer(duo.scope.layout, "remeasure", look.key) as writer:
-        make_part(writer, look, look.step.stage.cut(look.job)[1], Tools(), Limits())
+    look = scope.look(step_named("independent_replay"), scope.artifacts_beside(DIAGNOSIS))
+    with open_writer(duo.scope.layout, "independent_replay", look.key) as writer:
+        make_part(writer, look, look.step.stage.cut(look.job)[1], Resources(), Limits())
     main, branch = _status(store, 100)
-    assert list(main) == [*USUAL[:8], "crit", *USUAL[8:11], "meas", "regr", "diag"]
-    assert [(line["meas"], line["regr"]) for line in (main, branch)] == [("part", "."), ("", "")]
+    assert list(main) == [*USUAL[:8], "crit", *USUAL[8:11], "indep", "indgr", "diag"]
+    assert [(line["indep"], line["indgr"]) for line in (main, branch)] == [("part", "."), ("", "")]
     drive_on(Scope(store, "test", 1), steps=DIAGNOSIS)
-    assert [(line["meas"], line["regr"], line["diag"]) for line in _status(store, 100)] == [
+    assert [(line["indep"], line["indgr"], line["diag"]) for line in _status(store, 100)] == [
         ("ok", "ok", "ok"),
         ("", "", "."),
     ]
@@ -607,7 +615,7 @@ def story(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Simp
         late=told.tell("late", "--max-seconds", "0"),
         whole=told.tell("whole"),
         beside=told.tell("beside", "--from", "replay"),
-        redrawn=told.tell("redrawn", "--redraw", "1"),
+        redrawn=told.tell("redrawn", "--draw-set", "1"),
         branched=told.tell(
             "branched", "run", "stage", "advantages", "--round", "1", "--variant", "no-loo", "--set", *NO_LOO
         ),
@@ -651,7 +659,9 @@ def test_a_cap_stops_at_the_end_of_a_part_and_the_same_command_goes_on(story: Si
 @pytest.mark.slow
 def test_the_receipt_is_what_the_tables_hold(story: SimpleNamespace) -> None:
     receipt, layout = _receipt(story.whole), Layout(story.told.store)
-    found = {name: described(layout, entry["stage"], entry["key"]) for name, entry in story.told.steps["whole"].items()}
+    found = {
+        name: load_manifest(layout, entry["stage"], entry["key"]) for name, entry in story.told.steps["whole"].items()
+    }
     until, generated = _receipt(story.until), found["rollout"].rows("decisions")
     assert until["rollout"]["messages"] == str(len(generated))
     tokens = sum(row["prompt_tokens"] + len(row["token_ids"]) for row in generated)
@@ -713,14 +723,16 @@ def test_a_stage_made_again_to_other_rows_says_so_and_is_the_one_that_the_round_
     assert {name for name, line in receipt.items() if line["seconds"] == "reused"} == set(STEPS[:5])
 
     layout, steps = Layout(store), catalog.round_steps(Layout(store), "told", 1)
-    before, again = (described(layout, "grade", key) for key in (first.artifacts["grade"].key, steps["grade"]["key"]))
+    before, again = (
+        load_manifest(layout, "grade", key) for key in (first.artifacts["grade"].key, steps["grade"]["key"])
+    )
     assert before is not None and again is not None
     assert again.key == f"{before.key}~2"
     assert again.digest == steps["grade"]["digest"] != before.digest
     earned = [{row["episode_id"]: row["reward"] for row in made.rows("rewards")} for made in (before, again)]
     assert earned[1] == {episode: 1 - reward for episode, reward in earned[0].items()}
     for name in ("advantages", "update"):
-        remade = described(layout, name, steps[name]["key"])
+        remade = load_manifest(layout, name, steps[name]["key"])
         assert remade is not None and remade.digest != first.artifacts[name].digest
         given = {"advantages": "grade", "update": "advantages"}[name]
         assert remade.manifest["inputs"][given]["key"] == steps[given]["key"]
@@ -766,7 +778,7 @@ def test_parts_made_by_two_workers_have_the_same_bytes(story: SimpleNamespace) -
 def test_two_workers_of_the_real_model_give_the_same_bytes(prefect_server: str, store: Path, tmp_path: Path) -> None:
     # the engine serves one request at a time, and a part's batches are its own: who comes first makes no difference
     apart = ["policies={plans={},answers={}}", "roles.reasoner.policy=plans", "roles.actor.policy=answers"]
-    overrides = [*apart, "rounds.problems=4", "parts.problems=1"]
+    overrides = [*apart, "rounds.problems_per_round=4", "parts.problems_per_part=1"]
     config = load_config("arithmetic-duo", overrides)
     one = [drive(store, config, 1, run="told"), drive(store, config, 2, run="told", until="replay")]
     told = Story(tmp_path, prefect_server)
@@ -782,7 +794,7 @@ def test_two_workers_of_the_real_model_give_the_same_bytes(prefect_server: str, 
 
 
 def test_the_table_of_parts_and_tokens_is_what_the_tables_hold(store: Path) -> None:
-    config = build_config(config_of("trio", "tree").model_dump(mode="json"), ["parts.problems=1"])
+    config = build_config(config_of("trio", "tree").model_dump(mode="json"), ["parts.problems_per_part=1"])
     half = drive(store, config, until="sample")
     shutil.rmtree(half.artifacts["sample"].path / "part-00003")
     shutil.rmtree(half.artifacts["sample"].path / "part-00001")
@@ -792,10 +804,10 @@ def test_the_table_of_parts_and_tokens_is_what_the_tables_hold(store: Path) -> N
     parts = list(dict.fromkeys(row["problem_id"] for row in round.rows("contexts", "freeze")))
     rows = round.rows("decisions", "sample")
     made = [row for row in rows if row["problem_id"] in (parts[1], parts[3])]
-    for ledger, counted in ((report.ledger, made), (report.saved, [row for row in rows if row not in made])):
-        assert ledger["messages"] == len(counted)
-        assert ledger["prompt_tokens"] == sum(row["prompt_tokens"] for row in counted)
-        assert ledger["new_tokens"] == sum(row["new_tokens"] for row in counted)
+    for usage, counted in ((report.usage, made), (report.saved, [row for row in rows if row not in made])):
+        assert usage["messages"] == len(counted)
+        assert usage["prompt_tokens"] == sum(row["prompt_tokens"] for row in counted)
+        assert usage["new_tokens"] == sum(row["new_tokens"] for row in counted)
     records = {part["name"]: part for part in round.artifacts["sample"].manifest["parts"]}
     assert report.saved_seconds == records["part-00000"]["seconds"] + records["part-00002"]["seconds"]
     everything = drive_on(Scope(store, "test", 1))

@@ -18,7 +18,7 @@ from configs.problems import ScriptedProblems
 from configs.schema import EvaluateConfig, TrackingConfig
 from configs.training import UpdateConfig
 from pipeline.commands import run as commands
-from pipeline.execution.context import Silence
+from pipeline.execution.context import NullProgress
 from pipeline.rounds.round import Scope
 from pipeline.steps import EVALUATION
 from pipeline.trackers.report import STEP_FIGURES
@@ -40,7 +40,7 @@ def _played(store: Path, rounds: int = 2, **tracking: Any) -> list[Round]:
     config = duo(update=UPDATE, tracking=TrackingConfig(**tracking))
     ran = [drive(store, config, round=number) for number in range(1, rounds + 1)]
     for round in ran:
-        assert commands.run_iteration(round.scope, Silence()).untold == []
+        assert commands.run_iteration(round.scope, NullProgress()).untold == []
     return ran
 
 
@@ -86,10 +86,10 @@ def test_a_round_is_told_once_and_again_only_where_its_figures_differ(store: Pat
     [round] = _played(store, rounds=1, to=("tensorboard",))
     folder = store / "tensorboard/test/main"
     [before] = folder.iterdir()
-    commands.run_iteration(round.scope, Silence())
+    commands.run_iteration(round.scope, NullProgress())
     assert list(folder.iterdir()) == [before]
     again = drive(store, round.scope.config.model_copy(update={"update": UpdateConfig(minibatches=1)}))
-    commands.run_iteration(again.scope, Silence())
+    commands.run_iteration(again.scope, NullProgress())
     [after] = folder.iterdir()
     assert after != before and after.name.endswith(".round-00001")
     assert set(_tensorboard(folder)["loss/actor"]) == {1}
@@ -105,7 +105,7 @@ def test_tracking_that_is_asked_for_later_tells_of_rounds_that_were_there(store:
 def _told_again(store: Path, round: Round, **tracking: Any) -> Curves:
     config = round.scope.config.model_copy(update={"tracking": TrackingConfig(**tracking)})
     catalog.record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
-    commands.run_iteration(Scope(store, "test", 1), Silence())
+    commands.run_iteration(Scope(store, "test", 1), NullProgress())
     return _tensorboard(store / "tensorboard/test/main")
 
 
@@ -115,7 +115,7 @@ def test_an_evaluation_is_told_at_its_round(store: Path) -> None:
     config = duo(update=UPDATE, tracking=tracking, evaluate=heldout)
     round = drive(store, config)
     drive(store, config, steps=EVALUATION)
-    result = commands.run_evaluation(round.scope, Silence())
+    result = commands.run_evaluation(round.scope, NullProgress())
     [file] = (store / "tensorboard/test/main").iterdir()
     assert file.name.endswith(".evaluation-00001")
     assert _tensorboard(file.parent) == {
@@ -129,11 +129,11 @@ def test_a_tracker_that_cannot_be_told_stops_nothing_and_is_told_later(store: Pa
     (tmp_path / "taken").write_text("a file where a folder should be")
     config = duo(update=UPDATE, tracking=TrackingConfig(to=("tensorboard",), tensorboard_dir=str(tmp_path / "taken")))
     round = drive(store, config)
-    [line] = commands.run_iteration(round.scope, Silence()).untold
+    [line] = commands.run_iteration(round.scope, NullProgress()).untold
     assert line.startswith("tensorboard was not told of round-00001: ") and str(tmp_path / "taken") in line
     assert line.endswith("run the same command again to tell it")
     (tmp_path / "taken").unlink()
-    assert commands.run_iteration(round.scope, Silence()).untold == []
+    assert commands.run_iteration(round.scope, NullProgress()).untold == []
     _assert_told(_tensorboard(tmp_path / "taken/test/main"), [round])
 
 
@@ -159,7 +159,9 @@ def test_the_steps_table_says_how_fast_a_step_went(played: Played) -> None:
 
 def test_a_step_that_was_not_timed_has_no_pace(played: Played) -> None:
     update = played("duo", "tree").artifacts["update"]
-    parts = [{name: value for name, value in part.items() if name != "pace"} for part in update.manifest["parts"]]
+    parts = [
+        {name: value for name, value in part.items() if name != "step_timing"} for part in update.manifest["parts"]
+    ]
     untimed = replace(update, manifest={**update.manifest, "parts": parts})
     assert {(row["seconds"], row["tokens_per_second"]) for row in timed_steps(untimed)} == {(None, None)}
 

@@ -21,11 +21,11 @@ from pipeline.rounds.round import Scope
 from pipeline.rounds.status import standings
 from pipeline.steps import DIAGNOSIS, ROUND
 from pipeline.views.diagnose import show_figures
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.diagnostics.groups import Alternative, Group, groups_of
 from stages.diagnostics.metrics import ASK_FOR_ONE, ASK_FOR_TWO, LAST_ROLE, NO_GROUP, ONE_EACH, OTHER_ESTIMATOR, figures
-from stages.diagnostics.statistics import information, leave_one_out, noise_law, permuted_information, stepped_up
-from store.artifacts.artifact import Artifact, Product, Row, provisional
+from stages.diagnostics.statistics import information, leave_one_out, noise_law, permuted_information, spearman_brown
+from store.artifacts.artifact import Artifact, Row, StageOutput, provisional
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
 from store.queries.catalog_views import fetch, query
@@ -40,11 +40,13 @@ Played = Callable[[str, str], Round]
 NEEDS_REPLAYS = {"variance_confirmed", "fidelity", "fidelity_ceiling", "pooled_rank", "pooled_slope", "pooled_rmse"}
 
 
-def _group(problem: str, replays: Sequence[Sequence[float]], remeasured: Sequence[Sequence[float]] = ()) -> Group:
+def _group(
+    problem: str, replays: Sequence[Sequence[float]], independent_replays: Sequence[Sequence[float]] = ()
+) -> Group:
     """A group as c3 credits it; every replay unbranched."""
     means = np.array([np.mean(each) for each in replays])
     credit = leave_one_out(np.array([len(each) for each in replays], float)) @ means
-    again = list(remeasured) or [()] * len(replays)
+    again = list(independent_replays) or [()] * len(replays)
     return Group(
         problem,
         tuple(
@@ -100,8 +102,8 @@ def test_permuted_tables_keep_what_was_said_and_what_came_of_it() -> None:
 
 
 def test_halves_are_stepped_up_to_the_whole() -> None:
-    assert stepped_up(0.5) == pytest.approx(2 / 3)
-    assert (stepped_up(1.0), stepped_up(-0.3)) == (1.0, 0.0)
+    assert spearman_brown(0.5) == pytest.approx(2 / 3)
+    assert (spearman_brown(1.0), spearman_brown(-0.3)) == (1.0, 0.0)
 
 
 def test_fidelity_is_the_mean_rank_correlation_and_a_tied_group_counts_as_none() -> None:
@@ -228,7 +230,7 @@ def test_leaves_below_one_message_are_one_replay_of_those_above_it(tmp_path: Pat
     artifact = samples(tmp_path / "round", [endings])
     with open_writer(Layout(tmp_path), "hand", "credit") as writer:
         rows = credit(tmp_path, [endings], "c3")
-        record = writer.write(0, Product({"advantages": rows}), 0.0)
+        record = writer.write(0, StageOutput({"advantages": rows}), 0.0)
         advantages = provisional("hand", "credit", writer.path, [record])
     again = samples(tmp_path / "again", [[Ending("x", ("p:0", "p:0.9", "p:0.9.0"), ("p:0",), 0.5)]])
     found = diagnosed_rows([artifact, advantages], [again])
@@ -236,7 +238,7 @@ def test_leaves_below_one_message_are_one_replay_of_those_above_it(tmp_path: Pat
     [first] = groups["first"]
     assert [each.replays for each in first.alternatives] == [(0.5, 1.0), (0.0, 0.25)]  # what is not scored is not there
     assert [each.replay_count for each in first.alternatives] == [4, 2]
-    assert [each.remeasured for each in first.alternatives] == [(0.5,), ()]
+    assert [each.independent_replays for each in first.alternatives] == [(0.5,), ()]
     assert [each.branches for each in first.alternatives] == [True, False]
     assert [outcome for outcome, _ in first.alternatives[0].outcomes] == [1.0, 1.0, 0.5]  # one leaf of each
     assert [len(group.alternatives) for group in groups["second"]] == [2, 2]
@@ -249,7 +251,7 @@ def test_leaves_below_one_message_are_one_replay_of_those_above_it(tmp_path: Pat
 
 
 def _diagnosed(scope: Scope, replays: int) -> Round:
-    line = scope.line("remeasure")
+    line = scope.line("independent_replay")
     catalog.record_extra_replays(scope.layout, scope.run, scope.round, line, replays)
     return drive_on(Scope(scope.store, scope.run, scope.round, scope.variant), steps=DIAGNOSIS)
 
@@ -262,9 +264,9 @@ def test_every_alternative_is_replayed_alike_by_the_policy_of_its_round(world: s
     last = max(row["depth"] for row in decisions.values())
     groups = {row["group_id"] for row in round.rows("advantages") if row["group_size"] >= 2 and row["depth"] < last}
     asked = [row["decision_id"] for row in round.rows("advantages") if row["group_id"] in groups]
-    replays = extra.rows("replays", "remeasure")
+    replays = extra.rows("replays", "independent_replay")
     assert sorted(row["alternative_id"] for row in replays) == sorted(asked * 3)
-    made = {row["decision_id"]: row for row in extra.rows("decisions", "remeasure")}
+    made = {row["decision_id"]: row for row in extra.rows("decisions", "independent_replay")}
     for replay in replays:
         alternative = decisions[replay["alternative_id"]]
         assert replay["credited"] == [replay["alternative_id"]]
@@ -291,13 +293,13 @@ def test_a_diagnosis_is_made_once_and_changes_nothing_of_the_round(round_to_diag
     scope = round_to_diagnose.scope
     before = [look.key for look in scope.walk().looks]
     without = _diagnosed(scope, 0)
-    assert without.reports["remeasure"].ledger["messages"] == 0
+    assert without.reports["independent_replay"].usage["messages"] == 0
     assert {
         row["name"] for row in without.rows("diagnostics", "diagnose") if row["reason"] == ASK_FOR_ONE
     } == NEEDS_REPLAYS
     first, second = _diagnosed(scope, 4), _diagnosed(scope, 4)
-    assert first.reports["remeasure"].ledger["evaluations"] == 4 * 8  # two Reasoner messages of four problems
-    assert set(first.made) == {"remeasure", "regrade", "diagnose"}
+    assert first.reports["independent_replay"].usage["evaluations"] == 4 * 8  # two Reasoner messages of four problems
+    assert set(first.made) == {"independent_replay", "independent_grade", "diagnose"}
     assert second.made == []
     assert {row["samples"] for row in first.rows("diagnostics", "diagnose") if row["name"] == "fidelity"} == {
         "both",
@@ -323,7 +325,7 @@ def test_a_diagnosis_is_kept_verified_shown_and_queried(round_to_diagnose: Round
         query(scope.layout, "SELECT role, value FROM diagnostics WHERE variant = 'main' AND name = 'variance'")
     )
     assert [role for role, _ in rows] == ["reasoner", "actor"]
-    counted = "SELECT count(*), count(reward) FROM remeasured WHERE variant = 'main'"
+    counted = "SELECT count(*), count(reward) FROM independent_replays WHERE variant = 'main'"
     assert fetch(query(scope.layout, counted)) == [(32, 32)]
     ours = "SELECT count(*) FROM replays WHERE variant = 'main'"
     assert fetch(query(scope.layout, ours)) == [(len(round_to_diagnose.rows("replays", "replay")),)]
@@ -337,12 +339,12 @@ def test_a_diagnosis_that_was_stopped_goes_on_and_gives_the_same_bytes(tmp_path:
     look = Scope(stopped.store, "test", 1).look(DIAGNOSIS[0], stopped.artifacts_beside(DIAGNOSIS))
     parts = look.step.stage.cut(look.job)
     assert len(parts) == 2
-    with open_writer(stopped.layout, "remeasure", look.key) as writer:
-        make_part(writer, look, parts[1], Tools(), Limits())
+    with open_writer(stopped.layout, "independent_replay", look.key) as writer:
+        make_part(writer, look, parts[1], Resources(), Limits())
     states = standings(stopped.store)[0]["states"]
-    assert (states["remeasure"], states["diagnose"]) == ("partial", "missing")
+    assert (states["independent_replay"], states["diagnose"]) == ("partial", "missing")
     resumed = _diagnosed(stopped, 2)
-    report = resumed.reports["remeasure"]
+    report = resumed.reports["independent_replay"]
     assert (report.parts_made, report.parts_reused) == (1, 1)
     assert [_bytes(resumed.artifacts[step.name]) for step in DIAGNOSIS] == [
         _bytes(expected.artifacts[step.name]) for step in DIAGNOSIS
@@ -403,11 +405,11 @@ def test_the_command_says_what_it_will_spend_and_spends_it_once(c3: Callable[...
     assert "there already" not in first.out
     again = c3("diagnose", "--round", "1")
     assert "(there already)" in again.out
-    assert [line.split()[-1] for line in again.out.splitlines() if line.startswith(("remeas", "regrade"))] == [
-        "reused"
-    ] * 2
+    assert [
+        line.split()[-1] for line in again.out.splitlines() if line.startswith(("remeas", "independent_grade"))
+    ] == ["reused"] * 2
     narrow = c3("diagnose", "--round", "1", env={"COLUMNS": "80"})
     assert max(map(len, narrow.out.splitlines())) <= 80
     found = json.loads(c3("diagnose", "--round", "1", "--json").out)
-    assert (found["round"], found["extra_replays"]) == (1, 4)
+    assert (found["round"], found["independent_replay_count"]) == (1, 4)
     assert {row["name"] for row in found["figures"]} >= NEEDS_REPLAYS

@@ -159,7 +159,7 @@ def test_equal_tables_have_equal_bytes_and_come_back_exactly(tmp_path: Path) -> 
     assert all(np.array_equal(loaded[key], table[key]) for key in table)
 
 
-def test_a_table_that_is_missing_damaged_or_of_other_words_is_refused(tmp_path: Path) -> None:
+def test_a_table_that_is_missing_corrupt_or_of_other_words_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not a readable table"):
         load_table(tmp_path, 4)
     (tmp_path / "table.safetensors").write_bytes(b"not safetensors")

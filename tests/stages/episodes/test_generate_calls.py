@@ -12,7 +12,7 @@ from configs.engines import ScriptedEngineConfig
 from configs.role_graph import topological_order
 from configs.schema import PartsConfig
 from stages.base import resources as stage_tools
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.engines.protocol import Completion, Engine, Request
 from stages.engines.scripted import ScriptedEngine
 from store.artifacts.artifact import Row, read_part
@@ -47,12 +47,12 @@ def test_one_call_per_role_and_part_asks_for_all_that_a_state_needs(
         return made[-1]
 
     monkeypatch.setattr(stage_tools, "make_engine", make)
-    config = config_of(world, plan, parts=PartsConfig(problems=2), problems=6)
+    config = config_of(world, plan, parts=PartsConfig(problems_per_part=2), problems=6)
     roles = topological_order({role.name: role.depends_on for role in config.roles})
-    tools = Tools()
+    resources = Resources()
     for step in STEPS:
         before = sum(len(engine.calls) for engine in made)
-        round = drive(store, config, until=step, tools=tools)
+        round = drive(store, config, until=step, resources=resources)
         calls = [call for engine in made for call in engine.calls][before:]
         # part by part and role by role: of every state the seeds of all its messages, in one request
         wanted = [

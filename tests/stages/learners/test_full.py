@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.support.tiny_models import END, FAMILIES, LETTERS, logprobs_alone, tiny_model, write_tiny_model
 from transformers import AutoModelForCausalLM
 
 import cli
@@ -24,6 +23,7 @@ from stages.learners.registry import make_learner
 from stages.models.adapter_files import FULL_FILE
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
 from tests.conftest import drive
+from tests.support.tiny_models import END, FAMILIES, LETTERS, logprobs_alone, tiny_model, write_tiny_model
 from tests.support.worlds import duo
 
 UNTRAINED = initial_policy("base", ["team"])

@@ -14,7 +14,7 @@ from configs.training import KlConfig, UpdateConfig
 from configs.warnings import config_notes
 from stages.losses.clipped_policy_gradient import clipped_policy_gradient
 from stages.losses.kl_to_reference import kl_to_reference
-from stages.losses.objective import Against, objective
+from stages.losses.objective import LossReferences, objective
 from stages.losses.reductions import token_weights
 from stages.losses.reinforce import reinforce
 from stages.losses.truncated_importance import truncated_importance
@@ -232,15 +232,17 @@ def test_the_objective_adds_its_terms_up() -> None:
     # ratio 1, A = 2: -2 each. Weight 1/2 (old .2, engine .4). KL k1: ln(.2/.1) = ln 2. Entropy 3.
     # -2 * .5 + .1 ln 2 - .01 * 3
     log_prob_T = torch.tensor([log(0.2)])
-    against = Against(log_prob_T, torch.tensor([log(0.1)]), torch.tensor([log(0.4)]))
-    config = UpdateConfig(kl=KlConfig(coefficient=0.1, estimator="k1"), entropy_bonus=0.01, truncated_importance=2.0)
+    against = LossReferences(log_prob_T, torch.tensor([log(0.1)]), torch.tensor([log(0.4)]))
+    config = UpdateConfig(
+        kl=KlConfig(coefficient=0.1, estimator="k1"), entropy_coefficient=0.01, truncated_importance=2.0
+    )
     result = objective(config, log_prob_T, torch.tensor([3.0]), against, 2.0)
     assert result.loss_T.item() == pytest.approx(-1.0 + 0.1 * log(2) - 0.03)
 
 
 def test_kl_and_entropy_are_measured_without_being_in_the_loss() -> None:
     log_prob_T = torch.tensor([log(0.2)])
-    against = Against(log_prob_T, torch.tensor([log(0.1)]), None)
+    against = LossReferences(log_prob_T, torch.tensor([log(0.1)]), None)
     plain = UpdateConfig(kl=KlConfig(estimator="k1"))
     result = objective(plain, log_prob_T, torch.tensor([3.0]), against, 2.0)
     assert (result.loss_T.item(), result.kl_T.item(), result.entropy_T.item()) == pytest.approx((-2.0, log(2), 3.0))
@@ -248,7 +250,7 @@ def test_kl_and_entropy_are_measured_without_being_in_the_loss() -> None:
 
 def test_an_advantage_of_0_leaves_kl_and_entropy_alone_in_the_loss() -> None:
     log_prob_T = torch.tensor([log(0.2)], requires_grad=True)
-    against = Against(torch.tensor([log(0.3)]), torch.tensor([log(0.1)]), None)
+    against = LossReferences(torch.tensor([log(0.3)]), torch.tensor([log(0.1)]), None)
     config = UpdateConfig(kl=KlConfig(coefficient=0.5, estimator="k2"))
     result = objective(config, log_prob_T, torch.tensor([3.0]), against, 0.0)
     (gradient_T,) = torch.autograd.grad(result.loss_T.sum(), log_prob_T)

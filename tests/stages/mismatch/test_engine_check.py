@@ -13,22 +13,21 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support.tiny_models import END, TARGETS, VOCABULARY, tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from configs.engines import VllmServerEngineConfig
-from configs.errors import EngineError, Unreachable
+from configs.errors import EngineError, EngineUnreachableError
 from configs.schema import Config, SamplingConfig
 from configs.training import PolicyConfig, UpdateConfig
 from pipeline.commands.doctor import Checked, examine
 from pipeline.execution.context import workbench
 from pipeline.execution.limits import Limits
-from pipeline.execution.remote import fill, order, probe_shared
+from pipeline.execution.remote import check_shared_engine, fill, order
 from pipeline.execution.runner import make_part, make_step
 from pipeline.rounds.round import Scope
 from pipeline.rounds.state import Look
 from pipeline.steps import step_named
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.engines.adapters import adapter_name
 from stages.engines.protocol import Request, SamplingParameters
 from stages.engines.transformers.engine import TransformersEngine
@@ -43,6 +42,7 @@ from store.disk.layout import Layout
 from store.runs import records as catalog
 from tests.conftest import Answer
 from tests.support.fake_vllm_server import FakeServer, Said, fake_server
+from tests.support.tiny_models import END, TARGETS, VOCABULARY, tiny_model
 from tests.support.worlds import duo
 
 MODEL = "house/tiny"
@@ -52,7 +52,7 @@ POLICY = PolicyConfig(lora_rank=4, lora_alpha=8, target_modules=TARGETS["llama"]
 def test_a_gap_past_the_bound_names_the_likely_causes() -> None:
     assert Agreement(10, 0.001, 0.01).complaint(0.002) is None
     said = Agreement(10, 0.003, 0.01).complaint(0.002)
-    assert said is not None and "0.003 nats a token" in said and "update.max_mean_gap = 0.002" in said
+    assert said is not None and "0.003 nats a token" in said and "update.max_logprob_mismatch = 0.002" in said
     assert "another adapter under this one's name, another base model or dtype" in said
     assert Agreement(10, float("nan"), 0.01).complaint(0.002) is not None
 
@@ -134,8 +134,8 @@ class Bench:
 
     def __init__(self, stack: ExitStack, model_dir: Path, store: Path) -> None:
         self._stack, self._model_dir, self.layout = stack, model_dir, Layout(store)
-        self.tools = Tools()
-        stack.callback(self.tools.close)
+        self.resources = Resources()
+        stack.callback(self.resources.close)
 
     def server(self, deaf: bool = False, base: Path | None = None, **settings: Any) -> FakeServer:
         """A server of the tiny model."""
@@ -159,7 +159,7 @@ class Bench:
     def _make(self, look: Look) -> Artifact:
         with open_writer(self.layout, look.step.stage.name, look.key) as writer:
             artifact, _ = make_step(
-                writer, look, lambda parts: [make_part(writer, look, part, self.tools, Limits()) for part in parts]
+                writer, look, lambda parts: [make_part(writer, look, part, self.resources, Limits()) for part in parts]
             )
         return artifact
 
@@ -168,8 +168,14 @@ class Bench:
         return self._config([server.url for server in servers], 0, {})
 
     def _config(self, urls: list[str], seed: int, changes: dict[str, Any]) -> Config:
-        update = UpdateConfig(**({"max_mean_gap": changes.pop("bound")} if "bound" in changes else {}))
-        settings = {"first_pause_seconds": 0.02, "attempts": 2, "timeout_seconds": 30.0, "concurrency": 4, **changes}
+        update = UpdateConfig(**({"max_logprob_mismatch": changes.pop("bound")} if "bound" in changes else {}))
+        settings = {
+            "initial_backoff_seconds": 0.02,
+            "max_attempts": 2,
+            "timeout_seconds": 30.0,
+            "concurrency": 4,
+            **changes,
+        }
         engine = VllmServerEngineConfig(
             model=str(self._model_dir), dtype="float32", urls=tuple(urls), served_model=MODEL, **settings
         )
@@ -217,7 +223,7 @@ def test_another_adapter_under_the_right_name_stops_the_round_before_its_first_m
         bench.rollout(right, wrong, adapter=adapters["right"])
     line = str(caught.value)
     assert line.startswith(f"server {wrong.url}: its log-probs are ") and "\n" not in line
-    assert "past update.max_mean_gap = 0.002. Likely: another adapter under this one's name" in line
+    assert "past update.max_logprob_mismatch = 0.002. Likely: another adapter under this one's name" in line
     assert "nothing was sampled under policy v1. `c3 doctor` looks again" in line
     assert _of_round(right) == _of_round(wrong) == []
 
@@ -241,7 +247,7 @@ def test_another_base_model_stops_the_first_round(bench: Bench, adapters: dict[s
 
 def test_without_the_probe_nothing_is_asked_before(bench: Bench, adapters: dict[str, Path]) -> None:
     server = bench.server(deaf=True)
-    assert bench.rollout(server, adapter=adapters["right"], probe=False).rows("decisions")
+    assert bench.rollout(server, adapter=adapters["right"], engine_check=False).rows("decisions")
     assert len(server.asked) == len(_of_round(server))
 
 
@@ -250,7 +256,7 @@ def test_a_server_that_is_down_is_left_to_the_engine_unless_it_is_the_only_one(
 ) -> None:
     down, up = bench.server(), bench.server()
     down.die()
-    with pytest.raises(Unreachable, match=f"server {down.url}: ConnectError"):
+    with pytest.raises(EngineUnreachableError, match=f"server {down.url}: ConnectError"):
         bench.rollout(down, adapter=adapters["right"])
     assert bench.rollout(down, up, adapter=adapters["right"]).rows("decisions")
 
@@ -259,12 +265,12 @@ def test_workers_rely_on_the_probe_of_the_command(bench: Bench, adapters: dict[s
     server = bench.server(deaf=True)
     look = bench.look(server, adapter=adapters["right"])
     with pytest.raises(EngineError, match="nothing was sampled"):
-        probe_shared(look, bench.tools)
+        check_shared_engine(look, bench.resources)
     probed = len(server.asked)
     part = look.step.stage.cut(look.job)[0]
     with open_writer(bench.layout, "rollout", look.key):
         fill(order(look, bench.layout, part, Limits()))  # as a worker does, which has tools of its own
-    workbench().tools.close()
+    workbench().resources.close()
     assert len(server.asked) - probed == len(_of_round(server)) > 0
 
 
@@ -281,7 +287,7 @@ def test_the_doctor_tells_what_each_server_lacks(bench: Bench, adapters: dict[st
     ]  # not asked for messages that it could not be trained by
     assert "--enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True" in without[-1].said and closed.asked == []
     assert [checked.good for checked in apart] == [True, True, False]
-    assert "nats a token from the trainer's on average, past update.max_mean_gap = 0.002" in apart[-1].said
+    assert "nats a token from the trainer's on average, past update.max_logprob_mismatch = 0.002" in apart[-1].said
     assert [checked.good for checked in well] == [True, True, True]
     assert all("\n" not in checked.said for checks in found.values() for checked in checks)
 

@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support.tiny_models import TARGETS, tiny_model
 
 import cli
 from configs.credit import AdvantagesConfig
 from configs.training import PolicyConfig, UpdateConfig
 from pipeline.commands.compare import compare_gradients
-from pipeline.rounds.stored import stored_samples
+from pipeline.rounds.stored import stored_artifacts
 from stages.learners.lora import LoraLearner
 from stages.learners.protocol import TrainRow
-from stages.training.examples import Lesson
+from stages.training.examples import TrainingExample
 from stages.training.gradient_geometry import gradient_geometry
 from store.artifacts.artifact import Row
 from store.artifacts.policy_version import initial_policy
 from store.queries.comparison import credit_of_all
 from tests.conftest import Round, config_of, drive
+from tests.support.tiny_models import TARGETS, tiny_model
 from tests.support.worlds import WORDS, Truth
 
 
@@ -54,7 +54,7 @@ def _of(rows: list[Row], role: str | None) -> dict[tuple[str, str], Row]:
 
 
 def test_the_gradients_are_those_of_the_advantages_and_the_scores(duo: Round) -> None:
-    credit = credit_of_all(stored_samples(duo.scope), "state")
+    credit = credit_of_all(stored_artifacts(duo.scope), "state")
     rows = compare_gradients(duo.scope)
     hand = {role: {name: _by_hand(duo, of, role) for name, of in credit.items()} for role in ("reasoner", "actor")}
     whole = {name: hand["reasoner"][name] + hand["actor"][name] for name in credit}
@@ -109,12 +109,14 @@ def test_one_forward_pass_serves_every_estimator_of_a_language_model(checkpointi
     learner = LoraLearner.of_model(tiny_model(), {"team": policy}, "packed", checkpointing=checkpointing)
     learner.load(initial_policy("base", ["team"]), seed=1)
     roles = ["first", "first", "second", "second"]
-    lessons = [
-        Lesson(TrainRow(f"d{i}", "team", context, tokens, 0.7), role, "p", None, "v", None, None)
+    examples = [
+        TrainingExample(TrainRow(f"d{i}", "team", context, tokens, 0.7), role, "p", None, "v", None, None)
         for i, ((context, tokens), role) in enumerate(zip(MESSAGES, roles, strict=True))
     ]
-    by_role, team = gradient_geometry(config_of("duo", "tree"), learner, lessons, TWO)
-    vectors = {name: {role: _apart(learner, lessons, credit, role) for role in by_role} for name, credit in TWO.items()}
+    by_role, team = gradient_geometry(config_of("duo", "tree"), learner, examples, TWO)
+    vectors = {
+        name: {role: _apart(learner, examples, credit, role) for role in by_role} for name, credit in TWO.items()
+    }
     for role, geometry in by_role.items():
         a, b = vectors["one"][role], vectors["other"][role]
         assert geometry.length("one") == pytest.approx(float(a.norm()), rel=1e-4)
@@ -123,14 +125,16 @@ def test_one_forward_pass_serves_every_estimator_of_a_language_model(checkpointi
     assert team.cosine("one", "other") == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-4)
 
 
-def _apart(learner: LoraLearner, lessons: list[Lesson], credit: dict[str, float | None], role: str) -> torch.Tensor:
+def _apart(
+    learner: LoraLearner, examples: list[TrainingExample], credit: dict[str, float | None], role: str
+) -> torch.Tensor:
     """The gradient message by message, each by a pass of its own."""
-    mine = [lesson for lesson in lessons if lesson.role == role and credit[lesson.row.decision_id] is not None]
-    tokens = sum(len(lesson.row.token_ids) for lesson in mine)
+    mine = [example for example in examples if example.role == role and credit[example.row.decision_id] is not None]
+    tokens = sum(len(example.row.token_ids) for example in mine)
     parameters = [parameter for _, parameter in learner.named_parameters("team")]
     total = torch.zeros(sum(parameter.numel() for parameter in parameters))
-    for lesson in mine:
-        [logprob_T] = learner.logprobs([lesson.row])
+    for example in mine:
+        [logprob_T] = learner.logprobs([example.row])
         gradient = torch.autograd.grad(logprob_T.sum(), parameters)
-        total += credit[lesson.row.decision_id] / tokens * torch.cat([g.reshape(-1) for g in gradient])
+        total += credit[example.row.decision_id] / tokens * torch.cat([g.reshape(-1) for g in gradient])
     return total

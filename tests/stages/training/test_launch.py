@@ -15,23 +15,23 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.support.tiny_models import LETTERS, TARGETS, write_tiny_model
 
 from configs.engines import TransformersEngineConfig
 from configs.errors import ConfigError, UpdateError
 from configs.training import KlConfig, PolicyConfig, UpdateConfig
 from pipeline.commands import run as commands
-from pipeline.execution.context import Silence
+from pipeline.execution.context import NullProgress
 from pipeline.rounds.round import Scope
 from pipeline.steps import step_named
 from stages.base.job import Job, Part
 from stages.learners.protocol import Learner, TrainRow
 from stages.runtime.device import gpu_count
 from stages.training.launch import train_together
-from stages.training.process_group import Crew, shares
-from store.artifacts.artifact import Product
+from stages.training.process_group import ProcessGroup, shares
+from store.artifacts.artifact import StageOutput
 from store.artifacts.step_timing import timed_steps
 from tests.conftest import ROOT, Round, drive
+from tests.support.tiny_models import LETTERS, TARGETS, write_tiny_model
 from tests.support.worlds import duo
 
 POLICY = PolicyConfig(lora_rank=4, lora_alpha=8, target_modules=TARGETS["llama"])
@@ -61,7 +61,7 @@ def test_more_processes_than_gpus_are_refused_before_anything_is_sampled(store: 
     scope = Scope(store, "test", 1)
     commands.settle_config(scope, "arithmetic-duo", overrides)
     with pytest.raises(ConfigError, match=rf"update.processes: {wanted}, but this machine has {wanted - 2} GPUs"):
-        commands.run_iteration(scope, Silence())
+        commands.run_iteration(scope, NullProgress())
     assert not list(store.glob("artifacts/*/*"))
 
 
@@ -106,7 +106,7 @@ def test_two_processes_give_the_update_of_one(sampled: Round) -> None:
     for row, other in zip(alone.rows("steps"), together.rows("steps"), strict=True):
         figures = {name: value for name, value in row.items() if isinstance(value, float)}
         assert other == row | {name: pytest.approx(value, rel=1e-4, abs=1e-6) for name, value in figures.items()}
-    for row, other in zip(alone.rows("trained"), together.rows("trained"), strict=True):
+    for row, other in zip(alone.rows("update_rows"), together.rows("update_rows"), strict=True):
         assert row["skipped"] is other["skipped"] is None
         assert other["policy_logprobs"] == pytest.approx(row["policy_logprobs"], abs=1e-5)
     gone = _distance(one, start)
@@ -127,12 +127,12 @@ def test_what_goes_wrong_in_a_process_is_said_as_if_there_were_one(sampled: Roun
     said = []
     for count in (1, 2):
         with pytest.raises(UpdateError) as raised:
-            _updated(sampled, max_mean_gap=1e-12, processes=count)
+            _updated(sampled, max_logprob_mismatch=1e-12, processes=count)
         said.append(str(raised.value))
-    assert said[0] == said[1] and "past update.max_mean_gap = 1e-12; no policy version was written" in said[0]
+    assert said[0] == said[1] and "past update.max_logprob_mismatch = 1e-12; no policy version was written" in said[0]
 
 
-def _dies(part: Part, job: Job, learner: Learner, crew: Crew) -> Product:
+def _dies(part: Part, job: Job, learner: Learner, group: ProcessGroup) -> StageOutput:
     os._exit(9)
 
 
@@ -161,7 +161,7 @@ if __name__ == "__main__":
 """
 
 
-def lingers(part: Part, job: Job, learner: Learner, crew: Crew) -> Product:
+def lingers(part: Part, job: Job, learner: Learner, group: ProcessGroup) -> StageOutput:
     job.output.mkdir(parents=True, exist_ok=True)
     (job.output.parent / f"process-{os.getpid()}").touch()
     time.sleep(600)

@@ -1,4 +1,4 @@
-"""The store: content digests, whole parts or none, damage that is noticed, locks that die with their holder."""
+"""The store: content digests, whole parts or none, corruption that is noticed, locks that die with their holder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from configs.errors import StoreError
 from store.artifacts import artifact as artifacts
-from store.artifacts.artifact import Product, write_table
+from store.artifacts.artifact import StageOutput, write_table
 from store.artifacts.content_digest import TableDigest
 from store.artifacts.integrity import find
 from store.artifacts.schemas import TABLES
@@ -29,7 +29,7 @@ from store.disk import cache as remembered
 from store.disk.hashing import digest
 from store.disk.ids import short_id
 from store.disk.layout import Layout
-from store.disk.locks import holding
+from store.disk.locks import exclusive_lock
 from tests.conftest import ROOT, Round, config_of, drive
 
 Played = Callable[[str, str], Round]
@@ -157,7 +157,7 @@ def test_a_part_interrupted_while_it_is_written_leaves_nothing(store: Path) -> N
         raise KeyboardInterrupt
 
     with open_writer(Layout(store), "stage", "key") as writer, pytest.raises(KeyboardInterrupt):
-        writer.write(0, Product({"problems": []}, stop), 0.0)
+        writer.write(0, StageOutput({"problems": []}, stop), 0.0)
     assert list((store / "artifacts/stage/key").iterdir()) == []
 
 
@@ -169,7 +169,7 @@ def test_what_was_just_written_is_not_read_again_until_it_changes(
     monkeypatch.setattr(artifacts, "_opened", lambda path: (opened.append(path), real(path))[1])
     rows = [dict.fromkeys(TABLES["steps"].names) | {"step": step} for step in range(3)]
     with open_writer(Layout(store), "stage", "key") as writer:
-        made = writer.finish([writer.write(0, Product({"steps": rows}), 0.0)], {})
+        made = writer.finish([writer.write(0, StageOutput({"steps": rows}), 0.0)], {})
     assert made.rows("steps") == rows and made.rows("steps", ["step"]) == [{"step": step} for step in range(3)]
     assert not opened
     [file] = made.files("steps")
@@ -186,11 +186,11 @@ def test_no_more_tables_are_remembered_than_memory_is_set_aside(
         monkeypatch.setattr(remembered, name, value)
     for file in files[:4]:
         file.touch()
-        remembered.remember_table(file, table)
+        remembered.cache_table(file, table)
     files[4].touch()
-    remembered.remember_table(files[4], _table([ROW] * 3000))  # more than there is room for: it takes no other's place
-    remembered.remember_table(tmp_path / "not there", table)
-    assert [remembered.remembered_table(file) is not None for file in files] == [False, False, True, True, False]
+    remembered.cache_table(files[4], _table([ROW] * 3000))  # more than there is room for: it takes no other's place
+    remembered.cache_table(tmp_path / "not there", table)
+    assert [remembered.cached_table(file) is not None for file in files] == [False, False, True, True, False]
 
 
 def test_what_a_killed_writer_left_is_cleared_away(store: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_part_is_on_disk_before_it_is_in_place(store: Path, monkeypatch: pytes
         Path, "rename", lambda self, target: (seen.append(f"-> {target.name}"), rename(self, target))[1]
     )
     with open_writer(Layout(store), "stage", "key") as writer:
-        writer.write(0, Product({"problems": []}), 0.0)
+        writer.write(0, StageOutput({"problems": []}), 0.0)
     before, after = seen[: seen.index("-> part-00000")], seen[seen.index("-> part-00000") + 1 :]
     assert {"problems.parquet", "part.json"} <= set(before)
     assert any(name.startswith(".tmp-part-00000") for name in before)
@@ -238,7 +238,7 @@ def _truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [_flip, _truncate, Path.unlink, lambda path: rmtree(path.parent)])
-def test_damage_is_noticed_and_only_the_damaged_part_is_made_again(
+def test_corruption_is_noticed_and_only_the_corrupt_part_is_made_again(
     played: Played, store: Path, harm: Callable[[Path], None]
 ) -> None:
     whole = played("duo", "tree")
@@ -256,7 +256,7 @@ def test_damage_is_noticed_and_only_the_damaged_part_is_made_again(
     assert again.artifacts["rollout"].digest == artifact.digest
 
 
-def test_a_part_whose_record_is_damaged_is_made_again(played: Played, store: Path) -> None:
+def test_a_part_whose_record_is_corrupt_is_made_again(played: Played, store: Path) -> None:
     whole = played("duo", "tree")
     copytree(whole.scope.store, store)
     folder = store / "artifacts/grade" / whole.artifacts["grade"].key
@@ -270,8 +270,8 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from store.disk.layout import Layout
-from store.disk.locks import holding
-with holding(Layout(Path(sys.argv[1])), "a", "rollout 12"):
+from store.disk.locks import exclusive_lock
+with exclusive_lock(Layout(Path(sys.argv[1])), "a", "rollout 12"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -282,7 +282,7 @@ def test_a_second_process_is_told_who_holds_a_lock_until_that_one_dies(store: Pa
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         record = json.loads((store / "locks/a.json").read_text())
-        with pytest.raises(StoreError) as refusal, holding(Layout(store), "a", "rollout 12"):
+        with pytest.raises(StoreError) as refusal, exclusive_lock(Layout(store), "a", "rollout 12"):
             pass
         words = str(refusal.value)
         assert words.startswith(f"rollout 12 is being made by process {holder.pid} on ")
@@ -291,12 +291,12 @@ def test_a_second_process_is_told_who_holds_a_lock_until_that_one_dies(store: Pa
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-    with holding(Layout(store), "a", "rollout 12"):
+    with exclusive_lock(Layout(store), "a", "rollout 12"):
         pass
 
 
 def test_a_lock_is_let_go_of_when_its_block_fails(store: Path) -> None:
-    with pytest.raises(ValueError, match="no"), holding(Layout(store), "a", "it"):
+    with pytest.raises(ValueError, match="no"), exclusive_lock(Layout(store), "a", "it"):
         raise ValueError("no")
-    with holding(Layout(store), "a", "it"):
+    with exclusive_lock(Layout(store), "a", "it"):
         pass

@@ -20,13 +20,13 @@ from configs.plan import ReplayPlan, RoleReplays
 from configs.problems import JsonlProblems
 from configs.schema import Config, PartsConfig, RoundConfig
 from configs.warnings import config_notes
-from pipeline.rounds.stored import stored_samples
+from pipeline.rounds.stored import stored_artifacts
 from stages.problem_sources.protocol import Problem
-from store.artifacts.artifact import Product, Row, provisional
+from store.artifacts.artifact import Row, StageOutput, provisional
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
 from store.queries import advantages as credit
-from store.queries.advantages import advantages, asks_critic, estimators, open_returns, write_advantages
+from store.queries.advantages import advantages, estimators, open_returns, requires_critic, write_advantages
 from store.queries.connection import shared_tables
 from tests.conftest import PLAYED, Round, config_of, drive
 from tests.support.stored_rounds import solo_samples, valued
@@ -54,7 +54,7 @@ def _credit(tmp_path: Path, groups: Mapping[str, Rewards], backwards: bool = Fal
     tables = {"decisions": decisions, "replays": replays, "rewards": rewards, "transcripts": []}
     turn = -1 if backwards else 1
     with open_writer(Layout(tmp_path), "hand", "made") as writer:
-        record = writer.write(0, Product({name: rows[::turn] for name, rows in tables.items()}), 0.0)
+        record = writer.write(0, StageOutput({name: rows[::turn] for name, rows in tables.items()}), 0.0)
         artifact = provisional("hand", "made", writer.path, [record])
     write_advantages(
         [artifact], "c3", "none", "context" if "context_id" in columns else "state", tmp_path / "advantages.parquet"
@@ -80,10 +80,10 @@ def test_the_baseline_weighs_an_alternative_by_its_replays(tmp_path: Path) -> No
     assert [row["advantage"] for row in rows] == pytest.approx([1 / 10, 2 / 3, -5 / 12], abs=1e-15)
 
 
-@pytest.mark.parametrize("estimator", [name for name in estimators() if not asks_critic(name)])
+@pytest.mark.parametrize("estimator", [name for name in estimators() if not requires_critic(name)])
 def test_few_rows_and_many_are_credited_alike(estimator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # few on the connection that the process shares, many on one of their own that may spill: the same bytes
-    samples = stored_samples(drive(tmp_path / "store", duo(), until="grade").scope)
+    samples = stored_artifacts(drive(tmp_path / "store", duo(), until="grade").scope)
     for name, small in (("few", 2**30), ("many", 0)):
         monkeypatch.setattr(credit, "_SMALL", small)
         write_advantages(samples, estimator, "none", "state", tmp_path / name)
@@ -104,9 +104,9 @@ def test_an_estimator_sees_no_table_but_those_it_is_given(
     monkeypatch.setattr(credit, "_SMALL", small)
     for _ in range(2):  # and one that fails leaves nothing in the way of the next
         with pytest.raises(StoreError, match="problems does not exist"):
-            write_advantages(stored_samples(round.scope), "c3", "none", "state", tmp_path / "out")
+            write_advantages(stored_artifacts(round.scope), "c3", "none", "state", tmp_path / "out")
     monkeypatch.undo()
-    write_advantages(stored_samples(round.scope), "c3", "none", "state", tmp_path / "out")
+    write_advantages(stored_artifacts(round.scope), "c3", "none", "state", tmp_path / "out")
 
 
 def test_a_group_of_one_has_no_advantage(tmp_path: Path) -> None:
@@ -202,8 +202,8 @@ def _copies(store: Path, config: Config, count: int) -> Config:
     path.write_text((json.dumps(problem) + "\n") * count)
     changes = {
         "problems": JsonlProblems(path=str(path)),
-        "rounds": RoundConfig(problems=count),
-        "parts": PartsConfig(problems=count),
+        "rounds": RoundConfig(problems_per_round=count),
+        "parts": PartsConfig(problems_per_part=count),
     }
     return config.model_copy(update=changes)
 
@@ -336,7 +336,7 @@ def _z_scores(round: Round, folder: Path) -> dict[str, dict[str, float]]:
     states = {row["state_id"]: dice.random() for row in round.rows("decisions")}
     told = {row["decision_id"]: (states[row["state_id"]], dice.random()) for row in round.rows("decisions")}
     solo = solo_samples(folder, {state: [value] for state, value in states.items()})
-    connection = open_returns([*stored_samples(round.scope), valued(folder, told)], "state", [solo])
+    connection = open_returns([*stored_artifacts(round.scope), valued(folder, told)], "state", [solo])
     found = {}
     for name in estimators():
         rows = advantages(connection, name, "group_std").to_arrow_table().to_pylist()

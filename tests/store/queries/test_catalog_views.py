@@ -63,7 +63,7 @@ def test_every_table_has_its_rows_once(played: Played, world: str, plan: str) ->
         "rewards",
         "advantages",
         "steps",
-        "trained",
+        "update_rows",
     ]
     counts = ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in tables)
     [found] = _rows(
@@ -165,13 +165,22 @@ def test_held_out_answers_are_not_mixed_with_training(two_runs: Path) -> None:
         {"run": "other", "round": 2, "n": 3}
     ]
     assert _rows(two_runs, "SELECT count(*) AS n FROM heldout_problems") == [{"n": 3}]
-    # the verdict's rewards and the answers' decisions are not those of a round
+    # the answer_grade's rewards and the answers' decisions are not those of a round
     assert _rows(two_runs, "SELECT count(*) AS n FROM rewards WHERE run = 'other' AND round = 2") == [{"n": 32}]
     assert _rows(two_runs, "SELECT count(*) AS n FROM decisions WHERE run = 'other' AND round = 2") == [{"n": 40}]
 
 
 def test_an_empty_store_has_every_table(tmp_path: Path) -> None:
-    for table in ("problems", "decisions", "alternatives", "episodes", "advantages", "evaluations", "trained", "steps"):
+    for table in (
+        "problems",
+        "decisions",
+        "alternatives",
+        "episodes",
+        "advantages",
+        "evaluations",
+        "update_rows",
+        "steps",
+    ):
         assert _rows(tmp_path, f"SELECT * FROM {table}") == []
 
 

@@ -12,7 +12,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from configs.errors import StoreError
 from pipeline.commands.compare import compare
-from pipeline.rounds.stored import stored_samples
+from pipeline.rounds.stored import stored_artifacts
 from store.queries.advantages import advantages, open_returns
 from store.queries.comparison import comparable, compare_estimators
 from tests.conftest import Round, config_of, drive
@@ -22,7 +22,7 @@ Played = Callable[[str, str], Round]
 
 
 def _by_decision(round: Round, estimator: str) -> dict[str, tuple[str, float | None]]:
-    connection = open_returns(stored_samples(round.scope), "state")
+    connection = open_returns(stored_artifacts(round.scope), "state")
     rows = advantages(connection, estimator, "none").to_arrow_table().to_pylist()
     return {row["decision_id"]: (row["role"], row["advantage"]) for row in rows}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-from store.artifacts.artifact import Artifact, Product, provisional
+from store.artifacts.artifact import Artifact, StageOutput, provisional
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
 from store.queries.summaries import accuracy_change, round_summary
@@ -32,7 +32,7 @@ def test_a_rounds_mean_reward_and_spread_do_not_depend_on_the_order_of_rows_or_p
 def _evaluated(folder: Path, order: list[int], rewards: list[float]) -> Artifact:
     rows = [{"problem_id": f"p{i}", "reward": rewards[i]} for i in order]
     with open_writer(Layout(folder), "hand", "evaluated") as writer:
-        record = writer.write(0, Product({"evaluations": rows}), 0.0)
+        record = writer.write(0, StageOutput({"evaluations": rows}), 0.0)
         return provisional("hand", "evaluated", writer.path, [record])
 
 

@@ -151,5 +151,5 @@ def test_the_command_says_it_once_the_round_was_drawn_again(
     copytree(three_rounds, store)
     equal = c3("run", "iteration", "--run", "test", "--round", "1", "--from", "rollout", "--store", str(store))
     assert equal.code == 0 and "stale" not in equal.out, equal.err  # type: ignore[attr-defined]
-    other = c3("run", "iteration", "--run", "test", "--round", "1", "--redraw", "1", "--store", str(store))
+    other = c3("run", "iteration", "--run", "test", "--round", "1", "--draw-set", "1", "--store", str(store))
     assert "stale now, made from a policy that the run no longer holds: round 2, 3;" in other.out  # type: ignore[attr-defined]

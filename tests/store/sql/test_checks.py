@@ -15,12 +15,12 @@ from configs.evaluators import GradeConfig, TableEvaluator
 from configs.problems import ScriptedProblems
 from configs.schema import EvaluateConfig
 from pipeline.rounds.round import Scope
-from pipeline.steps import DIAGNOSIS, EVALUATION, PROBING, SOLO_REPLAYS, VALUES, step_named, steps_with
-from stages.base.job import Job, Probe
-from stages.base.resources import Tools
+from pipeline.steps import ABLATED_REPLAYS, DIAGNOSIS, EVALUATION, INTERVENTION_STEPS, VALUES, step_named, steps_with
+from stages.base.job import Intervention, Job
+from stages.base.resources import Resources
 from stages.evaluators.protocol import Grade
 from stages.problem_sources.protocol import Problem
-from store.artifacts.artifact import Artifact, Product, Row, provisional
+from store.artifacts.artifact import Artifact, Row, StageOutput, provisional
 from store.artifacts.schemas import TABLES
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
@@ -119,37 +119,37 @@ CASES = [
     ("advantages", "advantages_are_finite_or_null", "advantages", _change(baseline=None)),
     ("advantages", "every_alternative_has_its_replays", "advantages", _one_more_replay),
     ("advantages", "every_credited_message_is_there", "advantages", _drop),
-    ("update", "every_alternative_is_accounted_for", "trained", _drop),
-    ("update", "every_alternative_is_accounted_for", "trained", _repeat),
+    ("update", "every_alternative_is_accounted_for", "update_rows", _drop),
+    ("update", "every_alternative_is_accounted_for", "update_rows", _repeat),
     *[("answer", *case) for case in WHOLE[:1]],
     ("answer", "every_problem_is_answered_once", "transcripts", _drop),
     ("answer", "every_problem_is_answered_once", "transcripts", _repeat),
-    *[("verdict", *case) for case in GRADED],
-    *[("remeasure", *case) for case in WHOLE[:1]],
-    ("remeasure", "ids_are_unique", "decisions", _same_id),
-    ("remeasure", "no_seed_is_used_twice", "decisions", _same_seed),
-    ("remeasure", "every_alternative_is_continued_alike", "replays", _drop),
-    ("remeasure", "every_alternative_is_continued_alike", "replays", _repeat),
-    ("remeasure", "every_alternative_is_continued_alike", "replays", _change(alternative_id="nobody's")),
-    *[("regrade", *case) for case in GRADED],
-    *[("probe", *case) for case in WHOLE[:1]],
-    ("probe", "every_probe_has_its_replays", "replays", _drop),
-    ("probe", "every_probe_has_its_replays", "replays", _repeat),
-    ("probe", "every_probe_has_its_replays", "probes", _drop),
-    ("probe", "every_probe_is_at_a_frozen_state", "probes", _repeat),
-    ("probe", "every_probe_is_at_a_frozen_state", "probes", _change(state_id="nowhere")),
-    ("probe", "every_probe_is_at_a_frozen_state", "probes", _change(role="verifier")),
-    ("probe", "ids_are_unique", "decisions", _same_id),
-    ("probe", "seeds_are_unique", "decisions", _same_seed),
-    *[("score", *case) for case in GRADED],
-    *[("solo", *case) for case in WHOLE[:1]],
-    ("solo", "every_probe_has_its_replays", "probes", _drop),
-    ("solo", "every_probe_has_its_replays", "replays", _drop),
-    ("solo", "every_probe_is_at_a_frozen_state", "probes", _change(role="verifier")),
-    ("solo", "ids_are_unique", "decisions", _same_id),
-    ("solo", "seeds_are_unique", "decisions", _same_seed),
-    ("solo", "the_budget_is_spent_exactly", "decisions", _drop),
-    *[("solo_grade", *case) for case in GRADED],
+    *[("answer_grade", *case) for case in GRADED],
+    *[("independent_replay", *case) for case in WHOLE[:1]],
+    ("independent_replay", "ids_are_unique", "decisions", _same_id),
+    ("independent_replay", "no_seed_is_used_twice", "decisions", _same_seed),
+    ("independent_replay", "every_alternative_is_continued_alike", "replays", _drop),
+    ("independent_replay", "every_alternative_is_continued_alike", "replays", _repeat),
+    ("independent_replay", "every_alternative_is_continued_alike", "replays", _change(alternative_id="nobody's")),
+    *[("independent_grade", *case) for case in GRADED],
+    *[("intervention", *case) for case in WHOLE[:1]],
+    ("intervention", "every_intervention_has_its_replays", "replays", _drop),
+    ("intervention", "every_intervention_has_its_replays", "replays", _repeat),
+    ("intervention", "every_intervention_has_its_replays", "interventions", _drop),
+    ("intervention", "every_intervention_is_at_a_frozen_state", "interventions", _repeat),
+    ("intervention", "every_intervention_is_at_a_frozen_state", "interventions", _change(state_id="nowhere")),
+    ("intervention", "every_intervention_is_at_a_frozen_state", "interventions", _change(role="verifier")),
+    ("intervention", "ids_are_unique", "decisions", _same_id),
+    ("intervention", "seeds_are_unique", "decisions", _same_seed),
+    *[("intervention_grade", *case) for case in GRADED],
+    *[("ablated_replay", *case) for case in WHOLE[:1]],
+    ("ablated_replay", "every_intervention_has_its_replays", "interventions", _drop),
+    ("ablated_replay", "every_intervention_has_its_replays", "replays", _drop),
+    ("ablated_replay", "every_intervention_is_at_a_frozen_state", "interventions", _change(role="verifier")),
+    ("ablated_replay", "ids_are_unique", "decisions", _same_id),
+    ("ablated_replay", "seeds_are_unique", "decisions", _same_seed),
+    ("ablated_replay", "the_budget_is_spent_exactly", "decisions", _drop),
+    *[("ablated_grade", *case) for case in GRADED],
     ("critic", "every_alternative_is_told_once", "critic_values", _drop),
     ("critic", "every_alternative_is_told_once", "critic_values", _repeat),
     ("critic", "every_alternative_is_told_once", "critic_values", _change(decision_id="nobody's")),
@@ -178,16 +178,16 @@ def diagnosed(tmp_path_factory: pytest.TempPathFactory) -> Round:
 
 
 @pytest.fixture(scope="session")
-def probed(tmp_path_factory: pytest.TempPathFactory) -> Round:
+def intervene(tmp_path_factory: pytest.TempPathFactory) -> Round:
     """The trio's round, asked what follows when its first role says nothing."""
-    scope = drive(tmp_path_factory.mktemp("probed"), config_of("trio", "tree"), until="replay").scope
-    return drive_on(scope.asking(Probe("", 2, role="reasoner")), steps=PROBING)
+    scope = drive(tmp_path_factory.mktemp("intervene"), config_of("trio", "tree"), until="replay").scope
+    return drive_on(scope.asking(Intervention("", 2, role="reasoner")), steps=INTERVENTION_STEPS)
 
 
 @pytest.fixture(scope="session")
 def without(tmp_path_factory: pytest.TempPathFactory) -> Round:
     """The trio's round under ccpo."""
-    config = config_of("trio", "tree", advantages=AdvantagesConfig(estimator="ccpo", solo_replays=2))
+    config = config_of("trio", "tree", advantages=AdvantagesConfig(estimator="ccpo", ablated_replays=2))
     return drive(tmp_path_factory.mktemp("without"), config, until="advantages")
 
 
@@ -204,10 +204,10 @@ def _check(step: str, round: Round, artifact: Artifact) -> None:
     run_checks(step, stage.tables, [*(round.artifacts[name] for name in step_named(step).inputs), artifact], spending)
 
 
-def _with(artifact: Artifact, table: str, damage: Damage, folder: Path) -> Artifact:
-    """The artifact with one table's rows damaged."""
+def _with(artifact: Artifact, table: str, corruption: Damage, folder: Path) -> Artifact:
+    """The artifact with one table's rows corrupt."""
     tables = _tables(artifact)
-    return _put({**tables, table: damage(tables[table])}, folder)
+    return _put({**tables, table: corruption(tables[table])}, folder)
 
 
 def _tables(artifact: Artifact) -> dict[str, list[Row]]:
@@ -215,25 +215,25 @@ def _tables(artifact: Artifact) -> dict[str, list[Row]]:
 
 
 def _put(tables: dict[str, list[Row]], folder: Path) -> Artifact:
-    with open_writer(Layout(folder), "damaged", "key") as writer:
-        return provisional("damaged", "key", writer.path, [writer.write(0, Product(tables), 0.0)])
+    with open_writer(Layout(folder), "corrupt", "key") as writer:
+        return provisional("corrupt", "key", writer.path, [writer.write(0, StageOutput(tables), 0.0)])
 
 
-@pytest.mark.parametrize(("step", "check", "table", "damage"), CASES)
+@pytest.mark.parametrize(("step", "check", "table", "corruption"), CASES)
 def test_a_check_finds_what_it_looks_for(
     played: Played,
     request: pytest.FixtureRequest,
     step: str,
     check: str,
     table: str,
-    damage: Damage,
+    corruption: Damage,
     tmp_path: Path,
 ) -> None:
     lists = {
         EVALUATION: "evaluated",
         DIAGNOSIS: "diagnosed",
-        PROBING: "probed",
-        SOLO_REPLAYS: "without",
+        INTERVENTION_STEPS: "intervene",
+        ABLATED_REPLAYS: "without",
         VALUES: "valued",
     }
     beside = lists.get(steps_with(step))
@@ -243,7 +243,7 @@ def test_a_check_finds_what_it_looks_for(
     [file] = [path for path in checks_of(step, step_named(step).stage.tables) if path.stem == check]
     claim = file.read_text().splitlines()[0].removeprefix("-- ")
     with pytest.raises(CheckError) as found:
-        _check(step, round, _with(artifact, table, damage, tmp_path))
+        _check(step, round, _with(artifact, table, corruption, tmp_path))
     assert str(found.value).startswith(f"check {step}/{check} failed: {claim}; first offence: ")
 
 
@@ -253,7 +253,7 @@ def test_a_table_that_was_not_written_at_all_escapes_none_of_its_checks(played: 
         _check("grade", round, _put({}, tmp_path))
 
 
-@pytest.mark.parametrize("lists", ["evaluated", "diagnosed", "probed", "without", "valued", None])
+@pytest.mark.parametrize("lists", ["evaluated", "diagnosed", "intervene", "without", "valued", None])
 def test_every_stage_writes_the_tables_that_it_declares(
     lists: str | None, played: Played, request: pytest.FixtureRequest
 ) -> None:
@@ -278,7 +278,7 @@ class _Broken:
 def test_whatever_breaks_in_an_evaluator_is_no_reward_and_no_crash(
     played: Played, monkeypatch: pytest.MonkeyPatch, store: Path
 ) -> None:
-    monkeypatch.setattr(Tools, "evaluator", lambda self, config: _Broken())
+    monkeypatch.setattr(Resources, "evaluator", lambda self, config: _Broken())
     config = config_of("solo", "tree", grade=GradeConfig(evaluator=TableEvaluator(), max_unscored_share=1.0))
     rewards = drive(store, config, until="advantages").rows("rewards")
     assert {row["reward"] for row in rewards} == {None}
@@ -292,7 +292,7 @@ def test_whatever_breaks_in_an_evaluator_is_no_reward_and_no_crash(
 
 
 def test_grading_stops_where_too_many_answers_cannot_be_graded(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
-    monkeypatch.setattr(Tools, "evaluator", lambda self, config: _Broken())
+    monkeypatch.setattr(Resources, "evaluator", lambda self, config: _Broken())
     with pytest.raises(EvaluatorError, match="the table evaluator failed on 16 of 16 answers"):
         drive(store, config_of("solo", "tree"), until="grade")
 
@@ -312,7 +312,13 @@ def test_a_check_is_one_file_that_serves_every_step_which_writes_its_table() -> 
     tried: dict[str, set[str]] = {}
     for step, check, _, _ in CASES:
         tried.setdefault(check, set()).add(step)
-    sampling = {"rollout", "sample", "replay", "answer", "remeasure", "probe", "solo"}
+    sampling = {"rollout", "sample", "replay", "answer", "independent_replay", "intervention", "ablated_replay"}
     assert tried["every_decision_is_whole"] == sampling
-    assert tried["every_episode_is_graded_once"] == {"grade", "verdict", "regrade", "score", "solo_grade"}
-    assert tried["ids_are_unique"] == {"replay", "remeasure", "probe", "solo"}
+    assert tried["every_episode_is_graded_once"] == {
+        "grade",
+        "answer_grade",
+        "independent_grade",
+        "intervention_grade",
+        "ablated_grade",
+    }
+    assert tried["ids_are_unique"] == {"replay", "independent_replay", "intervention", "ablated_replay"}

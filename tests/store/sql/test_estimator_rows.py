@@ -1,7 +1,7 @@
 """Every estimator against rows worked by hand: tests/store/sql/estimators/given.csv and, by its name, what is expected of it.
 
 The given rows hold unequal replay counts, an unscored evaluation, states of one alternative, and (problem r) evaluations
-that count towards some of their messages only, as in the `replay` plan. tests/store/sql/estimators/solo.csv holds, by state, what was
+that count towards some of their messages only, as in the `replay` plan. tests/store/sql/estimators/ablated_replay.csv holds, by state, what was
 earned without its role's message; only ccpo reads it. critic_values.csv holds what value heads expected; the last three read it.
 """
 
@@ -41,7 +41,7 @@ def _given() -> list[Ending]:
 def _solo() -> dict[str, list[float | None]]:
     """By state, what replays without its role's message earned."""
     found: dict[str, list[float | None]] = {}
-    with (ROWS / "solo.csv").open() as file:
+    with (ROWS / "ablated_replay.csv").open() as file:
         for row in csv.DictReader(file):
             found.setdefault(row["state"], []).append(_number(row["reward"]))
     return found
@@ -71,7 +71,7 @@ def _hold(folder: Path, estimator: str, expected: Path) -> None:
 
 
 def test_every_estimator_has_its_rows() -> None:
-    assert {path.stem for path in ROWS.glob("*.csv")} == {*estimators(), "given", "solo", "critic_values"}
+    assert {path.stem for path in ROWS.glob("*.csv")} == {*estimators(), "given", "ablated_replay", "critic_values"}
 
 
 @pytest.mark.parametrize("estimator", estimators())
@@ -113,7 +113,7 @@ def test_adding_an_estimator_is_adding_its_file_and_its_rows(
     # and a round can be credited by it, checks and update included
     round = drive(store, config_of("duo", "tree", advantages=AdvantagesConfig(estimator="half_mark")))
     assert all(row["advantage"] == row["mean_return"] - 0.5 for row in round.rows("advantages"))
-    assert len(round.rows("trained")) == len(round.rows("advantages"))
+    assert len(round.rows("update_rows")) == len(round.rows("advantages"))
 
 
 def test_an_unknown_estimator_is_refused_with_the_known_ones(store: Path) -> None:

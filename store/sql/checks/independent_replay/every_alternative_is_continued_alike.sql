@@ -20,15 +20,15 @@ alternatives as (
     qualify count(*) over (partition by decisions.state_id) >= 2
 ),
 
-remeasured as (
+independent_replays as (
     select alternative_id as decision_id, count(*) as replays
     from own_replays
     group by alternative_id
 )
 
-select coalesce(alternatives.decision_id, remeasured.decision_id) as decision_id, coalesce(replays, 0) as replays
+select coalesce(alternatives.decision_id, independent_replays.decision_id) as decision_id, coalesce(replays, 0) as replays
 from alternatives
-full join remeasured on remeasured.decision_id = alternatives.decision_id
+full join independent_replays on independent_replays.decision_id = alternatives.decision_id
 where
     alternatives.decision_id is null
-    or coalesce(replays, 0) <> (select coalesce(max(replays), 0) from remeasured)
+    or coalesce(replays, 0) <> (select coalesce(max(replays), 0) from independent_replays)

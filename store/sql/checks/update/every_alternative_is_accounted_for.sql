@@ -1,6 +1,6 @@
 -- every alternative is either trained on or skipped for a reason
-select advantages.decision_id, count(trained.decision_id) as times
+select advantages.decision_id, count(update_rows.decision_id) as times
 from advantages
-left join trained on trained.decision_id = advantages.decision_id
+left join update_rows on update_rows.decision_id = advantages.decision_id
 group by advantages.decision_id
-having count(trained.decision_id) <> 1
+having count(update_rows.decision_id) <> 1

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from tests.support.tiny_models import END, FAMILIES, TARGETS, VOCABULARY, WINDOW, logprobs_alone, tiny_model
 
 from configs.errors import EngineError
 from configs.training import PolicyConfig
@@ -21,6 +20,7 @@ from stages.engines.transformers.token_sampling import draw, uniforms
 from stages.learners.lora import LoraLearner
 from stages.models.protocol import ChatMessage
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
+from tests.support.tiny_models import END, FAMILIES, TARGETS, VOCABULARY, WINDOW, logprobs_alone, tiny_model
 
 WHOLE = SamplingParameters(temperature=1.0, top_p=1.0, top_k=0, max_new_tokens=12)
 GREEDY = SamplingParameters(temperature=0.0, top_p=1.0, top_k=0, max_new_tokens=12)

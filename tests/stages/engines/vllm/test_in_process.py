@@ -34,7 +34,7 @@ from pipeline.execution.limits import Limits
 from pipeline.execution.runner import make_part, make_step
 from pipeline.rounds.round import Scope
 from pipeline.steps import ROUND, names
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from stages.engines.adapters import adapter_name
 from stages.engines.protocol import Completion, Engine, Request, SamplingParameters
 from stages.engines.registry import make_engine
@@ -57,7 +57,10 @@ WINDOW = 512
 SERVER_START_SECONDS = 900
 CONTEXTS = 50
 SMALL = (
-    *("rounds.problems=6", "parts.problems=3"),  # few, but some of them with a signal: the update must move the weights
+    *(
+        "rounds.problems_per_round=6",
+        "parts.problems_per_part=3",
+    ),  # few, but some of them with a signal: the update must move the weights
     *("update.minibatches=2", "update.learning_rate=3e-3", "engine.dtype=float32"),
     'policies={"plans"={lora_rank=8},"answers"={lora_rank=8}}',  # on a CPU vLLM's time with adapters grows with the rank
     'roles.reasoner.policy="plans"',
@@ -91,7 +94,7 @@ class Played:
     second: dict[str, Artifact]
 
 
-class Watching(Tools):
+class Watching(Resources):
     """Notes how many of this process's own vLLM processes there are each time a learner is handed out."""
 
     def __init__(self, server: int) -> None:
@@ -109,21 +112,23 @@ class Watching(Tools):
         return learner
 
 
-def _play(store: Path, config: Config, tools: Tools, until: str) -> Played:
+def _play(store: Path, config: Config, resources: Resources, until: str) -> Played:
     """The first round, and the second as far as `until`."""
     catalog.record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
-    first = _steps(Scope(store, "test", 1), tools, "update")
-    return Played(Scope(store, "test", 1), first, _steps(Scope(store, "test", 2), tools, until))
+    first = _steps(Scope(store, "test", 1), resources, "update")
+    return Played(Scope(store, "test", 1), first, _steps(Scope(store, "test", 2), resources, until))
 
 
-def _steps(scope: Scope, tools: Tools, until: str, policy: PolicyVersion | None = None) -> dict[str, Artifact]:
+def _steps(scope: Scope, resources: Resources, until: str, policy: PolicyVersion | None = None) -> dict[str, Artifact]:
     """The round's steps as far as `until`, under its own policy version or the one given."""
     artifacts: dict[str, Artifact] = {}
     for step in ROUND[: names().index(until) + 1]:
         look = scope.look(step, artifacts, policy if step.stage.weights else None)
         with open_writer(scope.layout, step.stage.name, look.key) as writer:
             artifacts[step.name], _ = make_step(
-                writer, look, lambda parts, w=writer, seen=look: [make_part(w, seen, p, tools, Limits()) for p in parts]
+                writer,
+                look,
+                lambda parts, w=writer, seen=look: [make_part(w, seen, p, resources, Limits()) for p in parts],
             )
         scope.record(step, artifacts[step.name])
     return artifacts
@@ -157,11 +162,11 @@ def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starting]:
 
 
 @pytest.fixture(scope="module")
-def tools(starting: Starting) -> Iterator[Watching]:
+def resources(starting: Starting) -> Iterator[Watching]:
     """The process's engine is made with these."""
-    tools = Watching(starting.process.pid)
-    yield tools
-    tools.close()
+    resources = Watching(starting.process.pid)
+    yield resources
+    resources.close()
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +186,7 @@ def untrained() -> PolicyVersion:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, untrained: PolicyVersion) -> PolicyVersion:
     """The team with adapters that change what is said: those of the trainer, B drawn at random."""
-    folder, random = tmp_path_factory.mktemp("trained"), np.random.default_rng(0)
+    folder, random = tmp_path_factory.mktemp("update_rows"), np.random.default_rng(0)
     learner = make_learner(_config())
     learner.load(untrained, 0)
     adapters = {}
@@ -192,7 +197,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, untrained: PolicyVersion) 
         }
         write_adapter(folder / name, json.loads((written / CONFIG_FILE).read_text()), drawn)
         adapters[name] = Adapter(adapter_digest(folder / name), folder / name)
-    return PolicyVersion("trained", untrained.base, adapters)
+    return PolicyVersion("update_rows", untrained.base, adapters)
 
 
 def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -207,13 +212,17 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def _served(url: str) -> tuple[str, ...]:
-    return ("engine.kind=vllm_server", f"engine.urls=['{url}']", "engine.first_pause_seconds=0.1")
+    return ("engine.kind=vllm_server", f"engine.urls=['{url}']", "engine.initial_backoff_seconds=0.1")
 
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     """50 contexts of both roles, as another engine froze them."""
-    overrides = ("plan={kind='episodes',budget=1}", f"rounds.problems={CONTEXTS // 2}", "parts.problems=25")
+    overrides = (
+        "plan={kind='episodes',budget=1}",
+        f"rounds.problems_per_round={CONTEXTS // 2}",
+        "parts.problems_per_part=25",
+    )
     ran = drive(tmp_path_factory.mktemp("frozen"), _config(*overrides), until="freeze")
     contexts = ran.artifacts["freeze"].rows("contexts")[:CONTEXTS]
     assert len(contexts) == CONTEXTS
@@ -225,11 +234,11 @@ def test_three_engines_agree_on_fifty_frozen_contexts(
     frozen: list[Row],
     trained: PolicyVersion,
     untrained: PolicyVersion,
-    tools: Tools,
+    resources: Resources,
     request: pytest.FixtureRequest,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    in_process = tools.engine(_config(*IN_PROCESS), untrained)  # meanwhile the server starts
+    in_process = resources.engine(_config(*IN_PROCESS), untrained)  # meanwhile the server starts
     server = request.getfixturevalue("server")
     policy_of = {"reasoner": "plans", "actor": "answers"}
     greedy = SamplingParameters(0.0, 1.0, 0, 12)
@@ -248,42 +257,44 @@ def test_three_engines_agree_on_fifty_frozen_contexts(
     lines = ["", "float32, greedy, 50 contexts     adapter  same messages  mean gap  largest gap (nats, equal tokens)"]
     for adapter in ("off", "on"):
         for one, other in (("vllm", "transformers"), ("vllm_server", "transformers"), ("vllm", "vllm_server")):
-            same, gaps = _compare(said[one, adapter], said[other, adapter])
-            lines.append(f"{one + ' / ' + other:<32} {adapter:<8} {same:>10}/50  {fmean(gaps):.1e}  {max(gaps):.1e}")
-            assert same >= 48 and fmean(gaps) < 1e-3, lines
+            same, logprob_mismatch = _compare(said[one, adapter], said[other, adapter])
+            lines.append(
+                f"{one + ' / ' + other:<32} {adapter:<8} {same:>10}/50  {fmean(logprob_mismatch):.1e}  {max(logprob_mismatch):.1e}"
+            )
+            assert same >= 48 and fmean(logprob_mismatch) < 1e-3, lines
     with capsys.disabled():
         print("\n".join(lines))
     for name in made:  # the adapter is seen by each
-        _, gaps = _compare(said[name, "on"], said[name, "off"])
-        assert fmean(gaps) > 0.01, name
+        _, logprob_mismatch = _compare(said[name, "on"], said[name, "off"])
+        assert fmean(logprob_mismatch) > 0.01, name
     for name in engines:
         made[name].close()
 
 
 def _compare(ours: Sequence[Completion], theirs: Sequence[Completion]) -> tuple[int, list[float]]:
     """Equal messages, and gaps of log-probs as far as the tokens are equal."""
-    gaps = []
+    logprob_mismatch = []
     for mine, other in zip(ours, theirs, strict=True):
         for token, also, logprob, against in zip(
             mine.token_ids, other.token_ids, mine.logprobs, other.logprobs, strict=False
         ):
             if token != also:
                 break
-            gaps.append(abs(logprob - against))
-    return sum(a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True)), gaps
+            logprob_mismatch.append(abs(logprob - against))
+    return sum(a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True)), logprob_mismatch
 
 
 @pytest.fixture(scope="module")
-def in_process(tmp_path_factory: pytest.TempPathFactory, tools: Watching) -> Played:
+def in_process(tmp_path_factory: pytest.TempPathFactory, resources: Watching) -> Played:
     """With memory given back for the update: vLLM is shut down, and starts again for the second round."""
-    return _play(tmp_path_factory.mktemp("vllm"), _config(*IN_PROCESS), tools, "update")
+    return _play(tmp_path_factory.mktemp("vllm"), _config(*IN_PROCESS), resources, "update")
 
 
 @pytest.fixture(scope="module")
 def by_server(tmp_path_factory: pytest.TempPathFactory, server: str) -> Played:
-    tools = Tools()
-    played = _play(tmp_path_factory.mktemp("served"), _config(*_served(server)), tools, "rollout")
-    tools.close()
+    resources = Resources()
+    played = _play(tmp_path_factory.mktemp("served"), _config(*_served(server)), resources, "rollout")
+    resources.close()
     return played
 
 
@@ -296,7 +307,7 @@ def _gaps(round: dict[str, Artifact], role: str) -> list[float]:
     }
     return [
         abs(ours - theirs)
-        for row in round["update"].rows("trained")
+        for row in round["update"].rows("update_rows")
         if row["role"] == role and row["policy_logprobs"] is not None
         for ours, theirs in zip(row["policy_logprobs"], behaviour[row["decision_id"]], strict=True)
     ]
@@ -305,9 +316,9 @@ def _gaps(round: dict[str, Artifact], role: str) -> list[float]:
 def _check_played(played: Played) -> None:
     for round in (played.first, played.second):
         for role in ("reasoner", "actor") if "update" in round else ():
-            gaps = _gaps(round, role)
-            assert len(gaps) > 20
-            assert fmean(gaps) < 1e-3 and max(gaps) < 0.02
+            logprob_mismatch = _gaps(round, role)
+            assert len(logprob_mismatch) > 20
+            assert fmean(logprob_mismatch) < 1e-3 and max(logprob_mismatch) < 0.02
     before, after = played.scope.policy, played.scope.policy_after
     assert {row["policy_version"] for row in played.first["rollout"].rows("decisions")} == {before.version}
     second = played.second["rollout"].rows("decisions")
@@ -320,11 +331,11 @@ def test_a_duo_round_in_process_samples_what_the_trainer_trains(in_process: Play
     _check_played(in_process)
 
 
-def test_vllm_is_gone_while_the_trainer_trains(in_process: Played, tools: Watching) -> None:
+def test_vllm_is_gone_while_the_trainer_trains(in_process: Played, resources: Watching) -> None:
     assert "update" in in_process.second
     # the probe before a round needs both; the update wants the memory
-    assert {there for stays, there in tools.beside_learner if not stays} == {0}
-    assert {there for stays, there in tools.beside_learner if stays} == {1}
+    assert {there for stays, there in resources.beside_learner if not stays} == {0}
+    assert {there for stays, there in resources.beside_learner if stays} == {1}
 
 
 def test_a_duo_round_by_a_server_samples_what_the_trainer_trains(by_server: Played) -> None:
@@ -346,7 +357,7 @@ def _requests_of(rollout: Artifact, scope: Scope) -> tuple[list[Row], list[Row]]
     from stages.problem_sources.protocol import Problem
 
     config = scope.config
-    engine_codec = Tools().codec(config)
+    engine_codec = Resources().codec(config)
     problems = {row["problem_id"]: Problem(**row) for row in scope.walk().artifacts["problems"].rows("problems")}
     rows = [row for row in rollout.rows("decisions") if row["depth"] == 1]
     prompts = [render(config.roles[0], State(problems[row["problem_id"]], (), ()), engine_codec) for row in rows]
@@ -355,11 +366,11 @@ def _requests_of(rollout: Artifact, scope: Scope) -> tuple[list[Row], list[Row]]
 
 def _scored_gap(engine: Engine, policy: PolicyVersion, prompts: Sequence[Row], stored: Sequence[Row]) -> float:
     """Mean gap of the tokens' log-probs where another engine's model is asked for the same ones."""
-    gaps = []
+    logprob_mismatch = []
     for prompt, row in zip(prompts, stored, strict=True):
         ours = _scored(engine, policy.adapters["plans"], prompt["prompt_ids"], row["token_ids"])
-        gaps += [abs(own - theirs) for own, theirs in zip(ours, row["behaviour_logprobs"], strict=True)]
-    return fmean(gaps)
+        logprob_mismatch += [abs(own - theirs) for own, theirs in zip(ours, row["behaviour_logprobs"], strict=True)]
+    return fmean(logprob_mismatch)
 
 
 def _scored(
@@ -389,13 +400,13 @@ def _scored(
 
 @pytest.mark.parametrize("where", ["vllm", "vllm_server"])
 def test_messages_are_drawn_by_their_seeds_from_the_distribution_that_was_asked_for(
-    where: str, frozen: list[Row], trained: PolicyVersion, tools: Tools, server: str
+    where: str, frozen: list[Row], trained: PolicyVersion, resources: Resources, server: str
 ) -> None:
     asked = SamplingParameters(temperature=0.7, top_p=1.0, top_k=5, max_new_tokens=8)
     seeds = (11, 12, 13, 11)
     requests = [Request(tuple(row["token_ids"]), seeds, asked, "plans") for row in frozen[:6]]
     served = make_engine(_config(*_served(server)).engine)
-    engine = tools.engine(_config(*IN_PROCESS), trained) if where == "vllm" else served
+    engine = resources.engine(_config(*IN_PROCESS), trained) if where == "vllm" else served
     engine.use(trained)
     said = engine.generate(requests)
     served.close()
@@ -410,9 +421,9 @@ def test_messages_are_drawn_by_their_seeds_from_the_distribution_that_was_asked_
 
 
 def test_an_adapter_is_loaded_once_and_leaves_with_its_version(
-    trained: PolicyVersion, untrained: PolicyVersion, tools: Tools, monkeypatch: pytest.MonkeyPatch
+    trained: PolicyVersion, untrained: PolicyVersion, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = tools.engine(_config(*IN_PROCESS), untrained)
+    engine = resources.engine(_config(*IN_PROCESS), untrained)
     inside = engine._llm.llm_engine  # type: ignore[attr-defined]
     loads, add = [], inside.add_lora
     monkeypatch.setattr(inside, "add_lora", lambda request: (loads.append(request.lora_name), add(request))[1])
@@ -427,9 +438,9 @@ def test_an_adapter_is_loaded_once_and_leaves_with_its_version(
 
 
 def test_exchanged_adapters_in_process_stop_the_round_before_its_first_message(
-    trained: PolicyVersion, tools: Tools, tmp_path: Path
+    trained: PolicyVersion, resources: Resources, tmp_path: Path
 ) -> None:
-    tools.engine(_config(*IN_PROCESS), trained)  # loads both: by their digests they are there
+    resources.engine(_config(*IN_PROCESS), trained)  # loads both: by their digests they are there
     plans, answers = trained.adapters["plans"], trained.adapters["answers"]
     adapters = {
         "plans": Adapter(plans.digest, answers.directory),
@@ -438,7 +449,7 @@ def test_exchanged_adapters_in_process_stop_the_round_before_its_first_message(
     exchanged = PolicyVersion("exchanged", trained.base, adapters)
     catalog.record_config(Layout(tmp_path), "test", 1, _config(*IN_PROCESS).model_dump(mode="json"))
     with pytest.raises(EngineError, match=r"engine vllm: .*nothing was sampled under policy exchanged"):
-        _steps(Scope(tmp_path, "test", 1), tools, "rollout", exchanged)
+        _steps(Scope(tmp_path, "test", 1), resources, "rollout", exchanged)
     assert not list(tmp_path.glob("artifacts/rollout/*/part-*"))
 
 
@@ -466,9 +477,9 @@ def test_a_broken_adapter_is_refused_by_a_real_server_in_one_line(
 
 
 def test_an_adapter_of_too_high_a_rank_is_refused_in_process(
-    trained: PolicyVersion, tools: Tools, tmp_path: Path
+    trained: PolicyVersion, resources: Resources, tmp_path: Path
 ) -> None:
-    engine = tools.engine(_config(*IN_PROCESS), trained)
+    engine = resources.engine(_config(*IN_PROCESS), trained)
     broken = _broken_adapter(trained, tmp_path)
     with pytest.raises(EngineError, match="its rank is 99"):
         engine.use(PolicyVersion("broken", "base", {"plans": broken, "answers": broken}))
@@ -485,11 +496,13 @@ def _broken_adapter(policy: PolicyVersion, folder: Path) -> Adapter:
     return Adapter("broken" * 6, folder / "adapter")
 
 
-def test_a_prompt_past_the_window_is_refused_by_both(untrained: PolicyVersion, tools: Tools, server: str) -> None:
+def test_a_prompt_past_the_window_is_refused_by_both(
+    untrained: PolicyVersion, resources: Resources, server: str
+) -> None:
     long = Request(tuple([7] * WINDOW), (1,), SamplingParameters(1.0, 1.0, 0, 4), "plans")
     served = make_engine(_config(*_served(server)).engine)
     served.use(untrained)
-    for engine in (tools.engine(_config(*IN_PROCESS), untrained), served):
+    for engine in (resources.engine(_config(*IN_PROCESS), untrained), served):
         with pytest.raises(EngineError, match=f"a prompt of {WINDOW} tokens and 4 new ones are 516, past the"):
             engine.generate([long])
     served.close()
@@ -515,14 +528,14 @@ def test_exchanged_adapters_at_a_server_stop_the_round_before_its_first_message(
         _administer(server, "unload", {"lora_name": names[role]}, missing_ok=True)
         _administer(server, "load", {"lora_name": names[role], "lora_path": str(trained.adapters[other].directory)})
     catalog.record_config(Layout(tmp_path), "test", 1, _config(*_served(server)).model_dump(mode="json"))
-    scope, tools = Scope(tmp_path, "test", 1), Tools()
+    scope, resources = Scope(tmp_path, "test", 1), Resources()
     with pytest.raises(EngineError, match=f"server {server}: .*nothing was sampled under policy trained"):
-        _steps(scope, tools, "rollout", trained)
+        _steps(scope, resources, "rollout", trained)
     assert not list(tmp_path.glob("artifacts/rollout/*/part-*"))
     for name in names.values():
         _administer(server, "unload", {"lora_name": name})
-    assert _steps(scope, tools, "rollout", trained)["rollout"].rows("decisions")
-    tools.close()
+    assert _steps(scope, resources, "rollout", trained)["rollout"].rows("decisions")
+    resources.close()
 
 
 def _administer(server: str, action: str, body: dict[str, str], missing_ok: bool = False) -> None:

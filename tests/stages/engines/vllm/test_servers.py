@@ -52,7 +52,13 @@ class Bench:
     def engine(
         self, *servers: FakeServer, policy: PolicyVersion | None = UNTRAINED, **changes: Any
     ) -> VllmServerEngine:
-        settings = {"first_pause_seconds": 0.02, "attempts": 3, "timeout_seconds": 5.0, "concurrency": 4, **changes}
+        settings = {
+            "initial_backoff_seconds": 0.02,
+            "max_attempts": 3,
+            "timeout_seconds": 5.0,
+            "concurrency": 4,
+            **changes,
+        }
         config = VllmServerEngineConfig(
             model="house/model", urls=tuple(server.url for server in servers), served_model=MODEL, **settings
         )
@@ -192,7 +198,7 @@ def test_a_server_that_dies_mid_part_costs_only_its_messages_in_flight(bench: Be
 def test_a_server_that_comes_back_is_used_again_with_its_adapters(bench: Bench, tmp_path: Path) -> None:
     server = bench.server()
     policy = _trained(tmp_path)
-    engine = bench.engine(server, policy=policy, attempts=8, first_pause_seconds=0.05)
+    engine = bench.engine(server, policy=policy, max_attempts=8, initial_backoff_seconds=0.05)
     engine.generate([_request(1)])
     server.die()
     restarting = time.monotonic()

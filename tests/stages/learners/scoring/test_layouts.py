@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from tests.support.tiny_models import END, FAMILIES, TARGETS, VOCABULARY, WINDOW, logprobs_alone, tiny_model
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -35,6 +34,7 @@ from stages.learners.scoring.causal import CausalScorer
 from stages.learners.scoring.packing import pack, packed_batches, padded_batches
 from stages.models.adapter_files import adapter_digest
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
+from tests.support.tiny_models import END, FAMILIES, TARGETS, VOCABULARY, WINDOW, logprobs_alone, tiny_model
 
 UNTRAINED = initial_policy("base", ["team"])
 
@@ -193,7 +193,7 @@ def test_log_probs_and_entropies_are_those_of_a_plain_softmax(monkeypatch: pytes
     logits_KV = (3 * torch.randn(8, 11, generator=generator)).requires_grad_()
     where_N, token_N = torch.tensor([0, 0, 0, 2, 3, 5, 7, 7]), torch.tensor([1, 1, 4, 0, 10, 3, 2, 6])
     temperature_K = torch.full((8,), 0.7)
-    got = spoken.SpokenTokens.apply(logits_KV, where_N, token_N, temperature_K)
+    got = spoken.TokenLogprobs.apply(logits_KV, where_N, token_N, temperature_K)
     log_pi_NV = (logits_KV / 0.7).log_softmax(-1)[where_N]
     wanted = (log_pi_NV.gather(1, token_N[:, None])[:, 0], -(log_pi_NV.exp() * log_pi_NV).sum(-1))
     weights = torch.randn(2, 8, generator=generator)
@@ -409,7 +409,7 @@ def test_an_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
         wider.load(PolicyVersion("v1", "base", {"team": Adapter("d", saved)}), seed=0)
 
 
-def test_a_damaged_adapter_has_no_digest(tmp_path: Path) -> None:
+def test_a_corrupt_adapter_has_no_digest(tmp_path: Path) -> None:
     saved = _learner("llama", "single").save(tmp_path)["team"]
     file = saved / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-8])

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 from configs.errors import UpdateError
 from configs.schema import Config
 from stages.base.job import Job
-from stages.training.examples import Lesson
+from stages.training.examples import TrainingExample
 from store.artifacts.artifact import Row
 
 if TYPE_CHECKING:
     import numpy as np
 
 _BOUND = {"float32": 0.002, "bfloat16": 0.2}
-"""update.max_mean_gap = "auto". Measured on the demo: 0.05 in bfloat16, 1e-6 in float32."""
+"""update.max_logprob_mismatch = "auto". Measured on the demo: 0.05 in bfloat16, 1e-6 in float32."""
 
 
-def refuse_strangers(job: Job) -> None:
+def reject_off_policy_rows(job: Job) -> None:
     """UpdateError when a row was sampled by a policy version that this update may not learn from."""
     lag = job.config.update.max_version_lag
     known = (job.weights.version, *job.weights.earlier[:lag])
@@ -40,7 +40,7 @@ def refuse_strangers(job: Job) -> None:
         )
 
 
-def gaps(lessons: Sequence[Lesson], trainer: Mapping[str, Sequence[float]]) -> list[Row]:
+def logprob_mismatch(examples: Sequence[TrainingExample], trainer: Mapping[str, Sequence[float]]) -> list[Row]:
     """Per role, and policy version that sampled, how far engine and trainer are apart (schema: GAPS).
 
     `trainer`: its log-probs per token by decision, before the first step. Rows without one of the two are not measured.
@@ -48,12 +48,12 @@ def gaps(lessons: Sequence[Lesson], trainer: Mapping[str, Sequence[float]]) -> l
     import numpy as np  # a finished round is recognised without it
 
     found = []
-    for role, version in dict.fromkeys((lesson.role, lesson.policy_version) for lesson in lessons):
-        asked = [lesson for lesson in lessons if (lesson.role, lesson.policy_version) == (role, version)]
+    for role, version in dict.fromkeys((example.role, example.policy_version) for example in examples):
+        asked = [example for example in examples if (example.role, example.policy_version) == (role, version)]
         pairs = [
-            (np.array(lesson.behaviour_logprobs), np.array(trainer[lesson.row.decision_id]))
-            for lesson in asked
-            if lesson.behaviour_logprobs is not None and lesson.row.decision_id in trainer
+            (np.array(example.behaviour_logprobs), np.array(trainer[example.row.decision_id]))
+            for example in asked
+            if example.behaviour_logprobs is not None and example.row.decision_id in trainer
         ]
         row: Row = {"role": role, "policy": asked[0].row.policy, "policy_version": version, "rows": len(pairs)}
         found.append({**row, "unmeasured": len(asked) - len(pairs), **_figures(pairs)})
@@ -64,49 +64,60 @@ def _figures(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Row:
     import numpy as np
 
     if not pairs:
-        names = ("tokens", "mean_gap", "signed_gap", "p99_gap", "largest_gap", "effective_sample_share")
+        names = (
+            "tokens",
+            "mean_mismatch",
+            "signed_mismatch",
+            "p99_mismatch",
+            "largest_mismatch",
+            "effective_sample_share",
+        )
         return {**dict.fromkeys(names), "tokens": 0}
     gap_N = np.concatenate([engine - trainer for engine, trainer in pairs])
     log_weight_A = np.array([float((trainer - engine).sum()) for engine, trainer in pairs])
     weight_A = np.exp(log_weight_A - log_weight_A.max())
     return {
         "tokens": len(gap_N),
-        "mean_gap": float(np.abs(gap_N).mean()),
-        "signed_gap": float(gap_N.mean()),
-        "p99_gap": float(np.quantile(np.abs(gap_N), 0.99)),
-        "largest_gap": float(np.abs(gap_N).max()),
+        "mean_mismatch": float(np.abs(gap_N).mean()),
+        "signed_mismatch": float(gap_N.mean()),
+        "p99_mismatch": float(np.quantile(np.abs(gap_N), 0.99)),
+        "largest_mismatch": float(np.abs(gap_N).max()),
         "effective_sample_share": float(weight_A.sum() ** 2 / (len(weight_A) * (weight_A**2).sum())),
     }
 
 
-def gap_bound(config: Config, dtype: str) -> float:
+def mismatch_bound(config: Config, dtype: str) -> float:
     """Nats per token that engine and trainer may be apart on average. `dtype`: the coarser of the two."""
-    asked = config.update.max_mean_gap
+    asked = config.update.max_logprob_mismatch
     return _BOUND[dtype] if asked == "auto" else asked
 
 
-def check_gaps(
-    config: Config, version: str, dtype: str, lessons: Sequence[Lesson], trainer: Mapping[str, Sequence[float]]
+def check_mismatch(
+    config: Config,
+    version: str,
+    dtype: str,
+    examples: Sequence[TrainingExample],
+    trainer: Mapping[str, Sequence[float]],
 ) -> None:
     """UpdateError, naming the likely causes, when a role's mean gap is past the bound.
 
     `version`: of the policy that the update starts from; rows of earlier ones differ by right. `dtype`: the coarser of the
     engine's and the trainer's.
     """
-    bound = gap_bound(config, dtype)
+    bound = mismatch_bound(config, dtype)
     explained = inf if config.sampling.top_k else -log(config.sampling.top_p)
     per_role: dict[str, list[float]] = {}
-    for lesson in lessons:
-        ours = trainer.get(lesson.row.decision_id)
-        if lesson.policy_version == version and ours is not None and lesson.behaviour_logprobs is not None:
-            gap = (theirs - own for theirs, own in zip(lesson.behaviour_logprobs, ours, strict=True))
-            per_role.setdefault(lesson.role, []).extend(_unexplained(value, explained) for value in gap)
+    for example in examples:
+        ours = trainer.get(example.row.decision_id)
+        if example.policy_version == version and ours is not None and example.behaviour_logprobs is not None:
+            gap = (theirs - own for theirs, own in zip(example.behaviour_logprobs, ours, strict=True))
+            per_role.setdefault(example.role, []).extend(_unexplained(value, explained) for value in gap)
     for role, left in per_role.items():
         mean = sum(map(abs, left)) / len(left)
         if not mean <= bound:
             raise UpdateError(
                 f"update: role '{role}': log-probs as sampled and as recomputed differ by {mean:.3g} a token on average, past "
-                f"update.max_mean_gap = {bound:g}; no policy version was written. Likely: {_causes(left)}"
+                f"update.max_logprob_mismatch = {bound:g}; no policy version was written. Likely: {_causes(left)}"
             )
 
 

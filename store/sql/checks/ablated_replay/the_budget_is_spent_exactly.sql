@@ -1,4 +1,4 @@
--- every problem has exactly the solo evaluations and messages that are planned for it
+-- every problem has exactly the ablated evaluations and messages that are planned for it
 -- reads: own_replays, own_decisions, the step's own rows
 with
 episodes as (

@@ -19,7 +19,7 @@ from pipeline.commands.import_transcripts import import_transcripts
 from pipeline.commands.verify import Finding, look_through, problem_of, verify
 from pipeline.rounds.round import Scope
 from pipeline.steps import EVALUATION, ROUND
-from stages.base.resources import Tools
+from stages.base.resources import Resources
 from store.disk.layout import Layout
 from store.disk.records import read_record, write_record
 from store.runs import records as catalog
@@ -69,14 +69,14 @@ PARTS = {  # step -> the files of its first part
     "advantages": ("advantages.parquet",),
     "update": (
         "steps.parquet",
-        "trained.parquet",
+        "update_rows.parquet",
         "weights/team/table.safetensors",
         "optimizer/team.safetensors",
         "optimizer/optimizer.json",
     ),
     "heldout": ("problems.parquet",),
     "answer": ("transcripts.parquet", "decisions.parquet"),
-    "verdict": ("rewards.parquet",),
+    "answer_grade": ("rewards.parquet",),
     "evaluate": ("evaluations.parquet",),
 }
 FILES = [(step, f"part-00000/{file}") for step, files in PARTS.items() for file in files]
@@ -112,8 +112,8 @@ def whole_contents(whole: Path) -> dict[str, object]:
 
 
 @pytest.fixture
-def damaged(whole: Path, store: Path) -> Path:
-    """A copy of it, to be damaged."""
+def corrupt(whole: Path, store: Path) -> Path:
+    """A copy of it, to be corrupt."""
     copytree(whole, store)
     return store
 
@@ -139,19 +139,19 @@ def _folder(store: Path, step: str, round: int) -> Path:
     "harm", [flip_a_bit, Path.unlink, *(pytest.param(harm, marks=pytest.mark.slow) for harm in (truncate, empty))]
 )
 @pytest.mark.parametrize(("step", "file"), FILES, ids=[f"{step}/{file}" for step, file in FILES])
-def test_a_damaged_file_is_named_and_only_its_part_is_made_again(
-    damaged: Path, whole_contents: dict[str, object], step: str, file: str, harm: Harm
+def test_a_corrupt_file_is_named_and_only_its_part_is_made_again(
+    corrupt: Path, whole_contents: dict[str, object], step: str, file: str, harm: Harm
 ) -> None:
-    _is_named_and_healed(damaged, whole_contents, step, file, harm, parts_made=1)
+    _is_named_and_healed(corrupt, whole_contents, step, file, harm, parts_made=1)
 
 
 @pytest.mark.parametrize("harm", RECORD_HARMS)
 @pytest.mark.parametrize(("step", "file"), RECORDS, ids=[f"{step}/{file}" for step, file in RECORDS])
-def test_a_damaged_record_of_a_part_or_an_artifact_is_named_and_made_again(
-    damaged: Path, whole_contents: dict[str, object], step: str, file: str, harm: Harm
+def test_a_corrupt_record_of_a_part_or_an_artifact_is_named_and_made_again(
+    corrupt: Path, whole_contents: dict[str, object], step: str, file: str, harm: Harm
 ) -> None:
     parts_made = 0 if file == "manifest.json" else 1  # without its manifest an artifact still has its parts
-    _is_named_and_healed(damaged, whole_contents, step, file, harm, parts_made)
+    _is_named_and_healed(corrupt, whole_contents, step, file, harm, parts_made)
 
 
 def _is_named_and_healed(
@@ -169,13 +169,13 @@ def _is_named_and_healed(
         for name, report in round.reports.items()
         if not report.reused
     }
-    # the problems of the set are one artifact for both rounds, so the first round meets the damage
+    # the problems of the set are one artifact for both rounds, so the first round meets the corruption
     when = "round 1" if step == "problems" else "evaluation" if step in PARTS and step in EVALUATED else "round 2"
     assert list(made) == [(when, step)]
     report = made[when, step]
     assert report.parts_made == parts_made
     if not (harm is Path.unlink and file == "manifest.json"):  # then it never was finished, as far as one can tell
-        [line] = report.damage
+        [line] = report.corruption
         assert line.startswith(f"{folder.parent.name} {folder.name[:12]}: {file} ")
     assert contents(store) == whole
 
@@ -187,35 +187,35 @@ def test_verify_accepts_a_whole_store(whole: Path) -> None:
     assert [finding for _, finding in verify(whole) if finding is not None] == []
 
 
-def test_verify_names_a_damaged_file_and_everything_that_cannot_be_checked_without_it(damaged: Path) -> None:
-    flip_a_bit(_folder(damaged, "grade", 2) / "part-00000/rewards.parquet")
-    findings = {finding.place: finding.problem for _, finding in verify(damaged) if finding is not None}
-    key = _folder(damaged, "grade", 2).name[:12]
+def test_verify_names_a_corrupt_file_and_everything_that_cannot_be_checked_without_it(corrupt: Path) -> None:
+    flip_a_bit(_folder(corrupt, "grade", 2) / "part-00000/rewards.parquet")
+    findings = {finding.place: finding.problem for _, finding in verify(corrupt) if finding is not None}
+    key = _folder(corrupt, "grade", 2).name[:12]
     file = f"grade {key}: part-00000/rewards.parquet has changed since it was written (sha256)"
     assert findings.pop("run test round 2 main grade") == file
-    unchecked = f"cannot be checked against grade {key}, which is damaged"
+    unchecked = f"cannot be checked against grade {key}, which is corrupt"
     assert findings == dict.fromkeys((f"run test round 2 main {step}" for step in ("advantages", "update")), unchecked)
 
 
-def test_a_part_that_is_gone_whole_is_named_and_made_again(damaged: Path, whole_contents: dict[str, object]) -> None:
-    rmtree(_folder(damaged, "sample", 1) / "part-00001")
-    report = _drive_all(damaged)["round 1"].reports["sample"]
+def test_a_part_that_is_gone_whole_is_named_and_made_again(corrupt: Path, whole_contents: dict[str, object]) -> None:
+    rmtree(_folder(corrupt, "sample", 1) / "part-00001")
+    report = _drive_all(corrupt)["round 1"].reports["sample"]
     assert (report.parts_made, report.parts_reused) == (1, 1)
-    assert "part-00001/part.json is missing" in report.damage[0]
-    assert contents(damaged) == whole_contents
+    assert "part-00001/part.json is missing" in report.corruption[0]
+    assert contents(corrupt) == whole_contents
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_part_damaged_before_its_artifact_was_finished_is_named_and_made_again(
-    damaged: Path, whole_contents: dict[str, object], harm: Harm
+def test_a_part_corrupt_before_its_artifact_was_finished_is_named_and_made_again(
+    corrupt: Path, whole_contents: dict[str, object], harm: Harm
 ) -> None:
-    folder = _folder(damaged, "grade", 2)
+    folder = _folder(corrupt, "grade", 2)
     (folder / "manifest.json").unlink()
     harm(folder / "part-00001/rewards.parquet")
-    report = _drive_all(damaged)["round 2"].reports["grade"]
+    report = _drive_all(corrupt)["round 2"].reports["grade"]
     assert (report.parts_made, report.parts_reused) == (1, 1)
-    assert "part-00001/rewards.parquet" in report.damage[0]
-    assert contents(damaged) == whole_contents
+    assert "part-00001/rewards.parquet" in report.corruption[0]
+    assert contents(corrupt) == whole_contents
 
 
 @pytest.mark.parametrize(
@@ -223,100 +223,100 @@ def test_a_part_damaged_before_its_artifact_was_finished_is_named_and_made_again
     [(needed, step.name) for step in (*ROUND, *EVALUATION) for needed in step.inputs],
     ids=lambda value: str(value),
 )
-def test_a_damaged_artifact_is_never_read_by_a_later_stage(damaged: Path, needed: str, step: str) -> None:
-    part = _folder(damaged, needed, 2) / "part-00000"
+def test_a_corrupt_artifact_is_never_read_by_a_later_stage(corrupt: Path, needed: str, step: str) -> None:
+    part = _folder(corrupt, needed, 2) / "part-00000"
     flip_a_bit(next(part.glob("*.parquet")))
     steps = EVALUATION if step in EVALUATED else ROUND
-    scope = Scope(damaged, "test", 2)
+    scope = Scope(corrupt, "test", 2)
     with pytest.raises(StoreError, match=f"{step} of round 2 needs {needed}, which"):
         scope.artifacts_before(step, steps, scope.policy_after if steps is EVALUATION else None)
 
 
 @pytest.mark.parametrize("harm", HARMS)
 @pytest.mark.parametrize("file", ["part.json", "weights/team/table.safetensors", "optimizer/team.safetensors"])
-def test_a_round_that_starts_from_a_damaged_policy_says_which_file_and_what_to_run(
-    damaged: Path, whole_contents: dict[str, object], file: str, harm: Harm
+def test_a_round_that_starts_from_a_corrupt_policy_says_which_file_and_what_to_run(
+    corrupt: Path, whole_contents: dict[str, object], file: str, harm: Harm
 ) -> None:
-    harm(_folder(damaged, "update", 1) / "part-00001" / file)
+    harm(_folder(corrupt, "update", 1) / "part-00001" / file)
     with pytest.raises(StoreError) as refusal:
-        drive(damaged, _config(), 2)
+        drive(corrupt, _config(), 2)
     words = str(refusal.value)
     assert words.startswith("run 'test': the policy of round 1 ")
     assert f"part-00001/{file} " in words
     assert words.endswith("run `c3 run iteration --run test --round 1` to make it again")
-    assert drive(damaged, _config(), 1).made == ["update"]
-    assert drive(damaged, _config(), 2).made == []
-    assert contents(damaged) == whole_contents
+    assert drive(corrupt, _config(), 1).made == ["update"]
+    assert drive(corrupt, _config(), 2).made == []
+    assert contents(corrupt) == whole_contents
 
 
 def test_a_policy_whose_parents_are_gone_leads_back_to_the_first_round_that_can_run(
-    damaged: Path, whole_contents: dict[str, object]
+    corrupt: Path, whole_contents: dict[str, object]
 ) -> None:
     for round in (1, 2):
-        rmtree(_folder(damaged, "update", round))
+        rmtree(_folder(corrupt, "update", round))
     for round, missing in ((3, 2), (2, 1)):
         with pytest.raises(StoreError, match=f"the policy of round {missing} .* --round {missing}` to make it again"):
-            drive(damaged, _config(), round)
-    rounds = _drive_all(damaged)
+            drive(corrupt, _config(), round)
+    rounds = _drive_all(corrupt)
     assert [round.made for round in rounds.values()] == [["update"], ["update"], []]
 
 
 @pytest.mark.parametrize("harm", NOT_GONE)
-def test_a_damaged_record_of_a_run_is_refused_in_one_line_and_named(damaged: Path, harm: Harm) -> None:
-    layout = Layout(damaged)
+def test_a_corrupt_record_of_a_run_is_refused_in_one_line_and_named(corrupt: Path, harm: Harm) -> None:
+    layout = Layout(corrupt)
     harm(layout.run("test") / "run.json")
-    with pytest.raises(StoreError, match=r"run\.json: damaged .*put back a copy"):
-        drive(damaged, _config(), 2)
-    [finding] = _findings(damaged)
-    assert "run.json: damaged" in finding.problem
+    with pytest.raises(StoreError, match=r"run\.json: corrupt .*put back a copy"):
+        drive(corrupt, _config(), 2)
+    [finding] = _findings(corrupt)
+    assert "run.json: corrupt" in finding.problem
 
 
 def test_a_run_without_its_record_is_named_kept_and_goes_on_with_its_configuration(
-    damaged: Path, whole_contents: dict[str, object]
+    corrupt: Path, whole_contents: dict[str, object]
 ) -> None:
-    (Layout(damaged).run("test") / "run.json").unlink()
+    (Layout(corrupt).run("test") / "run.json").unlink()
     with pytest.raises(ConfigError, match=r"run 'test': not in .* start it with --config"):
-        _ = Scope(damaged, "test", 2).config
-    assert ["run.json: is missing" in finding.problem for finding in _findings(damaged)][:1] == [True]
-    assert list(garbage(Layout(damaged))) == []  # what it refers to is not garbage
-    assert [round.made for round in _drive_all(damaged).values()] == [[], [], []]
-    assert contents(damaged) == whole_contents
+        _ = Scope(corrupt, "test", 2).config
+    assert ["run.json: is missing" in finding.problem for finding in _findings(corrupt)][:1] == [True]
+    assert list(garbage(Layout(corrupt))) == []  # what it refers to is not garbage
+    assert [round.made for round in _drive_all(corrupt).values()] == [[], [], []]
+    assert contents(corrupt) == whole_contents
 
 
 @pytest.mark.parametrize("harm", NOT_GONE)
-def test_a_damaged_record_of_a_round_is_refused_in_one_line_and_written_again_once_deleted(
-    damaged: Path, whole_contents: dict[str, object], harm: Harm
+def test_a_corrupt_record_of_a_round_is_refused_in_one_line_and_written_again_once_deleted(
+    corrupt: Path, whole_contents: dict[str, object], harm: Harm
 ) -> None:
-    path = Layout(damaged).round("test", "main", 1)
+    path = Layout(corrupt).round("test", "main", 1)
     harm(path)
     for round in (1, 2):  # the second starts from its policy
-        with pytest.raises(StoreError, match=r"round-00001\.json: damaged .*delete it"):
-            drive(damaged, _config(), round)
-    assert any("round-00001.json: damaged" in finding.problem for finding in _findings(damaged))
+        with pytest.raises(StoreError, match=r"round-00001\.json: corrupt .*delete it"):
+            drive(corrupt, _config(), round)
+    assert any("round-00001.json: corrupt" in finding.problem for finding in _findings(corrupt))
     path.unlink()
-    assert any("round-00001.json: is missing" in finding.problem for finding in _findings(damaged))
-    assert [round.made for round in _drive_all(damaged).values()] == [[], [], []]
-    assert contents(damaged) == whole_contents
+    assert any("round-00001.json: is missing" in finding.problem for finding in _findings(corrupt))
+    assert [round.made for round in _drive_all(corrupt).values()] == [[], [], []]
+    assert contents(corrupt) == whole_contents
 
 
 @pytest.mark.parametrize("harm", RECORD_HARMS)
-def test_a_variant_without_a_whole_record_is_not_taken_for_the_main_line(damaged: Path, harm: Harm) -> None:
-    layout = Layout(damaged)
+def test_a_variant_without_a_whole_record_is_not_taken_for_the_main_line(corrupt: Path, harm: Harm) -> None:
+    layout = Layout(corrupt)
     record_variant(layout, "test", "other", Variant("main", 2, "grade", ("grade.max_unscored_share=0.5",)))
     entry = catalog.round_steps(layout, "test", 2)["grade"]
     catalog.record_step(layout, "test", 2, "other", "grade", entry)
     harm(layout.variant("test", "other"))
-    with pytest.raises(StoreError, match=r"variant\.json: (damaged|is missing)"):
+    with pytest.raises(StoreError, match=r"variant\.json: (corrupt|is missing)"):
         find_variant(layout, "test", "other")
-    with pytest.raises(StoreError, match=r"variant\.json: (damaged|is missing)"):
-        _ = Scope(damaged, "test", 2, "other").config
-    assert any("variant.json: " in finding.problem for finding in _findings(damaged))
+    with pytest.raises(StoreError, match=r"variant\.json: (corrupt|is missing)"):
+        _ = Scope(corrupt, "test", 2, "other").config
+    assert any("variant.json: " in finding.problem for finding in _findings(corrupt))
 
 
-def test_damaged_imported_transcripts_are_never_replaced_by_sampled_ones(
-    damaged: Path, store: Path, tmp_path: Path
+def test_corrupt_imported_transcripts_are_never_replaced_by_sampled_ones(
+    corrupt: Path, store: Path, tmp_path: Path
 ) -> None:
-    rollout = drive(damaged, _config(), 1)
+    rollout = drive(corrupt, _config(), 1)
     role_and_text = {row["decision_id"]: (row["role"], row["text"]) for row in rollout.rows("decisions", "rollout")}
     file = tmp_path / "theirs.jsonl"
     with file.open("w") as lines:
@@ -327,15 +327,15 @@ def test_damaged_imported_transcripts_are_never_replaced_by_sampled_ones(
     scope = Scope(store, "taken", 1)
     key = import_transcripts(scope, file).key
     flip_a_bit(Layout(store).artifact("rollout", key) / "part-00000/decisions.parquet")
-    with pytest.raises(StoreError, match=r"imported transcripts .* damaged .*: c3 import FILE --run taken --round 1$"):
+    with pytest.raises(StoreError, match=r"imported transcripts .* corrupt .*: c3 import FILE --run taken --round 1$"):
         drive(store, _config(), 1, run="taken")
     assert import_transcripts(Scope(store, "taken", 1), file).key == key
     assert "rollout" not in drive(store, _config(), 1, run="taken").made
 
 
-def test_a_damaged_copy_that_a_round_chose_is_made_again_in_its_place(damaged: Path) -> None:
-    layout = Layout(damaged)
-    grade = _folder(damaged, "grade", 2)
+def test_a_corrupt_copy_that_a_round_chose_is_made_again_in_its_place(corrupt: Path) -> None:
+    layout = Layout(corrupt)
+    grade = _folder(corrupt, "grade", 2)
     copy = f"{grade.name}~2"
     copytree(grade, layout.artifact("grade", copy))
     manifest = read_record(grade / "manifest.json")
@@ -344,18 +344,18 @@ def test_a_damaged_copy_that_a_round_chose_is_made_again_in_its_place(damaged: P
     entry = catalog.round_steps(layout, "test", 2)["grade"]
     catalog.record_step(layout, "test", 2, "main", "grade", {**entry, "key": copy})
     flip_a_bit(layout.artifact("grade", copy) / "part-00001/rewards.parquet")
-    round = drive(damaged, _config(), 2)
+    round = drive(corrupt, _config(), 2)
     assert round.made == ["grade"]
     assert (round.artifacts["grade"].key, round.reports["grade"].parts_made) == (copy, 1)
 
 
-def test_a_command_says_what_it_found_damaged_and_verify_ends_with_code_3(
-    damaged: Path, c3: Command, prefect_server: str
+def test_a_command_says_what_it_found_corrupt_and_verify_ends_with_code_3(
+    corrupt: Path, c3: Command, prefect_server: str
 ) -> None:
-    folder = _folder(damaged, "grade", 2)
+    folder = _folder(corrupt, "grade", 2)
     flip_a_bit(folder / "part-00001/rewards.parquet")
     line = f"grade {folder.name[:12]}: part-00001/rewards.parquet has changed since it was written (sha256)"
-    options = ("--run", "test", "--store", str(damaged))
+    options = ("--run", "test", "--store", str(corrupt))
     verified = c3("verify", *options)
     assert verified.code == 3
     assert line in verified.out
@@ -366,11 +366,11 @@ def test_a_command_says_what_it_found_damaged_and_verify_ends_with_code_3(
 
 
 @pytest.mark.slow
-def test_a_damaged_adapter_or_optimiser_state_is_made_again_to_the_same_bytes(store: Path) -> None:
-    small = ["rounds.problems=2", "plan.fanout=[2,2]", "plan.budget=4", "update.minibatches=2"]
+def test_a_corrupt_adapter_or_optimiser_state_is_made_again_to_the_same_bytes(store: Path) -> None:
+    small = ["rounds.problems_per_round=2", "plan.fanout=[2,2]", "plan.budget=4", "update.minibatches=2"]
     config = load_config("arithmetic-duo", [*small, "update.checkpoint_steps=1", "sampling.max_new_tokens=4"])
-    tools = Tools()
-    drive(store, config, tools=tools)
+    resources = Resources()
+    drive(store, config, resources=resources)
     whole = contents(store)
     part = _folder(store, "update", 1) / "part-00001"
     files = [path for path in sorted(part.rglob("*")) if path.is_file()]
@@ -379,6 +379,6 @@ def test_a_damaged_adapter_or_optimiser_state_is_made_again_to_the_same_bytes(st
         harm(path)
         with pytest.raises(StoreError, match=f"part-00001/{path.relative_to(part)} .*--round 1` to make it again"):
             _ = Scope(store, "test", 2).policy
-        again = drive(store, config, tools=tools)
+        again = drive(store, config, resources=resources)
         assert (again.made, again.reports["update"].parts_made) == (["update"], 1)
         assert {name: file for name, file in contents(store).items() if name in whole} == whole

@@ -33,7 +33,7 @@ COPIES = 800
 
 
 def _ccpo(world: str, plan: str, replays: int = 2, **changes: object) -> Config:
-    return config_of(world, plan, advantages=AdvantagesConfig(estimator="ccpo", solo_replays=replays), **changes)
+    return config_of(world, plan, advantages=AdvantagesConfig(estimator="ccpo", ablated_replays=replays), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +62,10 @@ def test_it_is_off_by_what_the_state_is_worth_with_the_message_less_what_it_is_w
 
 
 def test_an_advantage_is_the_return_less_the_mean_of_the_states_solo_replays(trio: Round) -> None:
-    rewards = {row["episode_id"]: row["reward"] for row in trio.rows("rewards", "solo_grade")}
-    state_of = {row["probe_id"]: row["state_id"] for row in trio.rows("probes", "solo")}
+    rewards = {row["episode_id"]: row["reward"] for row in trio.rows("rewards", "ablated_grade")}
+    state_of = {row["intervention_id"]: row["state_id"] for row in trio.rows("interventions", "ablated_replay")}
     earned: dict[str, list[float]] = {}
-    for row in trio.rows("replays", "solo"):
+    for row in trio.rows("replays", "ablated_replay"):
         earned.setdefault(state_of[row["alternative_id"]], []).append(rewards[row["episode_id"]])
     assert {row["state_id"] for row in trio.rows("advantages") if row["role"] != "verifier"} == set(earned)
     for row in trio.rows("advantages"):
@@ -74,22 +74,22 @@ def test_an_advantage_is_the_return_less_the_mean_of_the_states_solo_replays(tri
         else:
             assert row["baseline"] == pytest.approx(np.mean(earned[row["state_id"]]))
             assert row["advantage"] == row["mean_return"] - row["baseline"]
-    skipped = {row["role"] for row in trio.rows("trained") if row["skipped"] == "undefined advantage"}
+    skipped = {row["role"] for row in trio.rows("update_rows") if row["skipped"] == "undefined advantage"}
     assert skipped == {"verifier"}
 
 
 def test_what_is_earned_without_a_message_is_what_the_world_says(tmp_path: Path) -> None:
-    round = drive(tmp_path, _ccpo("duo", "tree", 400), until="solo_grade")
+    round = drive(tmp_path, _ccpo("duo", "tree", 400), until="ablated_grade")
     truth = Truth(round.scope.config)
     problems = {row["problem_id"]: Problem(**row) for row in round.rows("problems")}
-    rewards = {row["episode_id"]: row["reward"] for row in round.rows("rewards", "solo_grade")}
-    for probe in round.rows("probes", "solo"):
+    rewards = {row["episode_id"]: row["reward"] for row in round.rows("rewards", "ablated_grade")}
+    for intervention in round.rows("interventions", "ablated_replay"):
         drawn = [
             rewards[row["episode_id"]]
-            for row in round.rows("replays", "solo")
-            if row["alternative_id"] == probe["probe_id"]
+            for row in round.rows("replays", "ablated_replay")
+            if row["alternative_id"] == intervention["intervention_id"]
         ]
-        expected = truth.v(problems[probe["problem_id"]], {"reasoner": ""})
+        expected = truth.v(problems[intervention["problem_id"]], {"reasoner": ""})
         assert len(drawn) == 400
         assert abs(np.mean(drawn) - expected) < 4 * np.std(drawn, ddof=1) / 20 + 1e-9
 
@@ -113,22 +113,22 @@ def test_the_plan_counts_exactly_what_is_spent(tmp_path: Path, world: str, plan:
     config = _ccpo(world, plan)
     round = drive(tmp_path, config, until="advantages")
     cost = round_cost(config, 1)
-    assert cost.solo_evaluations == len(round.rows("replays", "solo")) == 4 * per_problem
+    assert cost.ablated_evaluations == len(round.rows("replays", "ablated_replay")) == 4 * per_problem
     assert cost.evaluations == len(round.rows("rewards"))
     assert cost.messages == len(round.rows("decisions"))
-    assert cost.stages.get("solo", 0) == len(round.rows("decisions", "solo"))
+    assert cost.stages.get("ablated_replay", 0) == len(round.rows("decisions", "ablated_replay"))
     assert [finding for _, finding in verify(tmp_path) if finding] == []
 
 
 def test_other_estimators_have_no_such_step_and_their_keys_do_not_know_of_it(trio: Round) -> None:
     asked = trio.scope.config
     plain = asked.model_copy(update={"advantages": AdvantagesConfig()})
-    more = asked.model_copy(update={"advantages": AdvantagesConfig(solo_replays=9)})
+    more = asked.model_copy(update={"advantages": AdvantagesConfig(ablated_replays=9)})
     assert round_steps(plain) == ROUND
     keys = [{look.step.name: look.key for look in trio.scope.under(config).walk().looks} for config in (plain, more)]
     assert keys[0] == keys[1]
     with_solo = {look.step.name: look.key for look in trio.scope.walk().looks}
-    assert set(with_solo) == {*names(ROUND), "solo", "solo_grade"}
+    assert set(with_solo) == {*names(ROUND), "ablated_replay", "ablated_grade"}
     before = names(ROUND)[: names(ROUND).index("advantages")]
     assert all(keys[0][name] == with_solo[name] for name in before)
 
@@ -136,28 +136,28 @@ def test_other_estimators_have_no_such_step_and_their_keys_do_not_know_of_it(tri
 def test_a_variant_that_asks_for_it_generates_the_solo_replays_alone(tmp_path: Path) -> None:
     main = drive(tmp_path, config_of("duo", "tree"))
     overrides = ("advantages.estimator=ccpo",)
-    assert first_changed(main.scope, _ccpo("duo", "tree", 1)) == "solo"
-    record_variant(Layout(tmp_path), "test", "without", Variant("main", 1, "solo", overrides))
+    assert first_changed(main.scope, _ccpo("duo", "tree", 1)) == "ablated_replay"
+    record_variant(Layout(tmp_path), "test", "without", Variant("main", 1, "ablated_replay", overrides))
     branch = drive_on(Scope(tmp_path, "test", 1, "without"))
-    assert branch.made == ["solo", "solo_grade", "advantages", "update"]
+    assert branch.made == ["ablated_replay", "ablated_grade", "advantages", "update"]
     assert list(garbage(Layout(tmp_path))) == []
     assert [finding for _, finding in verify(tmp_path) if finding] == []
-    states = query(Layout(tmp_path), "select variant, source, count(*) from probes group by all").fetchall()
-    assert states == [("without", "solo", 4)]
+    states = query(Layout(tmp_path), "select variant, source, count(*) from interventions group by all").fetchall()
+    assert states == [("without", "ablated_replay", 4)]
     # the round's own episodes and rewards are the plan's, with or without
     counts = query(Layout(tmp_path), "select variant, count(*) from episodes group by all order by all").fetchall()
     assert counts == [("main", 32), ("without", 32)]
 
 
 def test_a_lost_part_is_made_again_byte_for_byte(tmp_path: Path) -> None:
-    round = drive(tmp_path, _ccpo("duo", "tree"), until="solo")
-    before = round.artifacts["solo"]
+    round = drive(tmp_path, _ccpo("duo", "tree"), until="ablated_replay")
+    before = round.artifacts["ablated_replay"]
     for file in before.parts()[1].glob("*.parquet"):
         file.unlink()
-    again = drive_on(Scope(tmp_path, "test", 1), until="solo")
-    assert again.made == ["solo"]
-    assert again.reports["solo"].parts_made == 1
-    assert again.artifacts["solo"].digest == before.digest
+    again = drive_on(Scope(tmp_path, "test", 1), until="ablated_replay")
+    assert again.made == ["ablated_replay"]
+    assert again.reports["ablated_replay"].parts_made == 1
+    assert again.artifacts["ablated_replay"].digest == before.digest
 
 
 def test_compare_shows_it_where_the_round_has_solo_replays(trio: Round) -> None:
@@ -175,9 +175,9 @@ def test_the_step_is_planned_and_refused_where_nobody_asks_for_it(tmp_path: Path
     planned = [name for name, _, _ in plan_steps(trio.scope, trio.scope.config)]
     assert planned == [step.name for step in trio.scope.steps]
     plain = Scope(tmp_path, "test", 1).under(config_of("duo", "tree"))
-    known_stage("solo")
-    with pytest.raises(ConfigError, match=r"only ccpo asks for solo replays, and advantages\.estimator is c3"):
-        plain.steps_with("solo")
+    known_stage("ablated_replay")
+    with pytest.raises(ConfigError, match=r"only ccpo asks for ablated replays, and advantages\.estimator is c3"):
+        plain.steps_with("ablated_replay")
 
 
 def test_who_asks_for_it_is_told_what_the_last_role_gets() -> None:

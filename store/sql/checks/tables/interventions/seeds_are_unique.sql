@@ -1,4 +1,4 @@
--- no message after a probe was drawn with a seed that another message was drawn with
+-- no message after an intervention was drawn with a seed that another message was drawn with
 select seed, count(*) as times
 from decisions
 where seed is not null

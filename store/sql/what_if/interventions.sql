@@ -1,9 +1,9 @@
--- grain: one probe, with what it earned and what the state's alternatives earn (V, their mean return by replays)
--- NULL value: no alternative of the state was credited. NULL mean_return: no replay of the probe was scored.
+-- grain: one intervention, with what it earned and what the state's alternatives earn (V, their mean return by replays)
+-- NULL value: no alternative of the state was credited. NULL mean_return: no replay of the intervention was scored.
 with
 earned as (
     select
-        replays.alternative_id as probe_id,
+        replays.alternative_id as intervention_id,
         avg(rewards.reward order by rewards.reward) as mean_return,
         stddev_samp(rewards.reward order by rewards.reward) as spread, -- NULL: fewer than two scored
         count(rewards.reward) as replay_count,
@@ -26,16 +26,16 @@ worth as (
 
 final as (
     select
-        probes.*,
+        interventions.*,
         problems.question,
         problems.answer,
-        earned.* exclude (probe_id),
+        earned.* exclude (intervention_id),
         worth.* exclude (state_id),
         worth.value - earned.mean_return as difference
-    from probes
-    inner join problems on problems.problem_id = probes.problem_id
-    left join earned on earned.probe_id = probes.probe_id
-    left join worth on worth.state_id = probes.state_id
+    from interventions
+    inner join problems on problems.problem_id = interventions.problem_id
+    left join earned on earned.intervention_id = interventions.intervention_id
+    left join worth on worth.state_id = interventions.state_id
 )
 
 select * from final

@@ -1,15 +1,15 @@
 -- grain: one state that was replayed without its role's message
--- reads: solo_probes, solo_replays, solo_rewards
+-- reads: ablated_interventions, ablated_replays, ablated_rewards
 -- NULL mean_return: none of its replays was scored.
 with
 rewards_of as (
     select
-        solo_probes.state_id,
-        list_sort(list(solo_rewards.reward) filter (where solo_rewards.reward is not null)) as rewards
-    from solo_probes
-    inner join solo_replays on solo_replays.alternative_id = solo_probes.probe_id
-    inner join solo_rewards on solo_rewards.episode_id = solo_replays.episode_id
-    group by solo_probes.state_id
+        ablated_interventions.state_id,
+        list_sort(list(ablated_rewards.reward) filter (where ablated_rewards.reward is not null)) as rewards
+    from ablated_interventions
+    inner join ablated_replays on ablated_replays.alternative_id = ablated_interventions.intervention_id
+    inner join ablated_rewards on ablated_rewards.episode_id = ablated_replays.episode_id
+    group by ablated_interventions.state_id
 ),
 
 final as (
