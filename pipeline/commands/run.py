@@ -36,7 +36,7 @@ from store.disk.layout import MAIN
 from store.disk.locks import exclusive_lock
 from store.queries.connection import warm_up
 from store.queries.summaries import round_summary, summary_content
-from store.runs import records as catalog
+from store.runs.records import RoundRecord, RoundSummary, edit_round, record_config
 from store.runs.variants import Variant, find_variant, record_variant
 
 
@@ -77,15 +77,16 @@ def settle_config(scope: Scope, source: str | None, overrides: Sequence[str], st
     if scope.variant == MAIN:
         config = wanted_config(scope, source, overrides)
         check_trackers(config)
-        catalog.record_config(scope.layout, scope.run, scope.round, config.model_dump(mode="json"))
+        record_config(scope.layout, scope.run, scope.round, config.model_dump(mode="json"))
     else:
         _settle_variant(scope, source, overrides, stage)
 
 
 def settle_redraw(scope: Scope, draw_set: int | None) -> None:
     """Ask the round for another set of draws from now on; None leaves it as it was."""
-    if draw_set is not None:
-        catalog.record_redraw(scope.layout, scope.run, scope.round, scope.variant, draw_set)
+    if draw_set is not None and RoundRecord.load(scope.layout, scope.ref).draw_set != draw_set:
+        with edit_round(scope.layout, scope.ref) as record:
+            record.draw_set = draw_set
 
 
 def settle_retry(scope: Scope, step: str = "grade") -> bool:
@@ -307,14 +308,16 @@ def _summary(scope: Scope, artifacts: dict[str, Artifact]) -> tuple[Row | None, 
         return None, []
     # the evaluations of a round are those of its plan: what is earned without a message is no part of its mean reward
     summed = [artifact for name, artifact in artifacts.items() if name not in names(ABLATED_REPLAYS)]
-    content, place = summary_content(summed), (scope.layout, scope.run, scope.round, scope.variant)
-    recorded = catalog.recorded_summary(*place)
-    if recorded is None or recorded["of"] != content:
-        figures, signal = round_summary(summed)
-        recorded = {"of": content, "figures": figures, "signal": signal}
-        with suppress(StoreError):  # it only saves the next command a query
-            catalog.record_summary(*place, recorded)
-    return recorded["figures"], recorded["signal"]
+    content = summary_content(summed)
+    recorded = RoundRecord.load(scope.layout, scope.ref).summary
+    if recorded is None or recorded.content != content:
+        recorded = RoundSummary(content, *round_summary(summed))
+        with (
+            suppress(StoreError),
+            edit_round(scope.layout, scope.ref) as record,
+        ):  # it only saves the next command a query
+            record.summary = recorded
+    return recorded.figures, recorded.signal
 
 
 def seeded_run(run: str, seed: int | None) -> str:

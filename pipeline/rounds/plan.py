@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from stages.problem_sources.overlap import overlap
 from stages.problem_sources.registry import load_problems
 from store.artifacts.artifact import load_manifest
 from store.disk.layout import MAIN
-from store.runs import records as catalog
+from store.runs.records import StepRecord, config_at
 from store.runs.variants import find_variant, steps_of
 
 __all__ = ["heldout_overlap", "plan_steps", "round_cost", "wanted_config"]
@@ -27,7 +28,7 @@ Planned = tuple[str, str, str]
 
 def wanted_config(scope: Scope, source: str | None, overrides: Sequence[str]) -> Config:
     """The configuration a command would use, nothing recorded: a file, else the run's own, else c3.toml."""
-    recorded = catalog.recorded_config(scope.layout, scope.run, scope.round)
+    recorded = config_at(scope.layout, scope.run, scope.round)
     if scope.variant != MAIN and recorded is not None:
         return build_config(scope.config.model_dump(mode="json"), overrides, where=f"variant '{scope.variant}'")
     if source is None and recorded is None and Path(DEFAULT_FILE).exists():
@@ -68,12 +69,11 @@ def plan_steps(scope: Scope, config: Config) -> list[Planned]:
     return rows
 
 
-def _recorded(scope: Scope) -> dict[str, dict[str, Any]]:
+def _recorded(scope: Scope) -> dict[str, StepRecord]:
     """What the round's steps were when they last ran; of a variant that has not got so far, its parent's."""
-    place = (scope.layout, scope.run)
-    variant = find_variant(*place, scope.variant)
-    before = steps_of(*place, variant.parent, scope.round) if variant is not None else {}
-    return {**before, **steps_of(*place, scope.variant, scope.round)}
+    variant = find_variant(scope.layout, scope.run, scope.variant)
+    before = {} if variant is None else steps_of(scope.layout, replace(scope.ref, variant=variant.parent))
+    return {**before, **steps_of(scope.layout, scope.ref)}
 
 
 def first_changed(scope: Scope, config: Config) -> str | None:
@@ -85,13 +85,13 @@ def first_changed(scope: Scope, config: Config) -> str | None:
     return None
 
 
-def _planned(scope: Scope, look: Look, entry: dict[str, str] | None) -> Planned:
+def _planned(scope: Scope, look: Look, entry: StepRecord | None) -> Planned:
     if look.artifact is not None:
         return look.step.name, "reused", look.key[:12]
     if entry is None:
         return look.step.name, "made", "not there yet"
-    before = load_manifest(scope.layout, entry["stage"], entry["key"])
-    if before is None or entry["key"] == look.key:
+    before = load_manifest(scope.layout, entry.stage, entry.key)
+    if before is None or entry.key == look.key:
         return look.step.name, "made", "missing or corrupt"
     return (
         look.step.name,

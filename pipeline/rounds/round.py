@@ -5,7 +5,7 @@ Everything here works without torch and without Prefect, so that a finished roun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -35,8 +35,8 @@ from store.artifacts.artifact import Artifact, load_manifest
 from store.artifacts.integrity import corruption_at, find
 from store.artifacts.policy_version import PolicyVersion, initial_policy, policy_of
 from store.disk.layout import COPY, IMPORTED, MAIN, Layout
-from store.runs import records as catalog
-from store.runs.variants import line_of_step, overrides_of, redraw_of, steps_of
+from store.runs.records import RoundRecord, RoundRef, StepRecord, config_at, edit_round, runs
+from store.runs.variants import draw_set_of, line_of_step, overrides_of, steps_of
 
 _ORDER = names(EVERYTHING)
 
@@ -48,6 +48,11 @@ def _problem_files(config: Mapping[str, Any]) -> list[Any]:
 def _read_beside(steps: tuple[Step, ...]) -> set[str]:
     """The steps of another list that these read."""
     return {name for step in steps for name in step.inputs} - set(names(steps))
+
+
+def _steps_for(record: RoundRecord, question: Mapping[str, Any] | None) -> dict[str, StepRecord]:
+    """The steps recorded for a question, or for the round itself where there is none."""
+    return record.steps if question is None else record.add_intervention(question).steps
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,11 @@ class Scope:
         return {"run": self.run, "round": self.round, "variant": self.variant}
 
     @property
+    def ref(self) -> RoundRef:
+        """Which round this is, as records name it."""
+        return RoundRef(self.run, self.round, self.variant)
+
+    @property
     def layout(self) -> Layout:
         """Where its files lie."""
         return Layout(self.store)
@@ -72,13 +82,13 @@ class Scope:
     @cached_property
     def config(self) -> Config:
         """The configuration that holds for this round."""
-        raw = catalog.recorded_config(self.layout, self.run, self.round)
+        raw = config_at(self.layout, self.run, self.round)
         if raw is None:
-            known = ", ".join(catalog.runs(self.layout)) or "none"
+            known = ", ".join(runs(self.layout)) or "none"
             raise ConfigError(
                 f"run '{self.run}': not in {self.store} (there is {known}); start it with --config FILE_OR_PRESET"
             )
-        overrides = overrides_of(self.layout, self.run, self.variant, self.round)
+        overrides = overrides_of(self.layout, self.ref)
         return build_config(raw, overrides, where=f"run '{self.run}'")
 
     def under(self, config: Config) -> Scope:
@@ -100,7 +110,7 @@ class Scope:
 
     def has_predecessor(self) -> bool:
         """Whether the round before has run to its update (round 1 needs none)."""
-        return self.round <= 1 or "update" in steps_of(self.layout, self.run, self.variant, self.round - 1)
+        return self.round <= 1 or "update" in steps_of(self.layout, replace(self.ref, round=self.round - 1))
 
     @cached_property
     def policy(self) -> PolicyVersion:
@@ -119,17 +129,17 @@ class Scope:
         if round == 0:
             return initial_policy(base, names)
         command = f"c3 run iteration --run {self.run} --round {round}"
-        entry = steps_of(self.layout, self.run, self.variant, round).get("update")
+        entry = steps_of(self.layout, replace(self.ref, round=round)).get("update")
         if entry is None:
             raise StoreError(
                 f"run '{self.run}': the policy of round {round} is asked for, but that round has not run to its update; "
                 f"run `{command}` first"
             )
-        artifact = find(self.layout, entry["stage"], entry["key"])
+        artifact = find(self.layout, entry.stage, entry.key)
         if artifact is None:
             raise StoreError(
                 f"run '{self.run}': the policy of round {round} is missing or corrupt "
-                f"({corruption_at(self.layout, entry['stage'], entry['key'])}); run `{command}` to make it again"
+                f"({corruption_at(self.layout, entry.stage, entry.key)}); run `{command}` to make it again"
             )
         policy = policy_of(artifact, base, names)
         if not lag:
@@ -180,10 +190,10 @@ class Scope:
         """
         wanted = _problem_files(self.config.model_dump(mode="json"))
         for round in range(self.round, -1, -1):
-            entry = steps_of(self.layout, self.run, self.variant, round).get(step.name)
-            config = catalog.recorded_config(self.layout, self.run, round)
+            entry = steps_of(self.layout, replace(self.ref, round=round)).get(step.name)
+            config = config_at(self.layout, self.run, round)
             if entry and config and _problem_files(config) == wanted:
-                return find(self.layout, entry["stage"], entry["key"])
+                return find(self.layout, entry.stage, entry.key)
         return None
 
     def _retry(self, look: Look, rewards: Artifact, attempt: int) -> Look:
@@ -219,7 +229,7 @@ class Scope:
 
         StoreError when it was told to use imported transcripts and they are corrupt: no stage can make those again.
         """
-        recorded = str(self._recorded[step.name]["key"]) if step.name in self._recorded else key
+        recorded = self._recorded[step.name].key if step.name in self._recorded else key
         if recorded.startswith(IMPORTED) and not find(self.layout, step.stage.name, recorded):
             raise StoreError(
                 f"{step.name} {recorded}: these imported transcripts are missing or corrupt (`c3 verify` says where); take "
@@ -229,42 +239,37 @@ class Scope:
             return recorded
         for used in self._retries.get(step.name, []):
             if used.startswith(f"{key}{COPY}") and find(self.layout, step.stage.name, used):
-                return str(used)
+                return used
         return key
 
     def line(self, step: str) -> str:
         """Whose record holds for a step: a variant's own from the stage it branches at, its parent's before."""
-        return line_of_step(self.layout, self.run, self.variant, self.round, step, _ORDER)
+        return line_of_step(self.layout, self.ref, step, _ORDER).variant
 
-    def _of_line(self, read: Callable[[Layout, str, int, str], dict[str, Any]]) -> dict[str, Any]:
-        """What is recorded per step of this round, each step from its own line."""
-        found: dict[str, dict[str, Any]] = {}
-        chosen = {}
-        for step in _ORDER:
-            line = self.line(step)
-            if line not in found:
-                found[line] = read(self.layout, self.run, self.round, line)
-            if step in found[line]:
-                chosen[step] = found[line][step]
-        return chosen
+    def _records(self) -> list[tuple[str, RoundRecord]]:
+        """Each step and the record that holds for it, every record read once."""
+        lines = [self.line(step) for step in _ORDER]
+        found = {line: RoundRecord.load(self.layout, replace(self.ref, variant=line)) for line in dict.fromkeys(lines)}
+        return [(step, found[line]) for step, line in zip(_ORDER, lines, strict=True)]
 
     @cached_property
-    def _recorded(self) -> dict[str, dict[str, Any]]:
-        return self._of_line(catalog.round_steps)
+    def _recorded(self) -> dict[str, StepRecord]:
+        return {step: record.steps[step] for step, record in self._records() if step in record.steps}
 
     @cached_property
     def _retries(self) -> dict[str, list[str]]:
-        return self._of_line(catalog.recorded_retries)
+        return {step: record.retries[step] for step, record in self._records() if step in record.retries}
 
     @cached_property
     def draw_set(self) -> int:
         """Which set of draws this round uses; 0 the first."""
-        return redraw_of(self.layout, self.run, self.variant, self.round)
+        return draw_set_of(self.layout, self.ref)
 
     @cached_property
     def independent_replay_count(self) -> int:
         """How many independent replays of each alternative this round's diagnosis may spend."""
-        return catalog.recorded_extra_replays(self.layout, self.run, self.round, self.line("independent_replay"))
+        line = replace(self.ref, variant=self.line("independent_replay"))
+        return RoundRecord.load(self.layout, line).independent_replays
 
     def _weights_identity(self, step: Step) -> dict[str, Any] | None:
         if step.stage.weights == "samples":
@@ -341,25 +346,32 @@ class Scope:
     def record(self, step: Step, artifact: Artifact) -> None:
         """Point this round's step at its result."""
         self.__dict__.pop("_recorded", None)
-        entry = {"stage": artifact.stage, "key": artifact.key, "digest": artifact.digest}
+        entry = StepRecord(artifact.stage, artifact.key, artifact.digest)
+        question = None
         if step in INTERVENTION_STEPS:
-            asked = asdict(self.intervention) if self.intervention else {}
-            catalog.record_intervention(self.layout, self.run, self.round, self.variant, asked, step.name, entry)
-            return
-        catalog.record_step(self.layout, self.run, self.round, self.variant, step.name, entry)
+            question = asdict(self.intervention) if self.intervention else {}
+        if _steps_for(RoundRecord.load(self.layout, self.ref), question).get(step.name) != entry:
+            with edit_round(self.layout, self.ref) as record:
+                _steps_for(record, question)[step.name] = entry
 
     def record_retry(self, look: Look) -> None:
         """Ask for what is missing in a step's rewards to be graded again, from now on."""
         chain = self._retries.get(look.step.name, [])
         earlier = chain[: look.job.retry]  # what was asked for when the step had another key is forgotten
         self.__dict__.pop("_retries", None)
-        line = self.line(look.step.name)
-        catalog.record_retry(self.layout, self.run, self.round, line, look.step.name, [*earlier, look.key])
+        with edit_round(self.layout, replace(self.ref, variant=self.line(look.step.name))) as record:
+            record.retries[look.step.name] = [*earlier, look.key]
 
     def record_failure(self, step: Step, reason: str | None) -> None:
         """Remember why a step could not be made (for `c3 status`); None: it could."""
         try:
-            catalog.record_failure(self.layout, self.run, self.round, self.variant, step.name, reason)
+            if RoundRecord.load(self.layout, self.ref).failures.get(step.name) == reason:
+                return
+            with edit_round(self.layout, self.ref) as record:
+                if reason is None:
+                    record.failures.pop(step.name, None)
+                else:
+                    record.failures[step.name] = reason
         except StoreError:
             if reason is None:  # a disk that cannot take the note must not hide the error it is about
                 raise

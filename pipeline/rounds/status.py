@@ -24,8 +24,8 @@ from store.artifacts.artifact import PART_RECORD, load_manifest
 from store.artifacts.integrity import is_whole
 from store.disk.layout import Layout
 from store.disk.locks import holder
-from store.runs import records as catalog
-from store.runs.staleness import Descents
+from store.runs.records import RoundRecord, RoundRef, StepRecord, rounds, run_folders, runs, variants
+from store.runs.staleness import RunStaleness
 from store.runs.variants import steps_of
 
 Standing = dict[str, Any]
@@ -39,15 +39,15 @@ _TROUBLE = ("partial", "running", "failed", "corrupt")
 def standings(store: Path, run: str | None = None) -> list[Standing]:
     """One entry per run, variant and round that has begun. ConfigError naming the runs there are, when it is none of them."""
     layout = Layout(store)
-    if run is not None and run not in (known := catalog.run_folders(layout)):
+    if run is not None and run not in (known := run_folders(layout)):
         raise ConfigError(f"--run {run}: no such run; there is {', '.join(known) or 'none yet'}")
     found = []
-    for name in catalog.runs(layout) if run is None else [run]:
-        descents = Descents(layout, name)
-        for variant in catalog.variants(layout, name):
-            for round in catalog.rounds(layout, name, variant):
-                after_stale = round > 1 and descents.of(variant, round - 1).stale is True
-                itself = round > 0 and descents.of(variant, round).stale is True
+    for name in runs(layout) if run is None else [run]:
+        staleness = RunStaleness(layout, name)
+        for variant in variants(layout, name):
+            for round in rounds(layout, name, variant):
+                after_stale = round > 1 and staleness.of(RoundRef(name, round - 1, variant)).stale is True
+                itself = round > 0 and staleness.of(RoundRef(name, round, variant)).stale is True
                 found.append(_standing(Scope(store, name, round, variant), after_stale, itself))
     return found
 
@@ -57,8 +57,8 @@ def _standing(scope: Scope, after_stale: bool, itself: bool) -> Standing:
 
     `itself`: whether this round is: so is what stands beside it, which was made from its policies.
     """
-    recorded = steps_of(scope.layout, scope.run, scope.variant, scope.round)
-    failures = catalog.recorded_failures(scope.layout, scope.run, scope.round, scope.variant)
+    recorded = steps_of(scope.layout, scope.ref)
+    failures = RoundRecord.load(scope.layout, scope.ref).failures
     states: dict[str, str] = {}
     notes: list[str] = []
     for steps in (_round(scope), EVALUATION, DIAGNOSIS):
@@ -90,7 +90,7 @@ def _round(scope: Scope) -> tuple[Step, ...]:
         return ROUND
 
 
-def _walk(scope: Scope, steps: tuple[Step, ...], recorded: dict[str, dict[str, str]]) -> Walk:
+def _walk(scope: Scope, steps: tuple[Step, ...], recorded: dict[str, StepRecord]) -> Walk:
     """How far the steps are there; nothing when even the first key cannot be known (no model, no policy)."""
     try:
         if steps is EVALUATION:
@@ -102,7 +102,7 @@ def _walk(scope: Scope, steps: tuple[Step, ...], recorded: dict[str, dict[str, s
         return Walk()
 
 
-def _state(scope: Scope, step: Step, walk: Walk, entry: dict[str, str] | None, failures: dict[str, str]) -> str:
+def _state(scope: Scope, step: Step, walk: Walk, entry: StepRecord | None, failures: dict[str, str]) -> str:
     look = next((look for look in walk.looks if look.step is step), None)
     if look is not None and look.artifact is not None:
         return "made" if look.artifact.manifest["created_for"] == scope.name else "reused"
@@ -111,10 +111,10 @@ def _state(scope: Scope, step: Step, walk: Walk, entry: dict[str, str] | None, f
     if step.name in failures:
         return "failed"
     if look is not None and any(look.job.output.glob(f"part-*/{PART_RECORD}")):
-        return "partial" if entry is None or entry["key"] != look.key else "corrupt"
+        return "partial" if entry is None or entry.key != look.key else "corrupt"
     if entry is None:
         return "missing"
-    artifact = load_manifest(scope.layout, entry["stage"], entry["key"])
+    artifact = load_manifest(scope.layout, entry.stage, entry.key)
     if artifact is None or not is_whole(artifact):
         return "corrupt"
     return "stale" if walk.looks else "made"

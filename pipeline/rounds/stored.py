@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from configs.errors import StoreError
 from pipeline.rounds.round import Scope
 from store.artifacts.artifact import Artifact
-from store.runs import records as catalog
+from store.runs.records import rounds
 from store.runs.variants import steps_of
 
 SAMPLES = ("rollout", "sample", "replay", "grade")
@@ -29,8 +30,7 @@ def stored_artifacts(scope: Scope, needed: Sequence[str] = SAMPLES, also: Sequen
 
 def latest_round(scope: Scope, step: str) -> Scope:
     """The scope of the latest round in which a step is recorded. StoreError when there is none."""
-    rounds = catalog.rounds(scope.layout, scope.run, scope.variant)
-    for round in reversed(rounds):
-        if step in steps_of(scope.layout, scope.run, scope.variant, round):
+    for round in reversed(rounds(scope.layout, scope.run, scope.variant)):
+        if step in steps_of(scope.layout, replace(scope.ref, round=round)):
             return Scope(scope.store, scope.run, round, scope.variant)
     raise StoreError(f"run '{scope.run}' ({scope.variant}) has no {step} in any round; `c3 status` shows what there is")
