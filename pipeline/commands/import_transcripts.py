@@ -17,7 +17,7 @@ from pipeline.steps import step_named
 from stages.base.resources import Resources
 from stages.import_rollout import imported
 from store.artifacts.artifact import Artifact
-from store.artifacts.integrity import find
+from store.artifacts.integrity import load_verified
 from store.artifacts.writer import open_writer
 from store.disk.layout import IMPORTED
 
@@ -36,7 +36,9 @@ def import_transcripts(scope: Scope, path: Path, source: str | None = None, over
     rollout_look = asked.look(replace(step_named("rollout"), stage=imported(path)), {"problems": problems})
     key = f"{IMPORTED}{rollout_look.key}"
     job = replace(rollout_look.job, output=scope.layout.artifact("rollout", key))
-    rollout = _made(scope, replace(rollout_look, key=key, job=job, artifact=find(scope.layout, "rollout", key)))
+    rollout = _made(
+        scope, replace(rollout_look, key=key, job=job, artifact=load_verified(scope.layout, "rollout", key))
+    )
     settle_config(scope, source, overrides)
     scope.record(problems_look.step, problems)
     scope.record(rollout_look.step, rollout)

@@ -32,7 +32,7 @@ from stages.engines.identity import engine_identity
 from stages.learners.identity import learner_identity
 from stages.models.identity import base_digest
 from store.artifacts.artifact import Artifact, load_manifest
-from store.artifacts.integrity import corruption_at, find
+from store.artifacts.integrity import corruption_at, load_verified
 from store.artifacts.policy_version import PolicyVersion, initial_policy, policy_of
 from store.disk.layout import COPY, IMPORTED, MAIN, Layout
 from store.runs.records import RoundRecord, RoundRef, StepRecord, config_at, edit_round, runs
@@ -135,7 +135,7 @@ class Scope:
                 f"run '{self.run}': the policy of round {round} is asked for, but that round has not run to its update; "
                 f"run `{command}` first"
             )
-        artifact = find(self.layout, entry.stage, entry.key)
+        artifact = load_verified(self.layout, entry.stage, entry.key)
         if artifact is None:
             raise StoreError(
                 f"run '{self.run}': the policy of round {round} is missing or corrupt "
@@ -181,7 +181,7 @@ class Scope:
             key, cache_key_inputs = read.key, read.manifest["cache_key_inputs"]
         key = self._recorded_copy(step, key) if step.stage is step_named(step.name).stage else key
         job = replace(job, output=self.layout.artifact(step.stage.name, key))
-        return Look(step, job, key, cache_key_inputs, find(self.layout, step.stage.name, key), self.name)
+        return Look(step, job, key, cache_key_inputs, load_verified(self.layout, step.stage.name, key), self.name)
 
     def _read_before(self, step: Step) -> Artifact | None:
         """What this run has of a problem file that is not here: it may have been copied without it, or the file moved.
@@ -193,7 +193,7 @@ class Scope:
             entry = steps_of(self.layout, replace(self.ref, round=round)).get(step.name)
             config = config_at(self.layout, self.run, round)
             if entry and config and _problem_files(config) == wanted:
-                return find(self.layout, entry.stage, entry.key)
+                return load_verified(self.layout, entry.stage, entry.key)
         return None
 
     def _retry(self, look: Look, rewards: Artifact, attempt: int) -> Look:
@@ -207,7 +207,7 @@ class Scope:
             job=job,
             key=key,
             cache_key_inputs=cache_key_inputs,
-            artifact=find(self.layout, look.step.stage.name, key),
+            artifact=load_verified(self.layout, look.step.stage.name, key),
         )
 
     def beside(self, look: Look) -> Look:
@@ -230,7 +230,7 @@ class Scope:
         StoreError when it was told to use imported transcripts and they are corrupt: no stage can make those again.
         """
         recorded = self._recorded[step.name].key if step.name in self._recorded else key
-        if recorded.startswith(IMPORTED) and not find(self.layout, step.stage.name, recorded):
+        if recorded.startswith(IMPORTED) and not load_verified(self.layout, step.stage.name, recorded):
             raise StoreError(
                 f"{step.name} {recorded}: these imported transcripts are missing or corrupt (`c3 verify` says where); take "
                 f"the same file again: c3 import FILE --run {self.run} --round {self.round}"
@@ -238,7 +238,7 @@ class Scope:
         if recorded.startswith((f"{key}{COPY}", IMPORTED)):
             return recorded
         for used in self._retries.get(step.name, []):
-            if used.startswith(f"{key}{COPY}") and find(self.layout, step.stage.name, used):
+            if used.startswith(f"{key}{COPY}") and load_verified(self.layout, step.stage.name, used):
                 return used
         return key
 

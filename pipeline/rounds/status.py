@@ -21,9 +21,9 @@ from pipeline.rounds.state import Walk
 from pipeline.steps import DIAGNOSIS, EVALUATION, ROUND, Step, names
 from stages.problems import HELDOUT, PROBLEMS
 from store.artifacts.artifact import PART_RECORD, load_manifest
-from store.artifacts.integrity import is_whole
+from store.artifacts.integrity import corruption
 from store.disk.layout import Layout
-from store.disk.locks import holder
+from store.disk.locks import lock_owner
 from store.runs.records import RoundRecord, RoundRef, StepRecord, rounds, run_folders, runs, variants
 from store.runs.staleness import RunStaleness
 from store.runs.variants import steps_of
@@ -115,11 +115,11 @@ def _state(scope: Scope, step: Step, walk: Walk, entry: StepRecord | None, failu
     if entry is None:
         return "missing"
     artifact = load_manifest(scope.layout, entry.stage, entry.key)
-    if artifact is None or not is_whole(artifact):
+    if artifact is None or corruption(artifact):
         return "corrupt"
     return "stale" if walk.looks else "made"
 
 
 def _running(scope: Scope, step: Step, walk: Walk) -> str | None:
     look = next((look for look in walk.looks if look.step is step), None)
-    return holder(scope.layout, f"{step.stage.name}-{look.key}") if look is not None else None
+    return lock_owner(scope.layout, f"{step.stage.name}-{look.key}") if look is not None else None

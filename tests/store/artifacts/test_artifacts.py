@@ -22,10 +22,10 @@ from configs.errors import StoreError
 from store.artifacts import artifact as artifacts
 from store.artifacts.artifact import StageOutput, write_table
 from store.artifacts.content_digest import TableDigest
-from store.artifacts.integrity import find
+from store.artifacts.integrity import load_verified
 from store.artifacts.schemas import TABLES
 from store.artifacts.writer import ArtifactWriter, open_writer
-from store.disk import cache as remembered
+from store.disk import cache
 from store.disk.hashing import digest
 from store.disk.ids import short_id
 from store.disk.layout import Layout
@@ -177,20 +177,18 @@ def test_what_was_just_written_is_not_read_again_until_it_changes(
     assert made.rows("steps") == rows[:1] and opened == [file]
 
 
-def test_no_more_tables_are_remembered_than_memory_is_set_aside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_more_tables_are_cached_than_memory_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = _table([ROW] * 1000)
     files = [tmp_path / str(number) for number in range(5)]
-    for name, value in (("_tables", {}), ("_sizes", {}), ("KEPT", 2 * table.nbytes)):
-        monkeypatch.setattr(remembered, name, value)
+    monkeypatch.setattr(cache, "_tables", cache.table_cache(2 * table.nbytes))
     for file in files[:4]:
         file.touch()
-        remembered.cache_table(file, table)
+        cache.cache_table(file, table)
+        cache.cached_table(files[0])  # used again and again, so it stays
     files[4].touch()
-    remembered.cache_table(files[4], _table([ROW] * 3000))  # more than there is room for: it takes no other's place
-    remembered.cache_table(tmp_path / "not there", table)
-    assert [remembered.cached_table(file) is not None for file in files] == [False, False, True, True, False]
+    cache.cache_table(files[4], _table([ROW] * 3000))  # more than there is room for: it takes no other's place
+    cache.cache_table(tmp_path / "not there", table)
+    assert [cache.cached_table(file) is not None for file in files] == [True, False, False, True, False]
 
 
 def test_what_a_killed_writer_left_is_cleared_away(store: Path) -> None:
@@ -222,9 +220,9 @@ def test_a_part_is_on_disk_before_it_is_in_place(store: Path, monkeypatch: pytes
 def test_without_a_manifest_an_artifact_is_not_there(played: Played, store: Path) -> None:
     artifact = played("duo", "tree").artifacts["rollout"]
     copytree(artifact.path, store / "artifacts/rollout" / artifact.key)
-    assert find(Layout(store), "rollout", artifact.key) is not None
+    assert load_verified(Layout(store), "rollout", artifact.key) is not None
     (store / "artifacts/rollout" / artifact.key / "manifest.json").unlink()
-    assert find(Layout(store), "rollout", artifact.key) is None
+    assert load_verified(Layout(store), "rollout", artifact.key) is None
 
 
 def _flip(path: Path) -> None:
@@ -243,12 +241,12 @@ def test_corruption_is_noticed_and_only_the_corrupt_part_is_made_again(
 ) -> None:
     whole = played("duo", "tree")
     copytree(whole.scope.store, store)
-    artifact = find(Layout(store), "rollout", whole.artifacts["rollout"].key)
+    artifact = load_verified(Layout(store), "rollout", whole.artifacts["rollout"].key)
     assert artifact is not None and len(artifact.parts()) == 2
     kept = artifact.parts()[0] / "decisions.parquet"
     written = kept.stat().st_mtime_ns
     harm(artifact.parts()[1] / "decisions.parquet")
-    assert find(Layout(store), "rollout", artifact.key) is None
+    assert load_verified(Layout(store), "rollout", artifact.key) is None
     again = drive(store, config_of("duo", "tree"))
     assert again.made == ["rollout"]
     assert (again.reports["rollout"].parts_made, again.reports["rollout"].parts_reused) == (1, 1)
