@@ -211,7 +211,7 @@ DIAGNOSTICS = pa.schema(
         # bounds of the 95% interval, bootstrap over problems (too short for variances of fewer than some 60 of them);
         # NULL: fewer than two problems, or a description without inference
         ("low", pa.float64()),
-        ("high", pa.float64()),
+        ("high", pa.float64()),  # as low
         # no estimate shows better, even one that knew Q - V, because the target is noisy; NULL: not known
         ("bound", pa.float64()),
         ("null_value", pa.float64()),  # what an estimate, or a message, without information would show; NULL: not known
