@@ -23,7 +23,8 @@ from pipeline.commands import run as commands
 from pipeline.execution.context import NullProgress
 from pipeline.rounds.round import Scope
 from pipeline.steps import step_named
-from stages.base.job import Job, Part
+from stages.base.inputs import Part
+from stages.base.job import Job
 from stages.learners.protocol import Learner, TrainRow
 from stages.runtime.device import gpu_count
 from stages.training.launch import train_together

@@ -1,0 +1,50 @@
+"""Write down what became of a round's steps. Artifacts know nothing of rounds; these records point at them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from configs.errors import StoreError
+from pipeline.rounds.resolve import StepResolver
+from pipeline.rounds.state import StepState
+from pipeline.steps import Step, list_with
+from stages.base.job import GradeJob
+from store.artifacts.artifact import Artifact
+from store.runs.records import InterventionRecord, StepRecord, edit_round
+
+
+def record_result(resolver: StepResolver, step: Step, artifact: Artifact) -> None:
+    """Point a round's step at its result, and forget an earlier failure of it."""
+    round, entry = resolver.round, StepRecord(artifact.stage, artifact.key, artifact.digest)
+    with edit_round(round.layout, round.ref) as record:
+        record.failures.pop(step.name, None)
+        if list_with(step.name).recorded_as == "steps":
+            record.steps[step.name] = entry
+        else:
+            question = asdict(round.intervention) if round.intervention else {}
+            same = next((one for one in record.interventions if one.question == question), None)
+            if same is None:
+                same = InterventionRecord(question, {})
+                record.interventions.append(same)
+            same.steps[step.name] = entry
+    resolver.reload()
+
+
+def record_retry(resolver: StepResolver, state: StepState) -> None:
+    """Request that what is missing in a step's rewards is graded again, from now on."""
+    assert isinstance(state.job, GradeJob)
+    name, attempt = state.step.name, state.job.retry
+    with edit_round(resolver.round.layout, resolver.line(name)) as record:
+        # what was requested when the step had another key is forgotten
+        record.retries[name] = [*record.retries.get(name, [])[:attempt], state.key]
+    resolver.reload()
+
+
+def record_failure(resolver: StepResolver, step: Step, reason: str) -> None:
+    """Remember why a step could not be made, for `c3 status`."""
+    try:
+        with edit_round(resolver.round.layout, resolver.round.ref) as record:
+            record.failures[step.name] = reason
+    except StoreError:
+        return  # a disk that cannot take the note must not hide the error it is about
+    resolver.reload()
