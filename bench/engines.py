@@ -33,7 +33,7 @@ from store.artifacts.artifact import Artifact, Row
 from store.artifacts.policy_version import PolicyVersion
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
-from store.runs import records as catalog
+from store.runs.records import record_config
 
 STAGES = ("rollout", "sample")
 TURNS = 3
@@ -92,7 +92,7 @@ def main() -> None:
         [f"rounds.problems_per_round={chosen.problems}", f"parts.problems_per_part={chosen.problems}", *chosen.set],
     )
     with tempfile.TemporaryDirectory() as folder:
-        catalog.record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
+        record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
         scope, resources = Scope(Path(folder), "bench", 1), RecordingTools()
         resources.engine(scope.config, scope.policy)
         artifacts: dict[str, Artifact] = {}

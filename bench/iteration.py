@@ -25,7 +25,7 @@ from stages.base.resources import Resources
 from store.artifacts.artifact import Artifact
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
-from store.runs import records as catalog
+from store.runs.records import record_config
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def both(config: Config) -> None:
     """An iteration and the plain loop beside it."""
     with tempfile.TemporaryDirectory() as folder:
         scope = Scope(Path(folder), "bench", 1)
-        catalog.record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
+        record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
         resources = Resources()
         started = time.perf_counter()
         resources.load_engine(scope.config)

@@ -235,10 +235,10 @@ def _plain(store: Path, overrides: list[str]) -> tuple[float, int]:
     from pipeline.rounds.round import Scope
     from stages.base.resources import Resources
     from store.disk.layout import Layout
-    from store.runs import records as catalog
+    from store.runs.records import record_config
 
     config = load_config("scripted-duo", overrides)
-    catalog.record_config(Layout(store), "bench", 1, config.model_dump(mode="json"))
+    record_config(Layout(store), "bench", 1, config.model_dump(mode="json"))
     started = time.perf_counter()
     reports, _ = iteration(Scope(store, "bench", 1), Resources())
     return time.perf_counter() - started, sum(report.parts_made for report in reports)

@@ -29,7 +29,7 @@ from stages.base.resources import Resources
 from store.artifacts.artifact import Artifact, Row
 from store.artifacts.writer import ArtifactWriter, open_writer
 from store.disk.layout import Layout
-from store.runs import records as catalog
+from store.runs.records import record_config
 from tests.support import worlds
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +110,7 @@ def drive(
 
     `tools` that drove before have their model loaded; without them everything is begun anew.
     """
-    catalog.record_config(Layout(store), run, round, config.model_dump(mode="json"))
+    record_config(Layout(store), run, round, config.model_dump(mode="json"))
     return drive_on(Scope(store, run, round), until, steps, resources)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pipeline.rounds.round import Scope
 from pipeline.steps import DIAGNOSIS
 from stages.independent_replay import asked_for
 from store.artifacts.artifact import Artifact, Row
-from store.runs import records as catalog
+from store.runs.records import edit_round
 
 
 def settle_replays(scope: Scope, replays: int | None) -> str:
@@ -18,7 +19,8 @@ def settle_replays(scope: Scope, replays: int | None) -> str:
     """
     given = scope.artifacts_beside(DIAGNOSIS)
     if replays is not None:
-        catalog.record_extra_replays(scope.layout, scope.run, scope.round, scope.line("independent_replay"), replays)
+        with edit_round(scope.layout, replace(scope.ref, variant=scope.line("independent_replay"))) as record:
+            record.independent_replays = replays
         scope.__dict__.pop("independent_replay_count", None)
     look = scope.look(DIAGNOSIS[0], given)
     cost, times = asked_for(look.job), scope.independent_replay_count

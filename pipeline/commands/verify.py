@@ -19,8 +19,7 @@ from store.artifacts.policy_version import PolicyVersion, version_after
 from store.disk.hashing import digest
 from store.disk.layout import IMPORTED, Layout
 from store.queries.checks import run_lineage
-from store.runs import records as catalog
-from store.runs.records import Reference
+from store.runs.records import Reference, RoundRef, RunRecord, references_of, rounds, run_folders, variants
 from store.runs.staleness import base_of
 from store.runs.variants import find_variant, steps_of
 
@@ -44,7 +43,7 @@ def verify(store: Path, run: str | None = None) -> Iterator[tuple[Reference | No
     """
     layout = Layout(store)
     seen: dict[tuple[str, str], str | None] = {}
-    for name in catalog.run_folders(layout) if run is None else [run]:
+    for name in run_folders(layout) if run is None else [run]:
         for found in look_through(layout, name):
             if isinstance(found, Finding):
                 yield None, found
@@ -59,19 +58,19 @@ def verify(store: Path, run: str | None = None) -> Iterator[tuple[Reference | No
 def look_through(layout: Layout, run: str) -> Iterator[Reference | Finding]:
     """What a run's records refer to, and those of them that are corrupt or gone."""
     try:
-        if catalog.recorded_config(layout, run, 1) is None:
-            problem = f"{layout.run(run) / catalog.RUN_RECORD}: is missing"
+        if RunRecord.load(layout, run) is None:
+            problem = f"{layout.run_record(run)}: is missing"
             yield Finding(f"run {run}", problem, f"put back a copy, or c3 run iteration --run {run} --config ...")
     except StoreError as error:
         yield Finding(f"run {run}", *_halves(error))
-    for variant in catalog.variants(layout, run):
+    for variant in variants(layout, run):
         first = 1
         try:
             branch = find_variant(layout, run, variant)
             first = branch.round if branch else 1
         except StoreError as error:
             yield Finding(f"run {run} {variant}", *_halves(error))
-        begun = catalog.rounds(layout, run, variant)
+        begun = rounds(layout, run, variant)
         for round in sorted({*begun, *range(first, max(begun, default=0) + 1)}):
             place = f"run {run} round {round} {variant}"
             if round not in begun:
@@ -79,7 +78,7 @@ def look_through(layout: Layout, run: str) -> Iterator[Reference | Finding]:
                 yield Finding(place, f"{layout.round(run, variant, round)}: is missing", cure)
                 continue
             try:
-                yield from catalog.references_of(layout, run, round, variant)
+                yield from references_of(layout, RoundRef(run, round, variant))
             except StoreError as error:
                 yield Finding(place, *_halves(error))
 
@@ -174,16 +173,16 @@ def _lost_policy(scope: Scope, samples: Iterable[Artifact]) -> str | None:
         return None
     version, before = sampled[0].manifest["cache_key_inputs"]["policy"], scope.round - 1
     lost = f"the policy {version} it was sampled by cannot be followed: "
-    entry = steps_of(scope.layout, scope.run, scope.variant, before).get("update")
+    entry = steps_of(scope.layout, replace(scope.ref, round=before)).get("update")
     if entry is None:
         return f"{lost}no update is recorded in round {before}"
-    lost += f"update {entry['key'][:12]} of round {before}"
-    update = load_manifest(scope.layout, entry["stage"], entry["key"])
+    lost += f"update {entry.key[:12]} of round {before}"
+    update = load_manifest(scope.layout, entry.stage, entry.key)
     if update is None:
         return f"{lost} is gone"
     if corruption(update):
         return f"{lost} is corrupt"
-    recorded = update.digest == entry["digest"]
+    recorded = update.digest == entry.digest
     if not recorded and version_after(update, base_of(sampled[0]), scope.config.policies) != version:
         return f"{lost} now has other weights"
     return None

@@ -18,7 +18,7 @@ from pipeline.trackers.protocol import Figure, Line, Tracker
 from store.artifacts.artifact import Artifact, Row
 from store.artifacts.step_timing import timed_steps
 from store.disk.hashing import digest
-from store.runs.tracker_state import line_id, record_told, told
+from store.runs.tracker_state import logged_digest, record_logged, tracked_run_id
 
 STEP_FIGURES = (
     "loss",
@@ -70,15 +70,15 @@ def _tell(scope: Scope, chapter: str, content: str, figures: Sequence[Figure]) -
     untold = []
     for name in scope.config.tracking.to:
         tracker = _tracker(name, scope)
-        if told(*place, tracker.destination, chapter) == content:
+        if logged_digest(*place, tracker.destination, chapter) == content:
             continue
-        line = Line(line_id(*place), scope.run, scope.variant, scope.config.model_dump(mode="json"))
+        line = Line(tracked_run_id(*place), scope.run, scope.variant, scope.config.model_dump(mode="json"))
         try:
             tracker.tell(line, chapter, figures)
         except StoreError as error:
             untold.append(f"{name} was not told of {chapter}: {error}; run the same command again to tell it")
             continue
-        record_told(*place, tracker.destination, chapter, content)
+        record_logged(*place, tracker.destination, chapter, content)
     return untold
 
 

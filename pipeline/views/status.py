@@ -11,7 +11,7 @@ from rich.table import Table
 from configs.errors import StoreError
 from pipeline.rounds.status import Standing
 from store.disk.layout import MAIN
-from store.runs.staleness import Descents
+from store.runs.staleness import RunStaleness
 
 if TYPE_CHECKING:
     from pipeline.rounds.round import Scope
@@ -54,7 +54,7 @@ _MARKS = {
 def show_stale(console: Console, scope: Scope) -> None:
     """Which later rounds were made from a policy that the run no longer holds, in one line; nothing when there are none."""
     try:
-        stale = Descents(scope.layout, scope.run).later_stale(scope.variant, scope.round)
+        stale = RunStaleness(scope.layout, scope.run).later_stale(scope.ref)
     except StoreError as error:  # another round's record is corrupt: this one is finished all the same
         console.print(f"note: whether later rounds are stale cannot be told: {error}", markup=False, soft_wrap=True)
         return

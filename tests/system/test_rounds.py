@@ -26,7 +26,7 @@ from stages.problem_sources.protocol import Problem
 from store.artifacts.policy_version import policy_of
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
-from store.runs import records as catalog
+from store.runs.records import record_config
 from tests.conftest import PLAYED, Round, config_of, drive
 from tests.support.worlds import Truth, duo, four_turns, trio
 
@@ -150,7 +150,7 @@ def test_the_same_configuration_gives_the_same_bytes_in_another_store(
 
 def test_parts_made_in_another_order_have_the_same_bytes(played: Played, store: Path) -> None:
     config, layout = config_of("trio", "tree"), Layout(store)
-    catalog.record_config(layout, "test", 1, config.model_dump(mode="json"))
+    record_config(layout, "test", 1, config.model_dump(mode="json"))
     round, resources = Round(Scope(store, "test", 1)), Resources()
     for step in ROUND:
         look = round.scope.look(step, round.artifacts)

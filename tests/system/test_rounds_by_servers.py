@@ -12,7 +12,7 @@ from configs.engines import VllmServerEngineConfig
 from configs.errors import EngineError
 from configs.schema import Config, PartsConfig
 from store.disk.layout import Layout
-from store.runs import records as catalog
+from store.runs.records import record_config
 from tests.conftest import Answer, Round, drive
 from tests.support.fake_vllm_server import FakeServer, fake_server
 from tests.support.kill import contents, finished_parts
@@ -102,7 +102,7 @@ def test_the_command_ends_with_exit_code_4_and_the_same_command_goes_on(
 ) -> None:
     server.lasts, server.then = lasts, then
     store = tmp_path / "store"
-    catalog.record_config(Layout(store), "test", 1, _config(model, server).model_dump(mode="json"))
+    record_config(Layout(store), "test", 1, _config(model, server).model_dump(mode="json"))
     command = ("run", "iteration", "--run", "test", "--round", "1", "--until", "advantages", "--store", str(store))
     answer = c3(*command)
     assert answer.code == 4

@@ -23,7 +23,7 @@ from stages.learners.lora import LoraLearner
 from stages.models.export import write_plain_model
 from store.artifacts.policy_version import Adapter, initial_policy
 from store.disk.layout import Layout
-from store.runs import records as catalog
+from store.runs.records import record_config
 from tests.conftest import Answer, config_of, drive
 from tests.support.tiny_models import TARGETS, tiny_model
 from tests.support.worlds import WORDS, Truth, duo
@@ -51,7 +51,7 @@ def _scope(folder: Path, model: Path, adapter: Adapter) -> Scope:
     store = folder / "store"
     config = config_of("duo", "tree").model_dump(mode="json")
     config["engine"] = {"kind": "transformers", "model": str(model)}
-    catalog.record_config(Layout(store), "test", 1, config)
+    record_config(Layout(store), "test", 1, config)
     scope = Scope(store, "test", 0)
     version = initial_policy("base", ["team"])
     scope.__dict__["policy_after"] = type(version)("v", "base", {"team": adapter})

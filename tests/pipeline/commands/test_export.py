@@ -14,7 +14,7 @@ from pipeline.commands.export import episodes, preference_pairs, write_lines
 from pipeline.commands.import_transcripts import import_transcripts
 from pipeline.rounds.round import Scope
 from store.disk.layout import Layout
-from store.runs import records as catalog
+from store.runs.records import record_config
 from tests.conftest import Round, config_of
 from tests.support.worlds import WORDS
 
@@ -82,7 +82,7 @@ def test_what_is_exported_can_be_imported(played: Played, store: Path, tmp_path:
     round = played("duo", "tree")
     path = tmp_path / "episodes.jsonl"
     assert write_lines(episodes(round.scope, "rollout"), path) == len(round.rows("transcripts"))
-    catalog.record_config(Layout(store), "again", 1, config_of("duo", "tree").model_dump(mode="json"))
+    record_config(Layout(store), "again", 1, config_of("duo", "tree").model_dump(mode="json"))
     taken = import_transcripts(Scope(store, "again", 1), path)
     columns = ("decision_id", "state_id", "text", "token_ids", "behaviour_logprobs", "finish_reason")
     made = [{name: row[name] for name in columns} for row in taken.rows("decisions")]

@@ -37,8 +37,8 @@ from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
 from store.disk.locks import exclusive_lock
 from store.queries.catalog_views import query
-from store.runs import records as catalog
 from store.runs.garbage import garbage, sweep
+from store.runs.records import RoundRecord, RoundRef, StepRecord, edit_round, record_config
 from tests.conftest import ROOT, Answer, Round, config_of, drive, drive_on, run_c3
 from tests.support.kill import on_import
 from tests.support.worlds import solo
@@ -140,7 +140,8 @@ def test_a_variant_of_the_same_name_with_other_overrides_is_refused(duo: Round) 
 
 
 def test_a_variant_shares_draws_that_the_main_line_was_told_to_use(duo: Round) -> None:
-    catalog.record_redraw(duo.scope.layout, "test", 1, "main", 1)
+    with edit_round(duo.scope.layout, RoundRef("test", 1)) as record:
+        record.draw_set = 1
     again = drive_on(Scope(duo.scope.store, "test", 1))
     branch = drive_on(_variant(duo, "no-loo", NO_LOO, "advantages"), until="advantages")
     assert branch.made == ["advantages"]
@@ -152,13 +153,15 @@ def test_a_variant_shares_draws_that_the_main_line_was_told_to_use(duo: Round) -
 
 def test_a_redraw_draws_anew_and_the_first_draws_are_still_there(duo: Round) -> None:
     store = duo.scope.store
-    catalog.record_redraw(duo.scope.layout, "test", 1, "main", 1)
+    with edit_round(duo.scope.layout, RoundRef("test", 1)) as record:
+        record.draw_set = 1
     again = drive_on(Scope(store, "test", 1))
     assert again.made == [name for name in again.reports if name != "problems"]
     drawn = {row["decision_id"] for row in duo.rows("decisions")}
     assert drawn.isdisjoint(row["decision_id"] for row in again.rows("decisions"))
     assert {row["seed"] for row in duo.rows("decisions")}.isdisjoint(row["seed"] for row in again.rows("decisions"))
-    catalog.record_redraw(duo.scope.layout, "test", 1, "main", 0)
+    with edit_round(duo.scope.layout, RoundRef("test", 1)) as record:
+        record.draw_set = 0
     assert drive_on(Scope(store, "test", 1)).made == []
 
 
@@ -435,7 +438,7 @@ def test_imported_transcripts_are_credited_from_freeze_on(
     other = played("duo", "tree")
     _transcripts(other, tmp_path / "theirs.jsonl", tokens)
     config = config_of("duo", "tree")
-    catalog.record_config(Layout(store), "taken", 1, config.model_dump(mode="json"))
+    record_config(Layout(store), "taken", 1, config.model_dump(mode="json"))
     rollout = import_transcripts(Scope(store, "taken", 1), tmp_path / "theirs.jsonl")
     assert rollout.key.startswith("import-")
     round = drive_on(Scope(store, "taken", 1))
@@ -460,7 +463,7 @@ def test_imported_transcripts_are_credited_from_freeze_on(
 def test_a_file_that_does_not_fit_the_plan_is_refused_with_its_line(
     played: Played, store: Path, tmp_path: Path
 ) -> None:
-    catalog.record_config(Layout(store), "taken", 1, config_of("duo", "tree").model_dump(mode="json"))
+    record_config(Layout(store), "taken", 1, config_of("duo", "tree").model_dump(mode="json"))
     path = tmp_path / "theirs.jsonl"
     for text, complaint in [
         ('{"problem_id": "x", "messages": {}}\n', "line 1: problem_id 'x' is not in the run's problem set"),
@@ -563,7 +566,8 @@ def test_status_has_a_column_for_learned_values_and_for_replays_that_were_bought
     main, branch = _status(store, 100)
     assert list(branch) == [*USUAL[:8], "crit", *USUAL[8:]]
     assert (main["crit"], branch["crit"]) == ("", "ok")
-    catalog.record_extra_replays(duo.scope.layout, "test", 1, "main", 2)
+    with edit_round(duo.scope.layout, RoundRef("test", 1)) as record:
+        record.independent_replays = 2
     scope = Scope(store, "test", 1)
     look = scope.look(step_named("independent_replay"), scope.artifacts_beside(DIAGNOSIS))
     with open_writer(duo.scope.layout, "independent_replay", look.key) as writer:
@@ -591,7 +595,7 @@ class Story:
         self.store = folder / "store"
         self._environment = {"PREFECT_API_URL": server, "PREFECT_HOME": str(folder / "prefect-home")}
         self._folder = folder
-        self.steps: dict[str, dict[str, dict[str, str]]] = {}
+        self.steps: dict[str, dict[str, StepRecord]] = {}
         """What the round referred to after each command that succeeded."""
 
     def tell(self, name: str, *arguments: str, store: Path | None = None) -> Answer:
@@ -600,7 +604,7 @@ class Story:
         answer = run_c3(
             self._folder, *command, "--run", "told", "--store", str(store or self.store), env=self._environment
         )
-        self.steps[name] = catalog.round_steps(Layout(store or self.store), "told", 1)
+        self.steps[name] = RoundRecord.load(Layout(store or self.store), RoundRef("told", 1)).steps
         return answer
 
 
@@ -659,9 +663,7 @@ def test_a_cap_stops_at_the_end_of_a_part_and_the_same_command_goes_on(story: Si
 @pytest.mark.slow
 def test_the_receipt_is_what_the_tables_hold(story: SimpleNamespace) -> None:
     receipt, layout = _receipt(story.whole), Layout(story.told.store)
-    found = {
-        name: load_manifest(layout, entry["stage"], entry["key"]) for name, entry in story.told.steps["whole"].items()
-    }
+    found = {name: load_manifest(layout, entry.stage, entry.key) for name, entry in story.told.steps["whole"].items()}
     until, generated = _receipt(story.until), found["rollout"].rows("decisions")
     assert until["rollout"]["messages"] == str(len(generated))
     tokens = sum(row["prompt_tokens"] + len(row["token_ids"]) for row in generated)
@@ -722,20 +724,18 @@ def test_a_stage_made_again_to_other_rows_says_so_and_is_the_one_that_the_round_
     }
     assert {name for name, line in receipt.items() if line["seconds"] == "reused"} == set(STEPS[:5])
 
-    layout, steps = Layout(store), catalog.round_steps(Layout(store), "told", 1)
-    before, again = (
-        load_manifest(layout, "grade", key) for key in (first.artifacts["grade"].key, steps["grade"]["key"])
-    )
+    layout, steps = Layout(store), RoundRecord.load(Layout(store), RoundRef("told", 1)).steps
+    before, again = (load_manifest(layout, "grade", key) for key in (first.artifacts["grade"].key, steps["grade"].key))
     assert before is not None and again is not None
     assert again.key == f"{before.key}~2"
-    assert again.digest == steps["grade"]["digest"] != before.digest
+    assert again.digest == steps["grade"].digest != before.digest
     earned = [{row["episode_id"]: row["reward"] for row in made.rows("rewards")} for made in (before, again)]
     assert earned[1] == {episode: 1 - reward for episode, reward in earned[0].items()}
     for name in ("advantages", "update"):
-        remade = load_manifest(layout, name, steps[name]["key"])
+        remade = load_manifest(layout, name, steps[name].key)
         assert remade is not None and remade.digest != first.artifacts[name].digest
         given = {"advantages": "grade", "update": "advantages"}[name]
-        assert remade.manifest["inputs"][given]["key"] == steps[given]["key"]
+        assert remade.manifest["inputs"][given]["key"] == steps[given].key
 
     # the copy is the round's from now on, for a command like any other too
     settled = drive_on(Scope(store, "told", 1))
@@ -758,7 +758,10 @@ def test_a_variant_is_one_command_that_generates_nothing(story: SimpleNamespace)
     assert {name: (line["made"], line["messages"]) for name, line in _receipt(story.branched).items()} == {
         "advantages": ("1", "0")
     }
-    main, branch = story.told.steps["redrawn"], catalog.round_steps(Layout(story.told.store), "told", 1, "no-loo")
+    main, branch = (
+        story.told.steps["redrawn"],
+        RoundRecord.load(Layout(story.told.store), RoundRef("told", 1, "no-loo")).steps,
+    )
     assert [name for name in branch if branch[name] != main[name]] == ["advantages"]
     assert story.refused.code == 2
     assert story.refused.err.startswith("c3: --variant no-loo: is already the branch of main at advantages of round 1")
@@ -770,7 +773,7 @@ def test_parts_made_by_two_workers_have_the_same_bytes(story: SimpleNamespace) -
     side = story.told.store / "side"
     assert story.told.steps["workers"] == story.told.steps["whole"]
     for entry in story.told.steps["workers"].values():
-        folder = f"artifacts/{entry['stage']}/{entry['key']}"
+        folder = f"artifacts/{entry.stage}/{entry.key}"
         assert _files(side, folder) == _files(story.told.store, folder)
 
 

@@ -25,7 +25,7 @@ from pipeline.trackers.report import STEP_FIGURES
 from store.artifacts.step_timing import timed_steps
 from store.disk.layout import Layout
 from store.queries.catalog_views import fetch, query
-from store.runs import records as catalog
+from store.runs.records import record_config
 from tests.conftest import Round, drive
 from tests.support.worlds import duo
 
@@ -104,7 +104,7 @@ def test_tracking_that_is_asked_for_later_tells_of_rounds_that_were_there(store:
 
 def _told_again(store: Path, round: Round, **tracking: Any) -> Curves:
     config = round.scope.config.model_copy(update={"tracking": TrackingConfig(**tracking)})
-    catalog.record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
+    record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
     commands.run_iteration(Scope(store, "test", 1), NullProgress())
     return _tensorboard(store / "tensorboard/test/main")
 

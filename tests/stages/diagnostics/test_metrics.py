@@ -30,8 +30,8 @@ from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
 from store.queries.catalog_views import fetch, query
 from store.queries.diagnostics import diagnosed_rows
-from store.runs import records as catalog
 from store.runs.garbage import garbage
+from store.runs.records import RoundRef, edit_round
 from store.runs.variants import Variant, record_variant
 from tests.conftest import Answer, Round, config_of, drive, drive_on
 from tests.support.stored_rounds import Ending, credit, samples
@@ -252,7 +252,8 @@ def test_leaves_below_one_message_are_one_replay_of_those_above_it(tmp_path: Pat
 
 def _diagnosed(scope: Scope, replays: int) -> Round:
     line = scope.line("independent_replay")
-    catalog.record_extra_replays(scope.layout, scope.run, scope.round, line, replays)
+    with edit_round(scope.layout, RoundRef(scope.run, scope.round, line)) as record:
+        record.independent_replays = replays
     return drive_on(Scope(scope.store, scope.run, scope.round, scope.variant), steps=DIAGNOSIS)
 
 
@@ -335,7 +336,8 @@ def test_a_diagnosis_that_was_stopped_goes_on_and_gives_the_same_bytes(tmp_path:
     config = config_of("duo", "tree")
     whole, stopped = (drive(tmp_path / name, config, until="advantages").scope for name in ("whole", "stopped"))
     expected = _diagnosed(whole, 2)
-    catalog.record_extra_replays(stopped.layout, "test", 1, "main", 2)
+    with edit_round(stopped.layout, RoundRef("test", 1)) as record:
+        record.independent_replays = 2
     look = Scope(stopped.store, "test", 1).look(DIAGNOSIS[0], stopped.artifacts_beside(DIAGNOSIS))
     parts = look.step.stage.cut(look.job)
     assert len(parts) == 2

@@ -39,7 +39,7 @@ from store.artifacts.artifact import Artifact
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
-from store.runs import records as catalog
+from store.runs.records import record_config
 from tests.conftest import Answer
 from tests.support.fake_vllm_server import FakeServer, Said, fake_server
 from tests.support.tiny_models import END, TARGETS, VOCABULARY, tiny_model
@@ -148,7 +148,7 @@ class Bench:
     def look(self, *servers: FakeServer, adapter: Path | None, seed: int = 0, **changes: Any) -> Look:
         """The same, not made yet; the problems are."""
         config = self._config([server.url for server in servers], seed, changes)
-        catalog.record_config(self.layout, "test", 1, config.model_dump(mode="json"))
+        record_config(self.layout, "test", 1, config.model_dump(mode="json"))
         scope = Scope(self.layout.root, "test", 1)
         policy = initial_policy(base_digest(config.engine), ["team"])
         if adapter is not None:
@@ -304,7 +304,7 @@ def test_the_doctor_looks_at_the_adapters_of_a_policy(bench: Bench, adapters: di
 
 def test_a_check_that_fails_is_exit_code_4_and_one_that_does_not_is_0(bench: Bench, c3: Callable[..., Answer]) -> None:
     server = bench.server(adapters_allowed=False)
-    catalog.record_config(bench.layout, "test", 1, bench.config(server).model_dump(mode="json"))
+    record_config(bench.layout, "test", 1, bench.config(server).model_dump(mode="json"))
     command = ("doctor", "--run", "test", "--store", str(bench.layout.root))
     answer = c3(*command)
     first, second = answer.out.splitlines()

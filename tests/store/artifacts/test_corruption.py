@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from shutil import copytree, rmtree
@@ -22,9 +23,8 @@ from pipeline.steps import EVALUATION, ROUND
 from stages.base.resources import Resources
 from store.disk.layout import Layout
 from store.disk.records import read_record, write_record
-from store.runs import records as catalog
 from store.runs.garbage import garbage
-from store.runs.records import Reference
+from store.runs.records import Reference, RoundRecord, RoundRef, edit_round, record_config
 from store.runs.variants import Variant, find_variant, record_variant
 from tests.conftest import Answer, Round, drive
 from tests.support import worlds
@@ -125,14 +125,14 @@ def _findings(store: Path) -> list[Finding]:
 
 def _problem(store: Path, step: str) -> str | None:
     """What `c3 verify` finds wrong with the artifact of a step of the second round."""
-    entry = catalog.round_steps(Layout(store), "test", 2)[step]
-    return problem_of(Layout(store), Reference("test", 2, "main", step, entry["stage"], entry["key"]))
+    entry = RoundRecord.load(Layout(store), RoundRef("test", 2)).steps[step]
+    return problem_of(Layout(store), Reference("test", 2, "main", step, entry.stage, entry.key))
 
 
 def _folder(store: Path, step: str, round: int) -> Path:
     """The artifact that a round's step refers to."""
-    entry = catalog.round_steps(Layout(store), "test", round)[step]
-    return Layout(store).artifact(entry["stage"], entry["key"])
+    entry = RoundRecord.load(Layout(store), RoundRef("test", round)).steps[step]
+    return Layout(store).artifact(entry.stage, entry.key)
 
 
 @pytest.mark.parametrize(
@@ -303,8 +303,9 @@ def test_a_corrupt_record_of_a_round_is_refused_in_one_line_and_written_again_on
 def test_a_variant_without_a_whole_record_is_not_taken_for_the_main_line(corrupt: Path, harm: Harm) -> None:
     layout = Layout(corrupt)
     record_variant(layout, "test", "other", Variant("main", 2, "grade", ("grade.max_unscored_share=0.5",)))
-    entry = catalog.round_steps(layout, "test", 2)["grade"]
-    catalog.record_step(layout, "test", 2, "other", "grade", entry)
+    entry = RoundRecord.load(layout, RoundRef("test", 2)).steps["grade"]
+    with edit_round(layout, RoundRef("test", 2, "other")) as record:
+        record.steps["grade"] = entry
     harm(layout.variant("test", "other"))
     with pytest.raises(StoreError, match=r"variant\.json: (corrupt|is missing)"):
         find_variant(layout, "test", "other")
@@ -323,7 +324,7 @@ def test_corrupt_imported_transcripts_are_never_replaced_by_sampled_ones(
         for row in rollout.rows("transcripts", "rollout"):
             messages = dict(role_and_text[decision] for decision in row["decision_ids"])
             lines.write(json.dumps({"problem_id": row["problem_id"], "messages": messages}) + "\n")
-    catalog.record_config(Layout(store), "taken", 1, _config().model_dump(mode="json"))
+    record_config(Layout(store), "taken", 1, _config().model_dump(mode="json"))
     scope = Scope(store, "taken", 1)
     key = import_transcripts(scope, file).key
     flip_a_bit(Layout(store).artifact("rollout", key) / "part-00000/decisions.parquet")
@@ -341,8 +342,9 @@ def test_a_corrupt_copy_that_a_round_chose_is_made_again_in_its_place(corrupt: P
     manifest = read_record(grade / "manifest.json")
     assert manifest is not None
     write_record(layout.artifact("grade", copy) / "manifest.json", {**manifest, "key": copy})
-    entry = catalog.round_steps(layout, "test", 2)["grade"]
-    catalog.record_step(layout, "test", 2, "main", "grade", {**entry, "key": copy})
+    entry = RoundRecord.load(layout, RoundRef("test", 2)).steps["grade"]
+    with edit_round(layout, RoundRef("test", 2)) as record:
+        record.steps["grade"] = replace(entry, key=copy)
     flip_a_bit(layout.artifact("grade", copy) / "part-00001/rewards.parquet")
     round = drive(corrupt, _config(), 2)
     assert round.made == ["grade"]

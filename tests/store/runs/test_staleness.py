@@ -15,8 +15,8 @@ from pipeline.rounds.status import standings
 from pipeline.views.status import show_stale
 from store.disk.layout import Layout
 from store.queries.catalog_views import query
-from store.runs import records as catalog
-from store.runs.staleness import Descents
+from store.runs.records import RoundRef, edit_round
+from store.runs.staleness import RunStaleness
 from store.runs.variants import Variant, record_variant
 from tests.conftest import config_of, drive, drive_on
 
@@ -34,7 +34,8 @@ def three_rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def redrawn(three_rounds: Path, store: Path) -> Path:
     """The same, the first round drawn again to its end."""
     copytree(three_rounds, store)
-    catalog.record_redraw(Layout(store), "test", 1, "main", 1)
+    with edit_round(Layout(store), RoundRef("test", 1)) as record:
+        record.draw_set = 1
     drive_on(Scope(store, "test", 1))
     return store
 
@@ -70,7 +71,8 @@ def test_what_follows_a_redraw_is_stale_until_it_is_made_again(redrawn: Path) ->
     assert _stale(redrawn) == [False, False, True]
     drive_on(Scope(redrawn, "test", 3))
     assert _stale(redrawn) == [False, False, False]
-    catalog.record_redraw(Layout(redrawn), "test", 1, "main", 0)
+    with edit_round(Layout(redrawn), RoundRef("test", 1)) as record:
+        record.draw_set = 0
     assert drive_on(Scope(redrawn, "test", 1)).made == []
     assert _stale(redrawn) == [False, True, True]  # the first draws again, which rounds 2 and 3 no longer follow
 
@@ -102,14 +104,17 @@ def test_a_variant_follows_the_line_it_branched_off(three_rounds: Path, store: P
     record_variant(Layout(store), "test", "plain", Variant("main", 2, "advantages", overrides))
     drive_on(Scope(store, "test", 2, "plain"))
     assert _stale(store) == [False, False, False, False]
-    catalog.record_redraw(Layout(store), "test", 1, "main", 1)
+    with edit_round(Layout(store), RoundRef("test", 1)) as record:
+        record.draw_set = 1
     drive_on(Scope(store, "test", 1))
     assert _stale(store) == [False, True, True, True]
     assert _said(store, 1).endswith(
         "round 2, 3, 2 of plain; `c3 run training --run test --rounds 3` and "
         "`c3 run training --run test --variant plain --rounds 2` make them again\n"
     )
-    assert Descents(Layout(store), "test").later_stale("plain", 1) == []  # round 1 is the main line's
+    assert (
+        RunStaleness(Layout(store), "test").later_stale(RoundRef("test", 1, "plain")) == []
+    )  # round 1 is the main line's
 
 
 def test_the_rounds_before_a_variant_branched_off_are_rows_of_it_too(three_rounds: Path, store: Path) -> None:
@@ -121,7 +126,8 @@ def test_the_rounds_before_a_variant_branched_off_are_rows_of_it_too(three_round
         drive_on(Scope(store, "test", round, "plain"))
     rows = query(Layout(store), "SELECT variant, round FROM rounds ORDER BY ALL").fetchall()
     assert rows == [("main", 1), ("main", 2), ("main", 3), ("plain", 1), ("plain", 2)]
-    catalog.record_redraw(Layout(store), "test", 1, "main", 1)
+    with edit_round(Layout(store), RoundRef("test", 1)) as record:
+        record.draw_set = 1
     drive_on(Scope(store, "test", 1))
     assert "round 2, 3, 2 of plain;" in _said(store, 1)  # each once
 

@@ -26,7 +26,7 @@ from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
 from store.queries.checks import checks_of, run_checks
 from store.queries.connection import SQL
-from store.runs import records as catalog
+from store.runs.records import RoundRef, edit_round
 from tests.conftest import Round, config_of, drive, drive_on
 
 Damage = Callable[[list[Row]], list[Row]]
@@ -173,7 +173,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Round:
 def diagnosed(tmp_path_factory: pytest.TempPathFactory) -> Round:
     """The trio's round, diagnosed with two independent replays of each alternative."""
     scope = drive(tmp_path_factory.mktemp("diagnosed"), config_of("trio", "tree"), until="advantages").scope
-    catalog.record_extra_replays(scope.layout, scope.run, 1, "main", 2)
+    with edit_round(scope.layout, RoundRef(scope.run, 1)) as record:
+        record.independent_replays = 2
     return drive_on(Scope(scope.store, scope.run, 1), steps=DIAGNOSIS)
 
 

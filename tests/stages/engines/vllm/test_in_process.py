@@ -46,7 +46,7 @@ from store.artifacts.artifact import Artifact, Row
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
-from store.runs import records as catalog
+from store.runs.records import record_config
 from tests.conftest import ROOT, drive
 from tests.support.kill import end
 
@@ -114,7 +114,7 @@ class Watching(Resources):
 
 def _play(store: Path, config: Config, resources: Resources, until: str) -> Played:
     """The first round, and the second as far as `until`."""
-    catalog.record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
+    record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
     first = _steps(Scope(store, "test", 1), resources, "update")
     return Played(Scope(store, "test", 1), first, _steps(Scope(store, "test", 2), resources, until))
 
@@ -447,7 +447,7 @@ def test_exchanged_adapters_in_process_stop_the_round_before_its_first_message(
         "answers": Adapter(answers.digest, plans.directory),
     }
     exchanged = PolicyVersion("exchanged", trained.base, adapters)
-    catalog.record_config(Layout(tmp_path), "test", 1, _config(*IN_PROCESS).model_dump(mode="json"))
+    record_config(Layout(tmp_path), "test", 1, _config(*IN_PROCESS).model_dump(mode="json"))
     with pytest.raises(EngineError, match=r"engine vllm: .*nothing was sampled under policy exchanged"):
         _steps(Scope(tmp_path, "test", 1), resources, "rollout", exchanged)
     assert not list(tmp_path.glob("artifacts/rollout/*/part-*"))
@@ -527,7 +527,7 @@ def test_exchanged_adapters_at_a_server_stop_the_round_before_its_first_message(
     for role, other in (("plans", "answers"), ("answers", "plans")):
         _administer(server, "unload", {"lora_name": names[role]}, missing_ok=True)
         _administer(server, "load", {"lora_name": names[role], "lora_path": str(trained.adapters[other].directory)})
-    catalog.record_config(Layout(tmp_path), "test", 1, _config(*_served(server)).model_dump(mode="json"))
+    record_config(Layout(tmp_path), "test", 1, _config(*_served(server)).model_dump(mode="json"))
     scope, resources = Scope(tmp_path, "test", 1), Resources()
     with pytest.raises(EngineError, match=f"server {server}: .*nothing was sampled under policy trained"):
         _steps(scope, resources, "rollout", trained)
