@@ -101,6 +101,7 @@ def run_iteration(
     from pipeline.commands import run as commands
     from pipeline.commands.session import configure_session
     from pipeline.rounds.plan import heldout_overlap
+    from pipeline.rounds.warnings import config_warnings
     from pipeline.views.plan import show_overlap, show_warnings
     from pipeline.views.progress import ProgressBars
     from pipeline.views.receipt import show_round
@@ -112,7 +113,7 @@ def run_iteration(
     commands.request_draw_set(session, draw_set)
     if retry_unscored and not commands.request_retry(session):
         typer.echo(_NOTHING_TO_RETRY)
-    show_warnings(console, session.round.config)
+    show_warnings(console, config_warnings(session.round.config))
     if commands.has_work(session, until):
         show_overlap(console, heldout_overlap(session.round.config))
     result = commands.run_iteration(session, until, rerun_from)
@@ -135,6 +136,7 @@ def run_training(
 ) -> None:
     """Run round after round, with greedy evaluations where configured."""
     from pipeline.commands.training import Training
+    from pipeline.rounds.warnings import config_warnings
     from pipeline.views.plan import show_overlap, show_warnings
     from pipeline.views.progress import ProgressBars
     from pipeline.views.status import show_stale
@@ -146,7 +148,7 @@ def run_training(
     for seed in _seeds(seeds):
         training = Training(options, rounds, seed, ProgressBars(console), context)
         context = training.context  # the caps are the command's
-        show_warnings(console, training.config)
+        show_warnings(console, config_warnings(training.config))
         show_overlap(console, training.overlap)
         for result in training.run():
             show_result(console, result)
@@ -170,6 +172,7 @@ def run_stage(
     """Run one stage of a round; the stages before it must have run."""
     from pipeline.commands import run as commands
     from pipeline.commands.session import configure_session
+    from pipeline.rounds.warnings import config_warnings
     from pipeline.views.plan import show_warnings
     from pipeline.views.progress import ProgressBars
     from pipeline.views.receipt import show_steps, show_unlogged
@@ -182,7 +185,7 @@ def run_stage(
     )
     if retry_unscored and not commands.request_retry(session, stage):
         typer.echo(_NOTHING_TO_RETRY)
-    show_warnings(console, session.round.config)
+    show_warnings(console, config_warnings(session.round.config))
     reports, unlogged = commands.run_stage(session, stage)
     show_steps(console, reports)
     show_unlogged(console, unlogged)
@@ -222,12 +225,13 @@ def plan(
     from pipeline.commands.session import planned_round
     from pipeline.rounds.cost import round_cost
     from pipeline.rounds.plan import heldout_overlap, plan_steps
+    from pipeline.rounds.warnings import config_warnings
     from pipeline.views.plan import show_cost, show_overlap, show_plan_steps, show_warnings
 
     planned = planned_round(_options(store, run, round, variant, config, set))
     console = _console()
     show_cost(console, round_cost(planned.config, round))
-    show_warnings(console, planned.config)
+    show_warnings(console, config_warnings(planned.config))
     show_overlap(console, heldout_overlap(planned.config))
     show_plan_steps(console, plan_steps(planned))
 

@@ -22,11 +22,22 @@ from store.artifacts.artifact import Artifact, Row
 from store.disk.locks import exclusive_lock
 from store.queries.connection import warm_up
 from store.queries.summaries import round_summary, summary_content
-from store.runs.records import RoundRecord, RoundSummary, edit_round
+from store.runs.records import RoundRecord, RoundRef, RoundSummary, edit_round
 from store.runs.staleness import PolicyStaleness, RunStaleness
 
 if TYPE_CHECKING:
     from pipeline.flows.round_flows import RoundFlows
+
+
+@dataclass(frozen=True)
+class LaterStale:
+    """Rounds after one that were made from a policy which it no longer ends with."""
+
+    ref: RoundRef
+    """The round that they come after."""
+    rounds: Sequence[PolicyStaleness]
+    unknown: str | None = None
+    """Why that cannot be told; None: it can."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class RoundResult:
     """Schema of signal_summary.sql."""
     unlogged: Sequence[str] = ()
     """A line for each tracker that could not be told of it."""
-    stale: Sequence[PolicyStaleness] = ()
+    stale: LaterStale | None = None
     """Later rounds that were made from a policy which this round no longer ends with."""
 
 
@@ -59,6 +70,8 @@ class EvaluationResult:
     reused: bool
     artifact: Artifact
     """Its evaluations table: an answer per problem."""
+    half_interval: float
+    """Half the width of the accuracy's 95% interval."""
     unlogged: Sequence[str] = ()
     """A line for each tracker that could not be told of it."""
 
@@ -130,6 +143,7 @@ def run_evaluation(session: Session) -> EvaluationResult:
         unscored,
         all(report.reused for report in reports),
         artifacts["evaluate"],
+        1.96 * (accuracy * (1 - accuracy) / max(len(scored), 1)) ** 0.5,
         log_evaluation(session.round, artifacts["evaluate"], accuracy, truncated, unscored),
     )
 
@@ -168,9 +182,13 @@ def check_stage(stage: str) -> None:
         raise ConfigError(f"c3 run stage {stage}: no such stage; there is {', '.join(ORDER)}")
 
 
-def later_stale(session: Session) -> Sequence[PolicyStaleness]:
+def later_stale(session: Session) -> LaterStale:
     """Return later rounds that were made from a policy which this round no longer ends with."""
-    return RunStaleness(session.round.layout, session.round.ref.run).later_stale(session.round.ref)
+    ref = session.round.ref
+    try:
+        return LaterStale(ref, RunStaleness(session.round.layout, ref.run).later_stale(ref))
+    except StoreError as error:  # another round's record is corrupt: this one is finished all the same
+        return LaterStale(ref, (), str(error))
 
 
 def _steps_until(session: Session, until: str) -> StepList:

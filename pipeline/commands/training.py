@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from configs.schema import Config
-from pipeline.commands.run import EvaluationResult, RoundResult, later_stale, run_evaluation, run_iteration
+from pipeline.commands.run import EvaluationResult, LaterStale, RoundResult, later_stale, run_evaluation, run_iteration
 from pipeline.commands.session import RoundOptions, Session, open_session, record_options
 from pipeline.execution.context import ExecutionContext, Progress
 from pipeline.rounds.plan import heldout_overlap
 from store.artifacts.artifact import Row
 from store.queries.summaries import accuracy_change
-from store.runs.staleness import PolicyStaleness
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class TrainingResult:
     evaluations: Sequence[EvaluationResult]
     change: Row | None
     """Schema of accuracy_change.sql, from the first evaluation to the last; None with fewer than two."""
-    stale: Sequence[PolicyStaleness]
+    stale: LaterStale
     """Rounds after the last one that were made from a policy which that one no longer ends with."""
 
 

@@ -23,7 +23,7 @@ from stages.problems import HELDOUT, PROBLEMS
 from store.artifacts.artifact import PART_RECORD, load_manifest
 from store.artifacts.integrity import is_whole
 from store.disk.layout import Layout
-from store.disk.locks import lock_owner
+from store.disk.locks import holder as lock_owner
 from store.runs.records import RoundRecord, RoundRef, StepRecord, rounds, run_folders, runs, variants
 from store.runs.staleness import RunStaleness
 from store.runs.variants import steps_of

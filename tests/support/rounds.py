@@ -107,9 +107,7 @@ def drive_on(
     """Run what is recorded for the round already: its configuration, variant, draw set or retry."""
     resolver.reload()
     steps = resolver.steps if steps is ROUND else steps
-    runner = RoundRunner(
-        resolver, ExecutionContext(resources=resources or Resources()), resolver.inputs_of(steps)
-    )
+    runner = RoundRunner(resolver, ExecutionContext(resources=resources or Resources()), resolver.inputs_of(steps))
     for step in steps.until(until) if until else steps:
         runner.run(step)
     return PlayedRound(resolver, runner.artifacts, {report.name: report for report in runner.reports})

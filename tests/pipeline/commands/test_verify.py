@@ -23,8 +23,8 @@ from store.disk.layout import Layout
 from store.disk.records import read_record, write_record
 from store.queries.connection import SQL
 from store.runs.records import RoundRecord, RoundRef, edit_round, record_config
-from tests.conftest import drive
 from tests.support import worlds
+from tests.support.rounds import drive
 
 Change = Callable[[list[Row]], list[Row]]
 LINEAGE = {path.stem: path.read_text().splitlines()[0].removeprefix("-- ") for path in (SQL / "lineage").glob("*.sql")}
