@@ -372,7 +372,7 @@ def test_a_key_is_read_by_these_stages_and_no_others(key: str, base: Any, places
 @pytest.mark.parametrize("key", [key for key, change in TABLE.items() if change.base not in MODELS])
 def test_the_plan_says_what_is_made_again_and_why(key: str, base: Any, places: dict[str, str]) -> None:
     change, of = TABLE[key], base(TABLE[key].base)
-    rows = {step: (fate, why) for step, fate, why in plan_steps(of.resolver, _changed(of, change, places))}
+    rows = {step: (fate, why) for step, fate, why in plan_steps(of.resolver.round, _changed(of, change, places))}
     first = next((name for name in names() if name in change.reads), None)
     before = names()[: names().index(first)] if first else names()
     assert {rows[name][0] for name in before} <= {"reused"}

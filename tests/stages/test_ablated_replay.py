@@ -12,7 +12,7 @@ from configs.credit import AdvantagesConfig
 from configs.errors import ConfigError
 from configs.schema import Config
 from pipeline.commands.compare import compare
-from pipeline.commands.run import known_stage
+from pipeline.commands.run import check_stage
 from pipeline.commands.verify import verify
 from pipeline.rounds.cost import round_cost
 from pipeline.rounds.plan import first_changed, plan_steps
@@ -116,7 +116,7 @@ def test_the_plan_counts_exactly_what_is_spent(tmp_path: Path, world: str, plan:
     assert cost.evaluations == len(round.rows("rewards"))
     assert cost.messages == len(round.rows("decisions"))
     assert cost.stages.get("ablated_replay", 0) == len(round.rows("decisions", "ablated_replay"))
-    assert [finding for _, finding in verify(tmp_path) if finding] == []
+    assert [finding for _, finding in verify(Layout(tmp_path)) if finding] == []
 
 
 def test_other_estimators_have_no_such_step_and_their_keys_do_not_know_of_it(trio: PlayedRound) -> None:
@@ -138,12 +138,12 @@ def test_other_estimators_have_no_such_step_and_their_keys_do_not_know_of_it(tri
 def test_a_variant_that_asks_for_it_generates_the_solo_replays_alone(tmp_path: Path) -> None:
     main = drive(tmp_path, config_of("duo", "tree"))
     overrides = ("advantages.estimator=ccpo",)
-    assert first_changed(main.resolver, _ccpo("duo", "tree", 1)) == "ablated_replay"
+    assert first_changed(main.resolver.round, _ccpo("duo", "tree", 1)) == "ablated_replay"
     record_variant(Layout(tmp_path), "test", "without", Variant("main", 1, "ablated_replay", overrides))
     branch = drive_on(resolver_of(tmp_path, "test", 1, "without"))
     assert branch.made == ["ablated_replay", "ablated_grade", "advantages", "update"]
     assert list(garbage(Layout(tmp_path))) == []
-    assert [finding for _, finding in verify(tmp_path) if finding] == []
+    assert [finding for _, finding in verify(Layout(tmp_path)) if finding] == []
     states = query(Layout(tmp_path), "select variant, source, count(*) from interventions group by all").fetchall()
     assert states == [("without", "ablated_replay", 4)]
     # the round's own episodes and rewards are the plan's, with or without
@@ -163,7 +163,7 @@ def test_a_lost_part_is_made_again_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_compare_shows_it_where_the_round_has_solo_replays(trio: PlayedRound) -> None:
-    rows = [row for row in compare(trio.resolver).by_estimator if row["estimator"] == "ccpo"]
+    rows = [row for row in compare(trio.session).by_estimator if row["estimator"] == "ccpo"]
     stored = trio.rows("advantages")
     for row in rows:
         values = [other["advantage"] for other in stored if other["role"] == row["role"]]
@@ -174,10 +174,10 @@ def test_compare_shows_it_where_the_round_has_solo_replays(trio: PlayedRound) ->
 
 
 def test_the_step_is_planned_and_refused_where_nobody_asks_for_it(tmp_path: Path, trio: PlayedRound) -> None:
-    planned = [name for name, _, _ in plan_steps(trio.resolver, trio.config)]
+    planned = [name for name, _, _ in plan_steps(trio.resolver.round, trio.config)]
     assert planned == [step.name for step in trio.resolver.steps]
     plain = resolver_of(tmp_path, "test", 1).under(config_of("duo", "tree"))
-    known_stage("ablated_replay")
+    check_stage("ablated_replay")
     with pytest.raises(ConfigError, match=r"only ccpo asks for ablated replays, and advantages\.estimator is c3"):
         plain.list_with("ablated_replay")
 

@@ -18,6 +18,8 @@ from configs.errors import ConfigError
 from configs.training import PolicyConfig
 from pipeline.commands.chat import Chat, Spoken, chat_lines
 from pipeline.commands.export_policy import export_policy
+from pipeline.commands.session import Session
+from pipeline.execution.context import ExecutionContext
 from pipeline.rounds.resolve import StepResolver
 from stages.learners.lora import LoraLearner
 from stages.models.export import write_plain_model
@@ -99,20 +101,20 @@ def test_what_cannot_be_exported_is_said(trained: tuple[Path, Adapter], tmp_path
     (tmp_path / "full").mkdir()
     shutil.copyfile(model / "config.json", tmp_path / "full/mine.json")
     with pytest.raises(ConfigError, match="full: is there already; name a directory that is new or empty"):
-        export_policy(resolver, tmp_path / "full", None, merge=True)
+        export_policy(resolver.round, tmp_path / "full", None, merge=True)
     with pytest.raises(ConfigError, match="--policy nobody: no such policy; there is team"):
-        export_policy(resolver, tmp_path / "out", "nobody", merge=True)
+        export_policy(resolver.round, tmp_path / "out", "nobody", merge=True)
     untrained = _scope(tmp_path, model, Adapter("untrained", None))
     with pytest.raises(ConfigError, match="policy 'team' is untrained and has no adapter; --merge writes the base"):
         export_policy(untrained, tmp_path / "other", None, merge=False)
     with pytest.raises(ConfigError, match="a scripted world has tables, no model"):
-        export_policy(drive(store, duo()).resolver, tmp_path / "out", None, merge=True)
+        export_policy(drive(store, duo()).resolver.round, tmp_path / "out", None, merge=True)
 
 
 def test_the_team_answers_as_its_policy_would_and_nothing_is_stored(store: Path) -> None:
     resolver = drive(store, duo()).resolver
     before = sorted(path for path in store.rglob("*") if path.is_file())
-    spoken = list(Chat(resolver).ask("problem 1"))
+    spoken = list(Chat(Session(resolver.round, ExecutionContext())).ask("problem 1"))
     assert sorted(path for path in store.rglob("*") if path.is_file()) == before
     assert [message.role for message in spoken] == ["reasoner", "actor"]
     truth = Truth(resolver.round.config, resolver.policy_after)
@@ -128,11 +130,22 @@ def test_sampled_answers_differ_from_question_to_question_and_come_again_in_anot
     resolver = drive(store, duo()).resolver
     asked = [
         [[message.text for message in team.ask("problem 1")] for _ in range(12)]
-        for team in (Chat(resolver, True), Chat(resolver, True))
+        for team in (
+            Chat(Session(resolver.round, ExecutionContext()), True),
+            Chat(Session(resolver.round, ExecutionContext()), True),
+        )
     ]
     assert asked[0] == asked[1]
     assert len({tuple(texts) for texts in asked[0]}) > 1
-    assert len({tuple(m.text for m in Chat(resolver).ask("problem 1")) for _ in range(3)}) == 1
+    assert (
+        len(
+            {
+                tuple(m.text for m in Chat(Session(resolver.round, ExecutionContext())).ask("problem 1"))
+                for _ in range(3)
+            }
+        )
+        == 1
+    )
 
 
 def test_a_message_of_several_lines_stays_below_its_role() -> None:

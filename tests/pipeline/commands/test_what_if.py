@@ -13,7 +13,6 @@ import pytest
 import cli
 from configs.errors import ConfigError
 from pipeline.commands.verify import verify
-from pipeline.commands.what_if import price, question
 from pipeline.steps import INTERVENTIONS
 from pipeline.views.what_if import page_lines
 from stages.problem_sources.protocol import Problem
@@ -110,7 +109,7 @@ def test_questions_are_kept_verified_and_queried(tmp_path: Path) -> None:
     answers = [_ask(round, role="reasoner"), _ask(round, role="reasoner", replays=6), _ask(round, role="actor")]
     layout = Layout(tmp_path)
     assert list(garbage(layout)) == []
-    assert [finding for _, finding in verify(tmp_path) if finding] == []
+    assert [finding for _, finding in verify(Layout(tmp_path)) if finding] == []
     asked = [reference for reference in references(layout) if reference.step in ("intervention", "intervention_grade")]
     assert len(asked) == 6
     counts = query(
@@ -133,7 +132,9 @@ def test_a_corrupt_answer_is_found_and_made_again(tmp_path: Path) -> None:
     answer = _ask(round, role="reasoner")
     answer.artifacts["intervention"].files("replays")[0].write_bytes(b"")
     [finding] = [
-        finding for reference, finding in verify(tmp_path) if finding and reference and reference.step == "intervention"
+        finding
+        for reference, finding in verify(Layout(tmp_path))
+        if finding and reference and reference.step == "intervention"
     ]
     assert "what-if" in finding.cure
     again = _ask(PlayedRound(resolver_of(tmp_path, "test", 1)), role="reasoner")
@@ -200,7 +201,7 @@ def test_a_long_message_and_a_single_replay_still_fit_the_page(duo: PlayedRound)
 
     state = next(row for row in duo.rows("contexts") if row["role"] == "reasoner")
     answer = _ask(duo, state["state_id"], replays=1)
-    page, _ = what_if(answer.resolver, Quiet())
+    page, _ = what_if(answer.session)
     assert (
         page["states"][0]["standard_error"] is None and page["interval"] is None and page["difference"]["low"] is None
     )

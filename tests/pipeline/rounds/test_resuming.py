@@ -255,7 +255,7 @@ def test_only_missing_rewards_are_graded_again(store: Path, sums: Config, out_of
     assert None not in set().union(*_by_output(third).values())
     assert not commands.request_retry(resolver_of(store, "test", 1))  # nothing is missing any more
     assert drive_on(resolver_of(store, "test", 1)).made == []
-    assert [finding for _, finding in verify(store) if finding] == []
+    assert [finding for _, finding in verify(Layout(store)) if finding] == []
     assert list(garbage(Layout(store))) == [g for g in garbage(Layout(store)) if g.stage in ("advantages", "update")]
     unscored = _rows(store, "SELECT count(*) - count(reward) AS n, count(*) AS all FROM rewards")
     assert unscored == [{"n": 0, "all": len(said)}]
@@ -350,7 +350,7 @@ def test_a_store_copied_elsewhere_goes_on_with_nothing_made_again(store: Path, t
     shutil.rmtree(store)
     assert drive_on(resolver_of(elsewhere, "test", 1)).made == []
     assert drive_on(resolver_of(elsewhere, "test", 1, "no-loo")).made == []
-    assert [finding for _, finding in verify(elsewhere) if finding] == []
+    assert [finding for _, finding in verify(Layout(elsewhere)) if finding] == []
     assert drive_on(resolver_of(elsewhere, "test", 2)).made[:1] == ["rollout"]
 
 
@@ -366,7 +366,7 @@ def test_a_run_goes_on_without_the_problem_files_that_it_has_read(
     assert drive_on(resolver_of(store, "test", 1)).made == []
     assert drive_on(resolver_of(store, "test", 1), steps=EVALUATION).made == []
     assert drive_on(resolver_of(store, "test", 2)).made == names()[1:]
-    assert [finding for _, finding in verify(store) if finding] == []
+    assert [finding for _, finding in verify(Layout(store)) if finding] == []
     # what was never read cannot be known: another run, or the same file read in another way
     with pytest.raises(ConfigError, match=r"sums\.jsonl: cannot be read"):
         drive(store, config, run="other")
@@ -458,7 +458,7 @@ def test_imported_transcripts_are_credited_from_freeze_on(
     ]
     measured = {row["behaviour_logprobs"] is None for row in round.rows("decisions", "rollout")}
     assert measured == {not tokens}
-    assert [finding for _, finding in verify(store) if finding] == []
+    assert [finding for _, finding in verify(Layout(store)) if finding] == []
     # a variant branches after the import as after any rollout
     branch = drive_on(_variant(round, "no-loo", NO_LOO, "advantages"), until="advantages")
     assert branch.made == ["advantages"]
@@ -492,7 +492,7 @@ def test_a_file_that_does_not_fit_the_plan_is_refused_with_its_line(
 
 
 def _standing(store: Path, round: int = 1, variant: str = "main", run: str = "test") -> Any:
-    for entry in round_statuses(store, run):
+    for entry in round_statuses(Layout(store), run):
         if (entry["round"], entry["variant"]) == (round, variant):
             return SimpleNamespace(**entry)
     raise AssertionError("not there")
@@ -536,7 +536,7 @@ def test_status_tells_partial_running_failed_and_corrupt_and_why(duo: PlayedRoun
 def _status(store: Path, width: int = 80) -> list[dict[str, str]]:
     """The table of `c3 status`, by its headings, which stand where their column begins."""
     console = Console(file=StringIO(), record=True, width=width)
-    show_status(console, round_statuses(store))
+    show_status(console, round_statuses(Layout(store)))
     headings, *lines = [line for line in console.export_text().splitlines() if line.strip()]
     places = [(found[0], found.start()) for found in re.finditer(r"\S+", headings)]
     ends = [start for _, start in places[1:]] + [width]
@@ -746,7 +746,7 @@ def test_a_stage_made_again_to_other_rows_says_so_and_is_the_one_that_the_round_
     settled = drive_on(resolver_of(store, "told", 1))
     assert settled.made == []
     assert settled.artifacts["grade"].key == again.key
-    assert [finding for _, finding in verify(store) if finding] == []
+    assert [finding for _, finding in verify(Layout(store)) if finding] == []
 
 
 @pytest.mark.slow

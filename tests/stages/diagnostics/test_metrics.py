@@ -323,7 +323,7 @@ def test_a_diagnosis_is_kept_verified_shown_and_queried(round_to_diagnose: Playe
     found = _diagnosed(resolver, 4)
     kept = {(artifact.stage, artifact.key) for artifact in found.artifacts.values()}
     assert not kept & {(entry.stage, entry.key) for entry in garbage(resolver.round.layout)}
-    assert [finding for _, finding in verify(resolver.round.layout.root) if finding] == []
+    assert [finding for _, finding in verify(resolver.round.layout) if finding] == []
     states = {entry["variant"]: entry["states"] for entry in round_statuses(resolver.round.layout)}["main"]
     assert [states[step.name] for step in DIAGNOSIS] == ["made"] * 3
     rows = fetch(
@@ -347,7 +347,7 @@ def test_a_diagnosis_that_was_stopped_goes_on_and_gives_the_same_bytes(tmp_path:
     assert len(parts) == 2
     with open_writer(stopped.layout, "independent_replay", look.key) as writer:
         make_part(writer, look, parts[1], Resources(), Limits())
-    states = round_statuses(stopped.store)[0]["states"]
+    states = round_statuses(stopped.layout)[0]["states"]
     assert (states["independent_replay"], states["diagnose"]) == ("partial", "missing")
     resumed = _diagnosed(stopped, 2)
     report = resumed.reports["independent_replay"]

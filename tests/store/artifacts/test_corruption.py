@@ -189,7 +189,7 @@ def test_verify_accepts_a_whole_store(whole: Path) -> None:
 
 def test_verify_names_a_corrupt_file_and_everything_that_cannot_be_checked_without_it(corrupt: Path) -> None:
     flip_a_bit(_folder(corrupt, "grade", 2) / "part-00000/rewards.parquet")
-    findings = {finding.place: finding.problem for _, finding in verify(corrupt) if finding is not None}
+    findings = {finding.place: finding.problem for _, finding in verify(Layout(corrupt)) if finding is not None}
     key = _folder(corrupt, "grade", 2).name[:12]
     file = f"grade {key}: part-00000/rewards.parquet has changed since it was written (sha256)"
     assert findings.pop("run test round 2 main grade") == file
