@@ -18,9 +18,10 @@ import pytest
 from configs.load import load_config
 from store.disk.layout import Layout
 from store.runs.records import RoundRecord, RoundRef
-from tests.conftest import ROOT, Answer, drive
+from tests.conftest import ROOT, Answer
 from tests.store.artifacts.test_integrity import HARMS
 from tests.support.kill import contents
+from tests.support.rounds import drive
 
 Command = Callable[..., Answer]
 STEPS = ["problems", "rollout", "freeze", "sample", "replay", "grade", "advantages", "update"]

@@ -17,9 +17,9 @@ from store.artifacts.integrity import load_verified
 from store.artifacts.schemas import TABLES
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
-from tests.conftest import Round
+from tests.support.rounds import PlayedRound
 
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 
 
 def test_equal_rows_are_written_as_equal_bytes(tmp_path: Path) -> None:

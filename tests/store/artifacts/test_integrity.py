@@ -18,7 +18,6 @@ from configs.schema import Config, EvaluateConfig
 from configs.training import UpdateConfig
 from pipeline.commands.import_transcripts import import_transcripts
 from pipeline.commands.verify import Finding, look_through, problem_of, verify
-from pipeline.rounds.round import Scope
 from pipeline.steps import EVALUATION, ROUND
 from stages.base.resources import Resources
 from store.artifacts.integrity import load_verified
@@ -27,9 +26,10 @@ from store.disk.records import read_record, write_record
 from store.runs.garbage import garbage
 from store.runs.records import Reference, RoundRecord, RoundRef, edit_round, record_config
 from store.runs.variants import Variant, find_variant, record_variant
-from tests.conftest import Answer, Round, config_of, drive
+from tests.conftest import Answer
 from tests.support import worlds
 from tests.support.kill import contents
+from tests.support.rounds import PlayedRound, config_of, drive, resolver_of
 
 Harm = Callable[[Path], object]
 Command = Callable[..., Answer]
@@ -92,7 +92,7 @@ def _config() -> Config:
     )
 
 
-def _drive_all(store: Path) -> dict[str, Round]:
+def _drive_all(store: Path) -> dict[str, PlayedRound]:
     """Two rounds and the evaluation after the second, in order."""
     rounds = {f"round {number}": drive(store, _config(), number) for number in (1, 2)}
     return {**rounds, "evaluation": drive(store, _config(), 2, steps=EVALUATION)}
@@ -190,7 +190,7 @@ def test_verify_accepts_a_whole_store(whole: Path) -> None:
 
 def test_verify_names_a_corrupt_file_and_everything_that_cannot_be_checked_without_it(corrupt: Path) -> None:
     flip_a_bit(_folder(corrupt, "grade", 2) / "part-00000/rewards.parquet")
-    findings = {finding.place: finding.problem for _, finding in verify(corrupt) if finding is not None}
+    findings = {finding.place: finding.problem for _, finding in verify(Layout(corrupt)) if finding is not None}
     key = _folder(corrupt, "grade", 2).name[:12]
     file = f"grade {key}: part-00000/rewards.parquet has changed since it was written (sha256)"
     assert findings.pop("run test round 2 main grade") == file
@@ -228,9 +228,9 @@ def test_a_corrupt_artifact_is_never_read_by_a_later_stage(corrupt: Path, needed
     part = _folder(corrupt, needed, 2) / "part-00000"
     flip_a_bit(next(part.glob("*.parquet")))
     steps = EVALUATION if step in EVALUATED else ROUND
-    scope = Scope(corrupt, "test", 2)
+    resolver = resolver_of(corrupt, "test", 2)
     with pytest.raises(StoreError, match=f"{step} of round 2 needs {needed}, which"):
-        scope.artifacts_before(step, steps, scope.policy_after if steps is EVALUATION else None)
+        resolver.artifacts_before(step)
 
 
 @pytest.mark.parametrize("harm", HARMS)
@@ -277,7 +277,7 @@ def test_a_run_without_its_record_is_named_kept_and_goes_on_with_its_configurati
 ) -> None:
     (Layout(corrupt).run("test") / "run.json").unlink()
     with pytest.raises(ConfigError, match=r"run 'test': not in .* start it with --config"):
-        _ = Scope(corrupt, "test", 2).config
+        _ = resolver_of(corrupt, "test", 2).config
     assert ["run.json: is missing" in finding.problem for finding in _findings(corrupt)][:1] == [True]
     assert list(garbage(Layout(corrupt))) == []  # what it refers to is not garbage
     assert [round.made for round in _drive_all(corrupt).values()] == [[], [], []]
@@ -311,7 +311,7 @@ def test_a_variant_without_a_whole_record_is_not_taken_for_the_main_line(corrupt
     with pytest.raises(StoreError, match=r"variant\.json: (corrupt|is missing)"):
         find_variant(layout, "test", "other")
     with pytest.raises(StoreError, match=r"variant\.json: (corrupt|is missing)"):
-        _ = Scope(corrupt, "test", 2, "other").config
+        _ = resolver_of(corrupt, "test", 2, "other").config
     assert any("variant.json: " in finding.problem for finding in _findings(corrupt))
 
 
@@ -326,12 +326,12 @@ def test_corrupt_imported_transcripts_are_never_replaced_by_sampled_ones(
             messages = dict(role_and_text[decision] for decision in row["decision_ids"])
             lines.write(json.dumps({"problem_id": row["problem_id"], "messages": messages}) + "\n")
     record_config(Layout(store), "taken", 1, _config().model_dump(mode="json"))
-    scope = Scope(store, "taken", 1)
-    key = import_transcripts(scope, file).key
+    resolver = resolver_of(store, "taken", 1)
+    key = import_transcripts(resolver, file).key
     flip_a_bit(Layout(store).artifact("rollout", key) / "part-00000/decisions.parquet")
     with pytest.raises(StoreError, match=r"imported transcripts .* corrupt .*: c3 import FILE --run taken --round 1$"):
         drive(store, _config(), 1, run="taken")
-    assert import_transcripts(Scope(store, "taken", 1), file).key == key
+    assert import_transcripts(resolver_of(store, "taken", 1), file).key == key
     assert "rollout" not in drive(store, _config(), 1, run="taken").made
 
 
@@ -381,7 +381,7 @@ def test_a_corrupt_adapter_or_optimiser_state_is_made_again_to_the_same_bytes(st
     for path, harm in product(files, (flip_a_bit, Path.unlink)):
         harm(path)
         with pytest.raises(StoreError, match=f"part-00001/{path.relative_to(part)} .*--round 1` to make it again"):
-            _ = Scope(store, "test", 2).policy
+            _ = resolver_of(store, "test", 2).policy
         again = drive(store, config, resources=resources)
         assert (again.made, again.reports["update"].parts_made) == (["update"], 1)
         assert {name: file for name, file in contents(store).items() if name in whole} == whole
@@ -389,10 +389,10 @@ def test_a_corrupt_adapter_or_optimiser_state_is_made_again_to_the_same_bytes(st
 
 @pytest.mark.parametrize("harm", [flip_a_bit, truncate, Path.unlink, lambda path: rmtree(path.parent)])
 def test_corruption_is_noticed_and_only_the_corrupt_part_is_made_again(
-    played: Callable[[str, str], Round], store: Path, harm: Harm
+    played: Callable[[str, str], PlayedRound], store: Path, harm: Harm
 ) -> None:
     whole = played("duo", "tree")
-    copytree(whole.scope.store, store)
+    copytree(whole.store, store)
     artifact = load_verified(Layout(store), "rollout", whole.artifacts["rollout"].key)
     assert artifact is not None and len(artifact.parts()) == 2
     kept = artifact.parts()[0] / "decisions.parquet"

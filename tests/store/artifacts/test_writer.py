@@ -12,9 +12,9 @@ import pytest
 from store.artifacts.artifact import StageOutput
 from store.artifacts.writer import ArtifactWriter, open_writer
 from store.disk.layout import Layout
-from tests.conftest import Round, config_of, drive
+from tests.support.rounds import PlayedRound, config_of, drive
 
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 
 
 def test_a_part_interrupted_while_it_is_written_leaves_nothing(store: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_part_is_on_disk_before_it_is_in_place(store: Path, monkeypatch: pytes
 
 def test_a_part_whose_record_is_corrupt_is_made_again(played: Played, store: Path) -> None:
     whole = played("duo", "tree")
-    copytree(whole.scope.store, store)
+    copytree(whole.store, store)
     folder = store / "artifacts/grade" / whole.artifacts["grade"].key
     (folder / "manifest.json").unlink()
     (folder / "part-00000/part.json").write_text("{")
