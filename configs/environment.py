@@ -19,16 +19,17 @@ def cache_root() -> Path:
 
 
 def prepare_threads() -> None:
-    """Let idle OpenMP threads sleep instead of spin, unless the user set it. Has to be called before torch is imported.
+    """Let idle OpenMP threads sleep instead of spin, unless the user set it. To be called before torch is imported.
 
-    Where other processes use the same cores, spinning threads hold each other up: with two others running, an update took
-    190 s instead of 4. Alone it makes no difference (rounds of 24.5, 21.8, 19.2 s asleep; 25.8, 18.8, 19.6 s spinning).
+    Where other processes use the same cores, spinning threads hold each other up: with two others running an update
+    took 190 s instead of 4. Alone it makes no difference (rounds of 24.5, 21.8, 19.2 s asleep; 25.8, 18.8,
+    19.6 s spinning).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def prepare_cublas() -> None:
-    """Reserve cuBLAS workspace, without which its sums are not deterministic. Has to be called before a GPU's first product."""
+    """Reserve cuBLAS workspace, so that its sums are deterministic. To be called before a GPU's first product."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
@@ -38,7 +39,7 @@ def prefect_api_url() -> str | None:
 
 
 def prepare_prefect(api_url: str, results: Path) -> None:
-    """Set Prefect's variables, except those that the user set. Has to be called before Prefect is imported.
+    """Set Prefect's variables, except those that the user set. To be called before Prefect is imported.
 
     `results`: the folder of its results.
     """
@@ -72,7 +73,7 @@ def server_key() -> str | None:
 
 
 def prepare_vllm(cpu_cache_gib: int, threads: int) -> None:
-    """Set vLLM's variables, except those that the user set. Has to be called before vLLM is imported.
+    """Set vLLM's variables, except those that the user set. To be called before vLLM is imported.
 
     `cpu_cache_gib`: GiB of memory for its key-value cache on a CPU. `threads`: those of OpenMP.
     """

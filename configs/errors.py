@@ -1,15 +1,15 @@
 """The error tree, by the boundary crossed.
 
     C3Error
-    ├── ConfigError                  a configuration, command line or problem file that cannot mean what it says   (exit 2)
-    │   └── MissingFileError         a problem file is not where the configuration says                            (exit 2)
-    ├── StoreError                   something stored is missing, corrupt, locked, or cannot be written            (exit 3)
-    │   └── CheckError               a stage's rows break a SQL check: the plan was not spent exactly              (exit 3)
-    ├── EngineError                  the sampler: no such model, wrong policy, prompt past the window              (exit 4)
-    │   └── EngineUnreachableError   no server responds; one may later                                             (exit 4)
-    ├── EvaluatorError               the grader failed on more answers than the configured share                   (exit 5)
-    ├── UpdateError                  the update: non-finite loss, rows of another policy version                   (exit 6)
-    └── LimitReachedError            a limit of this command (--max-seconds, --max-evaluations) is reached         (exit 7)
+    ├── ConfigError                 a configuration, command line or problem file that makes no sense      (exit 2)
+    │   └── MissingFileError        a problem file is not where the configuration says                     (exit 2)
+    ├── StoreError                  something stored is missing, corrupt, locked, or cannot be written     (exit 3)
+    │   └── CheckError              a stage's rows break a SQL check: the plan was not spent exactly       (exit 3)
+    ├── EngineError                 the sampler: no such model, wrong policy, prompt past the window       (exit 4)
+    │   └── EngineUnreachableError  no server responds; one may later                                      (exit 4)
+    ├── EvaluatorError              the grader failed on more answers than the configured share            (exit 5)
+    ├── UpdateError                 the update: non-finite loss, rows of another policy version            (exit 6)
+    └── LimitReachedError           a limit of this command (--max-seconds, --max-evaluations) is reached  (exit 7)
 
 Each is raised with one line that names the thing, what was got, what was wanted and the cure.
 """

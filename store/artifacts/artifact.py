@@ -71,12 +71,12 @@ class Artifact:
         return [self.path / part["name"] / name for part in self.manifest["parts"] if name in part["files"]]
 
     def rows(self, table: str, columns: Sequence[str] | None = None) -> list[Row]:
-        """Return all rows of one table, as plain data, in their canonical order. StoreError where a file cannot be read."""
+        """Return all rows of one table, as plain data, in their canonical order. StoreError on an unreadable file."""
         return [row for path in self.files(table) for row in _read(path, columns).to_pylist()]
 
 
 def provisional(stage: str, key: str, path: Path, records: Sequence[Mapping[str, Any]]) -> Artifact:
-    """Return an artifact whose parts are all there but whose manifest is not written yet: for the checks before it is."""
+    """Return an artifact whose parts are all there and whose manifest is not written yet: for the checks before it."""
     return Artifact(stage, key, path, {"parts": list(records), "usage": {}})
 
 

@@ -29,7 +29,7 @@ def corruption(artifact: Artifact) -> str | None:
 
 
 def corruption_at(layout: Layout, stage: str, key: str) -> str | None:
-    """Return what is corrupt in the artifact of that key, as one line; None: nothing. One without a manifest counts."""
+    """Return what is corrupt in the artifact of that key, as one line; to have no manifest counts. None: nothing."""
     artifact = load_manifest(layout, stage, key)
     if artifact is None:
         return f"{stage} {key[:12]}: {MANIFEST} is missing or not what was written"
@@ -37,7 +37,7 @@ def corruption_at(layout: Layout, stage: str, key: str) -> str | None:
 
 
 def content_corruption(artifact: Artifact) -> str | None:
-    """Return what is corrupt in an artifact's rows: their number or their digest. None: both are as the manifest says."""
+    """Return what is corrupt in an artifact's rows, their number or their digest. None: both are as recorded."""
     from store.artifacts.content_digest import TableDigest
     from store.artifacts.schemas import TABLES
 

@@ -47,12 +47,12 @@ def initial_policy(base: str, names: Iterable[str]) -> PolicyVersion:
 
 
 def policy_of(update: Artifact, base: str, names: Iterable[str]) -> PolicyVersion:
-    """Return the policy version that an update artifact holds: the weights of its last part. StoreError as from `policy_in`."""
+    """Return the policy version that an update ends with: the weights of its last part. StoreError: see `policy_in`."""
     return policy_in(update.parts()[-1], base, names)
 
 
 def policy_in(part: Path, base: str, names: Iterable[str]) -> PolicyVersion:
-    """Return the policy version in one part of an update. StoreError when it has no weights for a policy of the team."""
+    """Return the policy version in one part of an update. StoreError when a policy of the team has no weights there."""
     record = read_record(part / PART_RECORD)
     if record is None:
         raise StoreError(f"{part / PART_RECORD}: is missing; run the round again, its update will be made again")
@@ -70,7 +70,7 @@ def policy_in(part: Path, base: str, names: Iterable[str]) -> PolicyVersion:
 
 
 def version_after(update: Artifact, base: str, policies: Collection[str] | None = None) -> str:
-    """Return the version of the team that an update ended with on that base, by its manifest alone: no weights are read.
+    """Return the version of the team that an update ended with on that base, by its manifest alone, reading no weights.
 
     `policies`: those of the team that goes on from it, which may have dropped some; None: all that were trained.
     """

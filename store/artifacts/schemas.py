@@ -1,7 +1,7 @@
-"""Every table's columns: type, unit, meaning, and what NULL means. A column whose comment says nothing of NULL has none.
+"""Every table's columns: type, unit, meaning, and what NULL means. Where a comment says nothing of NULL there is none.
 
-No table holds a run, a round or a variant: `c3 sql` adds those from the rounds' records. Counts are of what the column is
-named after; ids are 12 characters; log-probs are in nats.
+No table holds a run, a round or a variant: `c3 sql` adds those from the rounds' records. Counts are of what the column
+is named after; ids are 12 characters; log-probs are in nats.
 """
 
 from __future__ import annotations
@@ -136,9 +136,9 @@ STEPS = pa.schema(
         ("epoch", pa.int32()),  # pass over the round's rows, from 1
         ("role", pa.string()),
         ("policy", pa.string()),  # name of the policy trained on that role's rows
-        # what was computed: every alternative where the loss has a KL or an entropy coefficient; without them only those
-        # of an advantage other than 0, since the others move nothing. The means below are over the tokens of these rows
-        # and no others, so they are NULL where all groups of a role tie
+        # what was computed: every alternative where the loss has a KL or an entropy coefficient; without them only
+        # those of an advantage other than 0, since the others move nothing. Means below are over the tokens of these
+        # rows and no others, so they are NULL where all groups of a role tie
         ("rows", pa.int32()),
         ("tokens", pa.int32()),  # of those rows
         ("loss", pa.float64()),  # the role's share of the step's objective, as minimised

@@ -1,5 +1,7 @@
-"""How long the optimiser steps of an update took. Seconds are in no table: equal rows must be equal bytes, so they lie in the
-parts' records."""
+"""How long the optimiser steps of an update took.
+
+Seconds are in no table: equal rows must be equal bytes, so they lie in the parts' records.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ def step_timing(artifact: Artifact) -> list[Row]:
 
 
 def timed_steps(update: Artifact) -> list[Row]:
-    """Return the rows of `steps` with `seconds` and `tokens_per_second`, as `c3 sql` shows them; None where not timed."""
+    """Return the rows of `steps` with `seconds` and `tokens_per_second`, as in `c3 sql`; None where not timed."""
     seconds = {row["step"]: row["seconds"] for row in step_timing(update)}
     rows = []
     for row in update.rows("steps"):

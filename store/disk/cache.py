@@ -37,7 +37,7 @@ def cache_digest(status: os.stat_result, sha256: str) -> None:
 
 
 def cache_table(path: Path, table: pa.Table) -> None:
-    """Keep rows just written to a file: the stages after it read them, and a small file takes longer to open than to use."""
+    """Keep rows just written to a file: the next stages read them, and small files take longer to open than to use."""
     try:
         file = _identity(path.stat())
         with _tables_lock:

@@ -52,7 +52,7 @@ class Draws:
         return [self.purpose, self.policy_version, self.seed, self.round, self.draw_set]
 
     def seed_of(self, problem_id: str, path: DrawPath, role: str) -> int:
-        """Return the 63-bit seed of one decision. It excludes the policy version, so two policies share random numbers."""
+        """Return the 63-bit seed of one decision, without the policy version, so that policies share random numbers."""
         # greedy answers never use theirs; every other purpose has seeds of its own
         stream = "decision" if self.purpose in ("train", "answer") else self.purpose
         return seed_from(stream, self.seed, self.round, self.draw_set, problem_id, list(path), role)

@@ -20,7 +20,7 @@ _BLANK = "0" * 64
 
 
 def write_record(path: Path, value: Mapping[str, Any]) -> None:
-    """Put a record in place, and remove what killed writers of the same file have left. OSError when the disk refuses."""
+    """Put a record in place, and remove what killed writers of it have left. OSError when the disk refuses."""
     for left_over in path.parent.glob(f"{TEMPORARY}{path.name}-*"):
         left_over.unlink(missing_ok=True)
     replace_file(path, record_text(value))

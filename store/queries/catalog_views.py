@@ -62,7 +62,7 @@ def open_catalog(layout: Layout) -> duckdb.DuckDBPyConnection:
 
 
 def _labels(referenced: Sequence[Reference], artifacts: Mapping[tuple[str, str], Artifact | None]) -> list[Row]:
-    """Return a row for each file of a table that a step refers to (schema: _LABELS): what a corrupt artifact has left counts."""
+    """Return a row for each file that a step refers to (schema: _LABELS), as far as a corrupt artifact still has it."""
     return [
         {
             "filename": str(path),

@@ -44,8 +44,9 @@ def run_checks(
 ) -> None:
     """Run all checks of a step over its own and its inputs' rows. CheckError at the first that fails.
 
-    `tables`: those that its stage declares. `artifacts`: the step's own is the last; a check that names `own_TABLE` sees the
-    rows of that alone. `planned`: what the plan spends (schema: SPENDING); None leaves out the checks that read it.
+    `tables`: those that its stage declares. `artifacts`: the step's own is the last; a check that names `own_TABLE`
+    sees the rows of that alone. `planned`: what the plan spends (schema: SPENDING); None leaves out the checks that
+    read it.
     """
     files = [path for path in checks_of(step, tables) if planned is not None or "spending" not in _text(path)]
     if not files:

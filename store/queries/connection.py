@@ -1,7 +1,7 @@
 """DuckDB over Parquet: SQL files run on named tables.
 
-No query is built from strings. Only a view's definition, which takes no parameters, has its name and the files' quoted paths
-put in.
+No query is built from strings. Only a view's definition, which takes no parameters, has its name and the files' quoted
+paths put in.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _shared_lock = Lock()
 
 @lru_cache(maxsize=1)
 def warm_up() -> None:
-    """Open the shared connection and import what writing rows needs, while the caller waits for something else anyway."""
+    """Open the shared connection and import what writing rows needs: for a caller that has to wait anyway."""
     import pyarrow.parquet  # noqa: F401
 
     import store.artifacts.content_digest  # noqa: F401

@@ -28,7 +28,7 @@ class Garbage:
 
 
 def garbage(layout: Layout) -> Iterator[Garbage]:
-    """Yield every artifact folder that nothing refers to, directly or as an input of something kept. Removes nothing."""
+    """Yield every artifact folder that no record refers to, directly or as an input. Removes nothing."""
     kept = _referenced(layout)
     for path in sorted(layout.artifacts.glob("*/*")):
         name = (path.parent.name, path.name)
