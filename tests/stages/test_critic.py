@@ -111,5 +111,7 @@ def test_other_folds_make_the_critic_again_and_nothing_before_it(store: Path) ->
 def test_other_estimators_have_no_critic(store: Path) -> None:
     round = _round(store, "c3")
     assert "critic" not in round.made
-    with pytest.raises(ConfigError, match=r"critic: only learned values ask for it, and advantages\.estimator is c3"):
+    with pytest.raises(
+        ConfigError, match=r"critic: only some estimators read learned values, and advantages\.estimator is c3"
+    ):
         resolver_of(store, "test", 1).list_with("critic")

@@ -14,7 +14,7 @@ from rich.console import Console
 from configs.load import load_config
 from configs.schema import Config
 from pipeline.commands.compare import compare
-from pipeline.commands.why import question_of, why
+from pipeline.commands.why import question_of
 from pipeline.formatting import number, signed
 from pipeline.views.compare import show_comparison
 from pipeline.views.why import page_lines
@@ -141,7 +141,7 @@ def test_why_shows_the_question_what_was_seen_and_the_arithmetic_of_a_real_advan
     codec = make_codec(real.config.engine)
     credit, contexts = real.by_id("advantages", "decision_id"), real.by_id("contexts", "state_id")
     problems = real.by_id("problems", "problem_id")
-    page = why(real.resolver, *question_of(None, "actor", None, 3, None))
+    page = explain(real.resolver, *question_of(None, "actor", None, 3, None))
     lines = list(page_lines(page))
     assert max(map(len, lines)) <= 80
     text = " ".join(" ".join(line.removeprefix("  |") for line in lines).split())

@@ -13,6 +13,7 @@ import pytest
 import cli
 from configs.errors import ConfigError
 from pipeline.commands.verify import verify
+from pipeline.commands.what_if import ask, cost
 from pipeline.steps import INTERVENTIONS
 from pipeline.views.what_if import page_lines
 from stages.problem_sources.protocol import Problem
@@ -31,8 +32,8 @@ def _ask(
     round: PlayedRound, name: str | None = None, role: str | None = None, text: str = "", replays: int = 4
 ) -> PlayedRound:
     """The question driven without Prefect."""
-    resolver = question(round.resolver, name, role, text or None, not text, replays)
-    return drive_on(resolver, steps=INTERVENTIONS)
+    session = ask(round.session, name, role, text or None, not text, replays)
+    return drive_on(session.resolver, steps=INTERVENTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_what_was_asked_is_not_made_again_and_the_round_never_reads_it(duo: Play
     interventions = {row["intervention_id"] for row in answer.rows("interventions", "intervention")}
     assert not interventions & {row["decision_id"] for row in duo.rows("advantages")}
     tokens = 16 * duo.config.sampling.max_new_tokens
-    assert price(answer.resolver) == ({"states": 4, "evaluations": 16, "messages": 16, "tokens_at_most": tokens}, True)
+    assert cost(answer.session) == ({"states": 4, "evaluations": 16, "messages": 16, "tokens_at_most": tokens}, True)
 
 
 def test_questions_are_kept_verified_and_queried(tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_a_long_message_and_a_single_replay_still_fit_the_page(duo: PlayedRound)
 )
 def test_a_question_that_cannot_be_answered_is_refused(duo: PlayedRound, asked: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        question(duo.resolver, *asked, 4)
+        ask(duo.session, *asked, 4)
 
 
 def _run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

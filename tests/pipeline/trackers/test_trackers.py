@@ -24,7 +24,7 @@ from store.artifacts.step_timing import timed_steps
 from store.disk.layout import Layout
 from store.queries.catalog_views import fetch, query
 from store.runs.records import record_config
-from tests.support.rounds import PlayedRound, drive, resolver_of, session_of
+from tests.support.rounds import PlayedRound, configured, drive, session_of
 from tests.support.worlds import duo
 
 UPDATE = UpdateConfig(minibatches=2)
@@ -141,7 +141,7 @@ def test_a_missing_library_is_named_before_anything_is_recorded(
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say that a module cannot be imported
     with pytest.raises(ConfigError, match=rf"'{name}' is not installed here; pip install 'c3-credit\[{name}\]'"):
-        commands.settle_config(resolver_of(store, "test", 1), "scripted-duo", [f"tracking.to=['{name}']"])
+        configured(store, "test", 1, "scripted-duo", f"tracking.to=['{name}']")
     assert not store.exists()
 
 
