@@ -29,7 +29,7 @@ def _number(read: str) -> NumberGrader:
 
 
 def _assert_storable(grade: Grade) -> None:
-    """Whatever was read, the answer_grade is finite and fits in a Parquet file."""
+    """Whatever was read, the grade is finite and fits in a Parquet file."""
     assert 0 <= grade.reward <= 1
     grade.reason.encode()
     assert len(grade.reason) < 250 and "\n" not in grade.reason

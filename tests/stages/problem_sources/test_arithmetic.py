@@ -143,10 +143,10 @@ def test_a_large_range_of_numbers_costs_no_more_than_the_questions_drawn() -> No
     assert len(load_problems(ArithmeticProblems(count=20, largest=10**6))) == 20  # 10^19 questions are possible
 
 
-def test_generated_sets_are_keyed_by_their_configuration_and_the_generator() -> None:
+def test_generated_sets_are_keyed_by_their_configuration_and_the_sources_version() -> None:
     identity = source_identity(ArithmeticProblems(count=5))
-    assert identity["count"] == 5 and identity["split"] == "train" and identity["generator"] == 1
-    assert source_identity(ScriptedProblems())["generator"] == 1
+    assert identity["count"] == 5 and identity["split"] == "train" and identity["version"] == 1
+    assert source_identity(ScriptedProblems())["version"] == 1
 
 
 # scripted
