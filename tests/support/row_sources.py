@@ -129,7 +129,7 @@ class RowSources:
             facts = self.facts(path)
             names = {self._imported(module, name) for module, name in facts.imports}
             names |= {module for text in facts.strings for module in self._named(text)}
-            names |= {parent for name in names for parent in _parents(name) if self._runs_code(parent)}
+            names |= {parent for name in names for parent in _parents(name) if self._has_code(parent)}
             names -= self.excluded
             files = {self.modules[name] for name in names if name in self.modules}
             self._uses[path] = frozenset((files | self._sql_files(path, facts)) - self.excluded - {path})
@@ -138,8 +138,12 @@ class RowSources:
     def _imported(self, module: str, name: str | None) -> str:
         return f"{module}.{name}" if f"{module}.{name}" in self.modules else module
 
-    def _runs_code(self, package: str) -> bool:
-        return package in self.modules and self.facts(self.modules[package]).digest != python_facts("").digest
+    def _has_code(self, package: str) -> bool:
+        return package in self.modules and self.runs_code(self.modules[package])
+
+    def runs_code(self, path: str) -> bool:
+        """Tell whether there is anything in a file but words about it."""
+        return self.facts(path).digest not in (python_facts("").digest, sql_facts("").digest)
 
     def _named(self, text: str) -> Iterator[str]:
         """Yield modules that a string names: "stages.x.y.Class", "from stages.x import y"; "stages.x." is all of a package."""
@@ -183,6 +187,6 @@ def module_name(path: str) -> str:
 
 
 def _parents(name: str) -> list[str]:
-    """The packages around a module, the nearest first."""
+    """Return the packages around a module, the nearest first."""
     parts = name.rstrip(".").split(".")
     return [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]

@@ -51,7 +51,7 @@ def matches(path: str, patterns: Mapping[str, str]) -> list[str]:
 
 @cache
 def sources() -> RowSources:
-    """This repository's source."""
+    """Return this repository's source."""
     text = read_tree(ROOT)
     in_the_key = {path for path in text if matches(path, IN_THE_KEY)}
     wiring: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
@@ -62,7 +62,7 @@ def sources() -> RowSources:
 
 @cache
 def recorded() -> dict[str, Any]:
-    """What was recorded last: every owner's version and source, and every file's digest."""
+    """Return what was recorded last: every owner's version and source, and every file's digest."""
     found: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))
     return found
 
