@@ -84,6 +84,62 @@ def test_words_about_the_code_are_no_change() -> None:
     assert _noticed(sources().with_text({sql: f"-- other words\n{sources().text[sql]}"})) == {}
 
 
+# --- who answers for what, on a small tree
+
+
+TREE = {
+    "configs/size.py": "SIZE = 1",
+    "store/rows.py": 'SQL = Path(__file__).parent / "sql"',
+    "store/sums.py": """
+from store.rows import SQL
+x = [SQL / f"{name}.sql" for name in ("plain",)]
+y = SQL / "many" / f"{n}.sql"
+""",
+    "store/sql/plain.sql": "SELECT 1",
+    "store/sql/other.sql": "SELECT 2",
+    "store/sql/many/one.sql": "SELECT 3",
+    "stages/count.py": """
+if TYPE_CHECKING:
+    from configs.types import T
+from stages.engines.registry import make
+def later():
+    from store.sums import x
+COUNT = Stage("count", 3, ())
+""",
+    "configs/types.py": "T = 1",
+    "stages/engines/registry.py": 'from stages.engines import small\nLARGE = "stages.engines.large.engine.Large"',
+    "stages/engines/small.py": "from configs.size import SIZE\nVERSION = 1",
+    "stages/engines/large/__init__.py": "VERSION = 2",
+    "stages/engines/large/engine.py": "import stages.engines.large.cache",
+    "stages/engines/large/cache.py": "from stages.engines.helper import h",
+    "stages/engines/helper.py": "h = 1",
+}
+
+
+def test_an_owner_answers_for_what_is_reached_without_passing_a_component() -> None:
+    owners = RowSources(TREE).owners
+    assert {name: owner.version for name, owner in owners.items()} == {
+        "stages.count": 3,
+        "stages.engines.small": 1,
+        "stages.engines.large": 2,
+    }
+    assert set(owners["stages.count"].files) == {
+        "stages/count.py",
+        "stages/engines/registry.py",
+        "store/sums.py",  # imported in a function
+        "store/rows.py",
+        "store/sql/plain.sql",  # its name stands in sums.py, that of other.sql does not
+        "store/sql/many/one.sql",
+    }
+    assert owners["stages.count"].components == {
+        "stages.engines.small",
+        "stages.engines.large",
+    }  # one named in a string
+    assert set(owners["stages.engines.small"].files) == {"stages/engines/small.py", "configs/size.py"}
+    large = {f"stages/engines/{name}.py" for name in ("large/__init__", "large/engine", "large/cache", "helper")}
+    assert set(owners["stages.engines.large"].files) == large
+
+
 # --- one change at a time
 
 
