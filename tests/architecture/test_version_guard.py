@@ -40,7 +40,7 @@ def test_what_is_excluded_would_be_owned_otherwise_and_returns_nothing(module: s
         for function in ast.walk(ast.parse(tree.text[path]))
         if isinstance(function, ast.FunctionDef) and not function.name.startswith("_")
     }
-    told = {"holder": "str | None", "owner": "str | None"}  # who has a lock, for messages
+    told = {"lock_owner": "str | None"}  # for messages
     assert {name for name, what in returned.items() if what not in ("None", "Iterator[None]", told.get(name))} == set()
 
 
