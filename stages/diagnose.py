@@ -13,6 +13,7 @@ from stages.base.job import Job
 from stages.base.parts import one_part
 from stages.base.resources import Resources
 from stages.base.stage import Stage
+from stages.diagnostics.figure import Figure
 from store.artifacts.artifact import Row, StageOutput
 
 INDEPENDENT_STEPS = ("independent_replay", "independent_grade")
@@ -27,7 +28,7 @@ def _slice(job: Job) -> dict[str, Any]:
 
 def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
     from stages.diagnostics.groups import groups_of
-    from stages.diagnostics.metrics import figures  # brings scipy, which takes a second to import
+    from stages.diagnostics.metrics import RoleGroups, role_figures  # brings scipy, which takes a second to import
     from store.queries.diagnostics import diagnosed_rows
 
     own = [artifact for name, artifact in job.inputs.items() if name not in INDEPENDENT_STEPS]
@@ -37,38 +38,32 @@ def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
         (row["estimator"], row["normalisation"], row["group_id"]) == ("c3", "none", row["state_id"])
         for row in found["alternatives"]
     )
-    rows: list[Row] = []
+    figures: list[Figure] = []
     for row in found["distribution"]:
-        last = row["depth"] == job.tree.depth
-        rows += figures(row["role"], groups.get(row["role"], []), last, lawful, job.config.seed)
-        rows += _distribution(row)
-    return StageOutput({"diagnostics": rows})
+        is_last = row["depth"] == job.tree.depth
+        of_role = RoleGroups(row["role"], groups.get(row["role"], []), is_last, lawful, job.config.seed)
+        figures += [*role_figures(of_role), *_distribution(row)]
+    return StageOutput({"diagnostics": [figure.row() for figure in figures]})
 
 
-def _distribution(row: Row) -> list[Row]:
-    """How a role's advantages are distributed, as figures without interval: a description, no inference."""
+def _distribution(row: Row) -> list[Figure]:
+    """Return how a role's advantages are distributed, as figures without interval: a description, no inference."""
     shapes: dict[str, tuple[float | None, int]] = {"advantage_undefined": (row["undefined"], row["alternatives"])}
     quantiles = row["quantiles"] or [None] * len(_QUANTILES)
     values = {"zero": row["zero"], "mean": row["mean"], "spread": row["spread"]}
     values |= dict(zip(_QUANTILES, quantiles, strict=True))
     shapes |= {f"advantage_{name}": (value, row["defined"]) for name, value in values.items()}
     return [
-        {
-            "name": name,
-            "role": row["role"],
-            "value": value,
-            "low": None,
-            "high": None,
-            "bound": None,
-            "null_value": None,
-            "null_p": None,
-            "count": count,
-            "tied": None,
-            "left_out": row["alternatives"] - count,
-            "problems": row["problems"],
-            "samples": "round" if value is not None else None,
-            "reason": "every advantage is undefined" if value is None else None,
-        }
+        Figure(
+            name,
+            row["role"],
+            count=count,
+            left_out=row["alternatives"] - count,
+            problems=row["problems"],
+            value=value,
+            samples="round" if value is not None else None,
+            reason="every advantage is undefined" if value is None else None,
+        )
         for name, (value, count) in shapes.items()
     ]
 

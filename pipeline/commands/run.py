@@ -21,7 +21,7 @@ from stages.update import UPDATE
 from store.artifacts.artifact import Artifact, Row
 from store.disk.locks import exclusive_lock
 from store.queries.connection import warm_up
-from store.queries.summaries import round_summary, summary_content
+from store.queries.summaries import accuracy_half_interval, round_summary, summary_content
 from store.runs.records import RoundRecord, RoundRef, RoundSummary, edit_round
 from store.runs.staleness import PolicyStaleness, RunStaleness
 
@@ -71,7 +71,7 @@ class EvaluationResult:
     artifact: Artifact
     """Its evaluations table: an answer per problem."""
     half_interval: float
-    """Half the width of the accuracy's 95% interval."""
+    """Half the width of the accuracy's interval."""
     unlogged: Sequence[str] = ()
     """A line for each tracker that could not be told of it."""
 
@@ -143,7 +143,7 @@ def run_evaluation(session: Session) -> EvaluationResult:
         unscored,
         all(report.reused for report in reports),
         artifacts["evaluate"],
-        1.96 * (accuracy * (1 - accuracy) / max(len(scored), 1)) ** 0.5,
+        accuracy_half_interval(accuracy, len(scored)),
         log_evaluation(session.round, artifacts["evaluate"], accuracy, truncated, unscored),
     )
 

@@ -19,8 +19,7 @@ from pipeline.execution.runner import StepReport
 from pipeline.rounds.stored import stored_artifacts
 from pipeline.steps import INTERVENTIONS
 from stages.base.job import Intervention, InterventionJob
-from stages.diagnostics.intervals import of_draws
-from stages.diagnostics.statistics import mean_over_groups
+from stages.diagnostics.statistics import interval_of_draws, mean_over_groups
 from stages.intervention import asked_for
 from store.artifacts.artifact import Artifact, Row
 from store.disk.ids import seed_from
@@ -113,7 +112,7 @@ def _over(session: Session, states: Sequence[Row], figure: Callable[[Row], float
 def _one_state(samples: Sequence[Artifact], answer: Sequence[Artifact], row: Row) -> Page:
     replays = endings(answer, row["intervention_id"])
     rewards = [replay["reward"] for replay in replays if replay["reward"] is not None]
-    interval = of_draws(rewards)
+    interval = interval_of_draws(rewards)
     return {
         "alternatives": alternatives(samples, row["state_id"]),
         "replays": [{name: value for name, value in replay.items() if name != "decision_id"} for replay in replays],

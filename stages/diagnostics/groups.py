@@ -105,7 +105,7 @@ def _alternative(row: Row, units: Sequence[Row]) -> Alternative:
     )
 
 
-def halves(replays_A: Sequence[Sequence[float]]) -> float:
+def split_half(replays_A: Sequence[Sequence[float]]) -> float:
     """Rank correlation between the means of every other replay and those of the rest; NaN where one side ties."""
     first, second = (np.array([_mean(replays[half::2]) for replays in replays_A]) for half in (0, 1))
     return float(rank_correlation(first, second))

@@ -1,4 +1,4 @@
-"""The diagnostics of one role, figure by figure, from its groups (METHOD, section 6).
+"""The diagnostics of one role, figure by figure, from its groups (docs/method.md, section 6).
 
 Every figure is a row of the diagnostics table: a value with its interval, and beside it the best that can be shown against
 a noisy target and what an estimate that says nothing would show. What cannot be told has the reason in place of the value.
@@ -6,13 +6,17 @@ a noisy target and what an estimate that says nothing would show. What cannot be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import isnan, sqrt
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.diagnostics.groups import Group, halves, noise_inside, outcome_table, target_noise
+from stages.diagnostics.figure import Figure
+from stages.diagnostics.groups import Group, noise_inside, outcome_table, split_half, target_noise
 from stages.diagnostics.statistics import (
     PERMUTATIONS,
     Estimate,
@@ -26,7 +30,6 @@ from stages.diagnostics.statistics import (
     rank_correlation,
     spearman_brown,
 )
-from store.artifacts.artifact import Row
 from store.disk.ids import seed_from
 
 LAST_ROLE = "the last role's messages are graded as they are"
@@ -41,231 +44,261 @@ _LOWER_BOUNDED = ("wasted_replays", "variance", "variance_noise")
 """Means that cannot fall below 0."""
 
 
-def figures(role: str, groups: Sequence[Group], last: bool, lawful: bool, seed: int) -> list[Row]:
-    """Every figure of a role.
+@dataclass(frozen=True)
+class RoleGroups:
+    """Hold the groups of one role, and what the figures must know of the round besides."""
 
-    last: no role speaks after it. lawful: its advantages are c3's, unnormalised. seed: of the bootstrap and the
-    permutations; each figure draws for itself.
-    """
-    role_figures = RoleFigures(role, groups, last, lawful, seed)
+    role: str
+    groups: Sequence[Group]
+    is_last: bool
+    """Whether no role speaks after it."""
+    obeys_noise_law: bool
+    """Whether its advantages are those that the noise law is of: leave-one-out by state, unnormalised."""
+    seed: int
+    """Of the bootstrap and the permutations; each figure draws for itself."""
+
+    @cached_property
+    def credited(self) -> list[Group]:
+        """Groups of two or more returns in which every advantage is defined."""
+        return [group for group in self.groups if group.credited]
+
+    def rng(self, name: str) -> np.random.Generator:
+        """Return the random numbers of one figure."""
+        return np.random.default_rng(seed_from("diagnose", self.seed, self.role, name))
+
+    def mean(self, name: str, values: Sequence[float] | Vector, used: Sequence[Group]) -> Estimate:
+        """Return the mean over groups of what each of `used` has, with its interval."""
+        problems = [group.problem_id for group in used]
+        return mean_over_groups(values, problems, self.rng(name), name in _LOWER_BOUNDED)
+
+    def figure(
+        self, name: str, estimate: Estimate, used: Sequence[Group], samples: str = "round", **held: Any
+    ) -> Figure:
+        """Return a figure over the groups `used`. `held`: what it is held against, by the fields of Figure."""
+        return Figure(
+            name,
+            self.role,
+            count=len(used),
+            left_out=len(self.groups) - len(used),
+            problems=len({group.problem_id for group in used}),
+            value=estimate.value,
+            low=estimate.low,
+            high=estimate.high,
+            samples=samples,
+            **held,
+        )
+
+    def without(self, name: str, reason: str) -> Figure:
+        """Return a figure that has no value, with the reason."""
+        return Figure(name, self.role, count=0, left_out=len(self.groups), problems=0, reason=reason)
+
+    def why_not(self, otherwise: str) -> str:
+        """Return why a figure that needs continued groups has no value; `otherwise`: there are groups, but too little of them."""
+        if self.is_last:
+            return LAST_ROLE
+        return otherwise if self.credited else NO_GROUP
+
+
+def role_figures(of: RoleGroups) -> list[Figure]:
+    """Return every figure of a role."""
     return [
-        *role_figures.wasted(),
-        *role_figures.variance(),
-        *role_figures.reliability(),
-        *role_figures.fidelity(),
-        *role_figures.pooled(),
-        *role_figures.influence(),
+        wasted_replays(of),
+        variance(of),
+        *variance_parts(of),
+        variance_confirmed(of),
+        reliability(of),
+        *fidelity(of),
+        *pooled_ranks(of),
+        pooled_rmse(of),
+        *influence(of),
     ]
 
 
-class RoleFigures:
-    """The figures of one role; arguments as of `figures`."""
+def wasted_replays(of: RoleGroups) -> Figure:
+    """Return the share of groups whose returns all tie: evaluations that bought no gradient."""
+    used = [group for group in of.groups if len(group.alternatives) >= 2]
+    if not used:
+        return of.without("wasted_replays", NO_GROUP)
+    tied = [float(group.tied) for group in used]
+    return of.figure("wasted_replays", of.mean("wasted_replays", tied, used), used, bound=0.0)
 
-    def __init__(self, role: str, groups: Sequence[Group], last: bool, lawful: bool, seed: int) -> None:
-        self._role = role
-        self._groups = groups
-        self._last = last
-        self._lawful = lawful
-        self._seed = seed
-        self._credited = [group for group in groups if group.credited]
 
-    def wasted(self) -> list[Row]:
-        """Groups whose returns all tie: evaluations that bought no gradient."""
-        used = [group for group in self._groups if len(group.alternatives) >= 2]
-        if not used:
-            return [self._without("wasted_replays", NO_GROUP)]
-        tied = [float(group.tied) for group in used]
-        return [self._figure("wasted_replays", self._mean("wasted_replays", tied, used), used, bound=0.0)]
+def variance(of: RoleGroups) -> Figure:
+    """Return Var_j A_j (ddof 0) inside a group."""
+    if not of.credited:
+        return of.without("variance", NO_GROUP)
+    total = [float(group.advantage_A.var()) for group in of.credited]
+    return of.figure("variance", of.mean("variance", total, of.credited), of.credited)
 
-    def variance(self) -> list[Row]:
-        """Var_j A_j (ddof 0) inside a group, and what of it is replay noise and what signal."""
-        used, name = self._credited, "variance"
-        if not used:
-            names = (name, f"{name}_noise", f"{name}_signal", f"{name}_confirmed")
-            return [self._without(each, NO_GROUP) for each in names]
-        total = [float(group.advantage_A.var()) for group in used]
-        rows = [self._figure(name, self._mean(name, total, used), used)]
-        rows += self._split()
-        name = "variance_confirmed"
-        measured = [group for group in used if group.replayed(1)]
-        if self._last or not measured:
-            return [*rows, self._without(name, LAST_ROLE if self._last else ASK_FOR_ONE)]
-        if not self._lawful:  # a share of c3's variance, not of another's
-            return [*rows, self._without(name, OTHER_ESTIMATOR)]
-        # the noise of the two is independent, so their covariance has none
-        shared = [float(np.mean((group.advantage_A - group.advantage_A.mean()) * group.target_A)) for group in measured]
-        estimate = self._mean(name, shared, measured)
-        return [*rows, self._figure(name, estimate, measured, null_value=0.0, samples="both")]
 
-    def _split(self) -> list[Row]:
-        """By the law, on the groups whose noise can be told."""
-        names = ("variance_noise", "variance_signal")
-        if not self._lawful:
-            return [self._without(name, OTHER_ESTIMATOR) for name in names]
-        noises = {id(group): 0.0 if self._last else noise_inside(group) for group in self._credited}
-        used = [group for group in self._credited if noises[id(group)] is not None]
-        if not used:
-            return [self._without(name, ONE_EACH) for name in names]
-        noise = [noises[id(group)] or 0.0 for group in used]
-        signal = [float(group.advantage_A.var()) - each for group, each in zip(used, noise, strict=True)]
-        samples = "both" if any(group.replayed(1) for group in used) else "round"
-        return [
-            self._figure(name, self._mean(name, values, used), used, samples=samples, null_value=null)
-            for name, values, null in zip(names, (noise, signal), (None, 0.0), strict=True)
-        ]
+def variance_parts(of: RoleGroups) -> list[Figure]:
+    """Return what of the variance is replay noise and what signal, by the noise law, where the noise can be told."""
+    names = ("variance_noise", "variance_signal")
+    if not of.credited:
+        return [of.without(name, NO_GROUP) for name in names]
+    if not of.obeys_noise_law:
+        return [of.without(name, OTHER_ESTIMATOR) for name in names]
+    noises = {id(group): 0.0 if of.is_last else noise_inside(group) for group in of.credited}
+    used = [group for group in of.credited if noises[id(group)] is not None]
+    if not used:
+        return [of.without(name, ONE_EACH) for name in names]
+    noise = [noises[id(group)] or 0.0 for group in used]
+    signal = [float(group.advantage_A.var()) - each for group, each in zip(used, noise, strict=True)]
+    samples = _samples(used)
+    return [
+        of.figure(name, of.mean(name, values, used), used, samples=samples, null_value=null)
+        for name, values, null in zip(names, (noise, signal), (None, 0.0), strict=True)
+    ]
 
-    def reliability(self) -> list[Row]:
-        """How well the round's own replays agree with each other: halves, stepped up to the whole by Spearman-Brown."""
-        name = "reliability"
-        used = [group for group in self._credited if group.continued(2)]
-        if self._last or not used:
-            return [self._without(name, self._why_not(ONE_EACH))]
-        found = [halves([each.replays for each in group.alternatives]) for group in used]
-        return [self._spearman_brown(name, found, used, "round")]
 
-    def fidelity(self) -> list[Row]:
-        """Rank correlation in a group between the round's advantages and independent Q - V, and its ceiling."""
-        name, ceiling = "fidelity", "fidelity_ceiling"
-        used = [group for group in self._credited if group.replayed(1)]
-        if self._last or not used:
-            why = self._why_not(ASK_FOR_ONE)
-            return [self._without(name, why), self._without(ceiling, why)]
-        found = [float(rank_correlation(group.advantage_A, group.independent_A)) for group in used]
-        tied = sum(isnan(each) for each in found)
-        estimate = self._mean(name, [0.0 if isnan(each) else each for each in found], used)
-        row = self._figure(name, estimate, used, null_value=0.0, tied=tied, samples="both")
-        twice = [group for group in used if group.replayed(2)]
-        if not twice:
-            return [row, self._without(ceiling, ASK_FOR_TWO)]
-        agreeing = [halves([each.independent_replays for each in group.alternatives]) for group in twice]
-        limit = self._spearman_brown(ceiling, agreeing, twice, "independent", sqrt)
-        return [{**row, "bound": limit["value"]}, limit]
+def variance_confirmed(of: RoleGroups) -> Figure:
+    """Return the covariance of advantages and independent Q - V: their noise is independent, so it has none."""
+    name = "variance_confirmed"
+    if not of.credited:
+        return of.without(name, NO_GROUP)
+    measured = [group for group in of.credited if group.replayed(1)]
+    if of.is_last or not measured:
+        return of.without(name, LAST_ROLE if of.is_last else ASK_FOR_ONE)
+    if not of.obeys_noise_law:  # a share of that estimator's variance, not of another's
+        return of.without(name, OTHER_ESTIMATOR)
+    shared = [float(np.mean((group.advantage_A - group.advantage_A.mean()) * group.target_A)) for group in measured]
+    return of.figure(name, of.mean(name, shared, measured), measured, null_value=0.0, samples="both")
 
-    def pooled(self) -> list[Row]:
-        """Over all states together, where the size of an advantage counts too: rank correlation, slope and RMSE."""
-        names = ("pooled_rank", "pooled_slope", "pooled_rmse")
-        used = [group for group in self._credited if group.replayed(1)]
-        if self._last or not used:
-            return [self._without(name, self._why_not(ASK_FOR_ONE)) for name in names]
-        estimate = np.concatenate([group.advantage_A for group in used])
-        target = np.concatenate([group.target_A for group in used])
-        problems = [group.problem_id for group in used for _ in group.alternatives]
-        rows = []
-        if np.ptp(estimate) == 0 or np.ptp(target) == 0:
-            rows += [self._without(name, CONSTANT) for name in names[:2]]
-        else:
 
-            def rank(chosen: NDArray[np.intp]) -> Numbers:
-                return np.nan_to_num(rank_correlation(estimate[chosen], target[chosen]))  # resampled to a tie: none
+def reliability(of: RoleGroups) -> Figure:
+    """Return how well the round's own replays agree with each other: split halves, stepped up by Spearman-Brown."""
+    used = [group for group in of.credited if group.continued(2)]
+    if of.is_last or not used:
+        return of.without("reliability", of.why_not(ONE_EACH))
+    found = [split_half([each.replays for each in group.alternatives]) for group in used]
+    return _spearman_brown_figure(of, "reliability", found, used, "round")
 
-            ranks = of_rows(problems, rank, self._rng(names[0]))
-            rows.append(self._figure(names[0], ranks, used, null_value=0.0, samples="both"))
-            terms = np.column_stack([np.ones_like(estimate), estimate, target, estimate**2, estimate * target])
-            slope = of_sums(terms, problems, _slope, self._rng(names[1]))
-            rows.append(self._figure(names[1], slope, used, bound=1.0, null_value=0.0, samples="both"))
-        errors = np.column_stack([np.ones_like(estimate), (estimate - target) ** 2])
-        rmse = of_sums(errors, problems, _root_mean, self._rng(names[2]), leans=True)
-        silent = float(np.sqrt(np.mean(target**2)))
-        return [
-            *rows,
-            self._figure(names[2], rmse, used, bound=target_noise(used), null_value=silent, samples="both"),
-        ]
 
-    def influence(self) -> list[Row]:
-        """I(J; Y | h): what the alternative tells of the outcome, by reward and by parsed answer, in nats.
+def fidelity(of: RoleGroups) -> list[Figure]:
+    """Return the rank correlation in a group between advantages and independent Q - V, and its ceiling."""
+    name, ceiling = "fidelity", "fidelity_ceiling"
+    used = [group for group in of.credited if group.replayed(1)]
+    if of.is_last or not used:
+        why = of.why_not(ASK_FOR_ONE)
+        return [of.without(name, why), of.without(ceiling, why)]
+    found = [float(rank_correlation(group.advantage_A, group.independent_A)) for group in used]
+    tied = sum(isnan(each) for each in found)
+    estimate = of.mean(name, [0.0 if isnan(each) else each for each in found], used)
+    figure = of.figure(name, estimate, used, null_value=0.0, tied=tied, samples="both")
+    twice = [group for group in used if group.replayed(2)]
+    if not twice:
+        return [figure, of.without(ceiling, ASK_FOR_TWO)]
+    agreeing = [split_half([each.independent_replays for each in group.alternatives]) for group in twice]
+    limit = _spearman_brown_figure(of, ceiling, agreeing, twice, "independent", sqrt)
+    return [replace(figure, bound=limit.value), limit]
 
-        Miller and Madow's correction is not enough for a handful of replays, so what outcomes dealt out at random show is
-        taken off: a message that says nothing has an influence of 0 on average. The corrected figure alone comes third.
-        """
-        names = ("influence", "influence_answer", "influence_miller_madow")
-        told = [group for group in self._groups if len(group.alternatives) >= 2]
-        used = [group for group in told if all(len(each.outcomes) >= 2 for each in group.alternatives)]
-        if self._last or not used:
-            return [self._without(name, self._why_not(ONE_EACH)) for name in names]
-        samples = "both" if any(group.replayed(1) for group in used) else "round"
-        rows = []
-        for name, which in zip(names[:2], (0, 1), strict=True):
-            found_G, null_GB = self._information(name, used, which)
-            null_B = null_GB.mean(axis=0)
-            # draws that come to the same may differ in the last bit
-            as_much = int((null_B >= found_G.mean() - 1e-9).sum())
-            p = (as_much + 1) / (PERMUTATIONS + 1)
-            estimate = self._mean(name, found_G - null_GB.mean(axis=1), used)
-            rows.append(self._figure(name, estimate, used, null_value=0.0, null_p=p, samples=samples))
-            if name == names[0]:
-                plain = self._mean(names[2], found_G, used)
-                chance = float(null_B.mean())
-                last_row = self._figure(names[2], plain, used, null_value=chance, null_p=p, samples=samples)
-        return [*rows, last_row]
 
-    def _information(self, name: str, used: Sequence[Group], which: int) -> tuple[Vector, Numbers]:
-        """Of each group, and of its permutations."""
-        tables = [outcome_table(group, which) for group in used]
-        rng = self._rng(f"{name} permuted")
-        found = np.array([information(table) for table in tables])
-        return found, np.array([permuted_information(table, rng) for table in tables])
+def pooled_ranks(of: RoleGroups) -> list[Figure]:
+    """Return rank correlation and slope over all states together, where the size of an advantage counts too."""
+    names = ("pooled_rank", "pooled_slope")
+    used = [group for group in of.credited if group.replayed(1)]
+    if of.is_last or not used:
+        return [of.without(name, of.why_not(ASK_FOR_ONE)) for name in names]
+    estimate, target, problems = _pooled(used)
+    if np.ptp(estimate) == 0 or np.ptp(target) == 0:
+        return [of.without(name, CONSTANT) for name in names]
 
-    def _why_not(self, otherwise: str) -> str:
-        if self._last:
-            return LAST_ROLE
-        return otherwise if self._credited else NO_GROUP
+    def rank(chosen: NDArray[np.intp]) -> Numbers:
+        return np.nan_to_num(rank_correlation(estimate[chosen], target[chosen]))  # resampled to a tie: none
 
-    def _rng(self, name: str) -> np.random.Generator:
-        return np.random.default_rng(seed_from("diagnose", self._seed, self._role, name))
+    ranks = of_rows(problems, rank, of.rng(names[0]))
+    terms = np.column_stack([np.ones_like(estimate), estimate, target, estimate**2, estimate * target])
+    slope = of_sums(terms, problems, _slope, of.rng(names[1]))
+    return [
+        of.figure(names[0], ranks, used, null_value=0.0, samples="both"),
+        of.figure(names[1], slope, used, bound=1.0, null_value=0.0, samples="both"),
+    ]
 
-    def _mean(self, name: str, values: Sequence[float] | Vector, used: Sequence[Group]) -> Estimate:
-        return mean_over_groups(values, [group.problem_id for group in used], self._rng(name), name in _LOWER_BOUNDED)
 
-    def _spearman_brown(
-        self,
-        name: str,
-        found: Sequence[float],
-        used: Sequence[Group],
-        samples: str,
-        then: Callable[[float], float] = float,
-    ) -> Row:
-        """Spearman-Brown over the groups' mean half-correlation. It rises with it, so the ends of the interval go along."""
-        mean = self._mean(name, [0.0 if isnan(each) else each for each in found], used)
-        low, high = (None if end is None else then(spearman_brown(end)) for end in (mean.low, mean.high))
-        estimate = Estimate(then(spearman_brown(mean.value)), low, high)
-        tied = sum(isnan(each) for each in found)
-        return self._figure(name, estimate, used, bound=1.0, null_value=0.0, tied=tied, samples=samples)
+def pooled_rmse(of: RoleGroups) -> Figure:
+    """Return the root mean squared error of advantages against independent Q - V, over all states together."""
+    name = "pooled_rmse"
+    used = [group for group in of.credited if group.replayed(1)]
+    if of.is_last or not used:
+        return of.without(name, of.why_not(ASK_FOR_ONE))
+    estimate, target, problems = _pooled(used)
+    errors = np.column_stack([np.ones_like(estimate), (estimate - target) ** 2])
+    rmse = of_sums(errors, problems, _root_mean, of.rng(name), lower_bounded=True)
+    silent = float(np.sqrt(np.mean(target**2)))
+    return of.figure(name, rmse, used, bound=target_noise(used), null_value=silent, samples="both")
 
-    def _figure(
-        self,
-        name: str,
-        estimate: Estimate,
-        used: Sequence[Group],
-        bound: float | None = None,
-        null_value: float | None = None,
-        null_p: float | None = None,
-        tied: int | None = None,
-        samples: str = "round",
-    ) -> Row:
-        return {
-            "name": name,
-            "role": self._role,
-            "value": estimate.value,
-            "low": estimate.low,
-            "high": estimate.high,
-            "bound": bound,
-            "null_value": null_value,
-            "null_p": null_p,
-            "count": len(used),
-            "tied": tied,
-            "left_out": len(self._groups) - len(used),
-            "problems": len({group.problem_id for group in used}),
-            "samples": samples,
-            "reason": None,
-        }
 
-    def _without(self, name: str, reason: str) -> Row:
-        nothing = Estimate(0.0, None, None)
-        return {**self._figure(name, nothing, []), "value": None, "samples": None, "reason": reason}
+def influence(of: RoleGroups) -> list[Figure]:
+    """Return I(J; Y | h): what the alternative tells of the outcome, by reward and by parsed answer, in nats.
+
+    Miller and Madow's correction is not enough for a handful of replays, so what outcomes dealt out at random show is
+    taken off: a message that says nothing has an influence of 0 on average. The corrected figure alone comes third.
+    """
+    names = ("influence", "influence_answer", "influence_miller_madow")
+    held = [group for group in of.groups if len(group.alternatives) >= 2]
+    used = [group for group in held if all(len(each.outcomes) >= 2 for each in group.alternatives)]
+    if of.is_last or not used:
+        return [of.without(name, of.why_not(ONE_EACH)) for name in names]
+    by_reward, by_answer = (_influence(of, name, used, which) for name, which in zip(names[:2], (0, 1), strict=True))
+    plain = of.mean(names[2], by_reward.found_G, used)
+    corrected = of.figure(
+        names[2], plain, used, null_value=by_reward.chance, null_p=by_reward.figure.null_p, samples=_samples(used)
+    )
+    return [by_reward.figure, by_answer.figure, corrected]
+
+
+class _Influence(NamedTuple):
+    figure: Figure
+    found_G: Vector
+    """Mutual information of each group, Miller-Madow corrected."""
+    chance: float
+    """What outcomes dealt out at random show on average."""
+
+
+def _influence(of: RoleGroups, name: str, used: Sequence[Group], which: int) -> _Influence:
+    tables = [outcome_table(group, which) for group in used]
+    rng = of.rng(f"{name} permuted")
+    found_G = np.array([information(table) for table in tables])
+    null_GB = np.array([permuted_information(table, rng) for table in tables])
+    null_B = null_GB.mean(axis=0)
+    # draws that come to the same may differ in the last bit
+    as_much = int((null_B >= found_G.mean() - 1e-9).sum())
+    p = (as_much + 1) / (PERMUTATIONS + 1)
+    estimate = of.mean(name, found_G - null_GB.mean(axis=1), used)
+    figure = of.figure(name, estimate, used, null_value=0.0, null_p=p, samples=_samples(used))
+    return _Influence(figure, found_G, float(null_B.mean()))
+
+
+def _samples(used: Sequence[Group]) -> str:
+    """Return whose replays a figure is computed from that takes all there are."""
+    return "both" if any(group.replayed(1) for group in used) else "round"
+
+
+def _pooled(used: Sequence[Group]) -> tuple[Vector, Vector, list[Hashable]]:
+    """Return advantages, independent Q - V and problem of every alternative."""
+    estimate = np.concatenate([group.advantage_A for group in used])
+    target = np.concatenate([group.target_A for group in used])
+    return estimate, target, [group.problem_id for group in used for _ in group.alternatives]
+
+
+def _spearman_brown_figure(
+    of: RoleGroups,
+    name: str,
+    found: Sequence[float],
+    used: Sequence[Group],
+    samples: str,
+    then: Callable[[float], float] = float,
+) -> Figure:
+    """Step up the groups' mean half-correlation. The result rises with it, so the ends of the interval go along."""
+    mean = of.mean(name, [0.0 if isnan(each) else each for each in found], used)
+    low, high = (None if end is None else then(spearman_brown(end)) for end in (mean.low, mean.high))
+    estimate = Estimate(then(spearman_brown(mean.value)), low, high)
+    tied = sum(isnan(each) for each in found)
+    return of.figure(name, estimate, used, bound=1.0, null_value=0.0, tied=tied, samples=samples)
 
 
 def _slope(sums: Numbers) -> Numbers:
-    """Of the target on the estimate: how much of an advantage is there again. Sums of 1, x, y, x^2, xy."""
+    """Return the slope of the target on the estimate: how much of an advantage is there again. Sums of 1, x, y, x^2, xy."""
     count, x, y, xx, xy = np.moveaxis(sums, -1, 0)
     spread = xx - x * x / count
     found: Numbers = np.divide(xy - x * y / count, spread, out=np.zeros_like(spread), where=spread > 0)

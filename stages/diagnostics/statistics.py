@@ -11,21 +11,32 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import isnan, nan, sqrt
+from statistics import fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from store.queries.summaries import CONFIDENCE
+
 Vector = NDArray[np.float64]
 Numbers = NDArray[np.float64]
 """Of any shape."""
 
-CONFIDENCE = 0.95
 RESAMPLES = 2000
 RESAMPLES_OF_ROWS = 999
 PERMUTATIONS = 999
 _BATCH = 256
 _CLOSE_TO_ONE = 1 - 1e-9
+
+
+def interval_of_draws(draws: Sequence[float]) -> tuple[float, float] | None:
+    """Return Student's interval of the mean of independent draws; None of fewer than two."""
+    if len(draws) < 2:
+        return None
+    mean = fmean(draws)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(draws) - 1)) * stdev(draws) / sqrt(len(draws))
+    return mean - half, mean + half
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +50,14 @@ class Estimate:
 
 
 def mean_over_groups(
-    value_G: Sequence[float] | Vector, problems: Sequence[Hashable], rng: np.random.Generator, leans: bool = False
+    value_G: Sequence[float] | Vector,
+    problems: Sequence[Hashable],
+    rng: np.random.Generator,
+    lower_bounded: bool = False,
 ) -> Estimate:
-    """The mean of a figure that every group has. `problems`: of each group. leans: see `of_sums`."""
+    """The mean of a figure that every group has. `problems`: of each group. `lower_bounded`: see `of_sums`."""
     terms = np.column_stack([np.asarray(value_G, float), np.ones(len(value_G))])
-    return of_sums(terms, problems, _ratio, rng, leans)
+    return of_sums(terms, problems, _ratio, rng, lower_bounded)
 
 
 def _ratio(sums: Numbers) -> Numbers:
@@ -55,18 +69,18 @@ def of_sums(
     problems: Sequence[Hashable],
     combine: Callable[[Numbers], Numbers],
     rng: np.random.Generator,
-    leans: bool = False,
+    lower_bounded: bool = False,
 ) -> Estimate:
     """A figure that is a function of sums over rows: `combine` of [..., K]. `problems`: of each row.
 
-    leans: it cannot fall below 0, so its distribution has one long tail, for which the interval is corrected.
+    `lower_bounded`: it cannot fall below 0, so its distribution has one long tail, for which the interval is corrected.
     """
     sums_PK = np.array([terms_RK[rows].sum(axis=0) for rows in positions(problems)])
 
     def statistic(drawn: NDArray[np.intp], axis: int = -1) -> Numbers:
         return combine(sums_PK[drawn].sum(axis=-2))
 
-    return _interval(float(combine(terms_RK.sum(axis=0))), len(sums_PK), statistic, rng, RESAMPLES, leans)
+    return _interval(float(combine(terms_RK.sum(axis=0))), len(sums_PK), statistic, rng, RESAMPLES, lower_bounded)
 
 
 def of_rows(
@@ -101,11 +115,11 @@ def _interval(
     statistic: Callable[..., object],
     rng: np.random.Generator,
     resamples: int,
-    leans: bool,
+    lower_bounded: bool,
 ) -> Estimate:
     """The percentile interval over clusters, its level expanded so that it is not too short for a few of them.
 
-    Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 5.3. Of a figure that leans BCa's, where that is
+    Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 5.3. Of a lower-bounded figure BCa's, where that is
     defined: it holds such a truth more often, but on noise it strays from 0.
     """
     if clusters < 2:
@@ -116,7 +130,7 @@ def _interval(
     data = (np.arange(clusters),)
     resampled = stats.bootstrap(data, statistic, n_resamples=resamples, method="percentile", **asked)
     found = resampled.confidence_interval
-    if leans:
+    if lower_bounded:
         with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             asked |= {"n_resamples": 0, "bootstrap_result": resampled}
@@ -141,7 +155,7 @@ def spearman_brown(correlation: float) -> float:
 
 
 def leave_one_out(count_A: Vector) -> NDArray[np.float64]:
-    """The matrix [A, A] that turns mean returns into c3's advantages (METHOD, section 2), by replay counts."""
+    """The matrix [A, A] that turns mean returns into c3's advantages (docs/method.md, section 2), by replay counts."""
     size = len(count_A)
     weights = np.where(np.eye(size, dtype=bool), 0.0, count_A[None, :])
     return np.asarray(np.eye(size) - weights / weights.sum(axis=1, keepdims=True))

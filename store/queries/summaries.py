@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from store.artifacts.artifact import Artifact, Row
@@ -12,6 +13,10 @@ from store.queries.connection import SQL, add_table, shared_tables
 if TYPE_CHECKING:
     import duckdb
 
+CONFIDENCE = 0.95
+"""The level of every interval that C3 states."""
+_DEVIATIONS = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+"""Half the width of a normal distribution's interval, in standard deviations."""
 _FIGURES = SQL / "round_summary.sql"
 _SIGNAL = SQL / "signal_summary.sql"
 
@@ -31,13 +36,17 @@ def round_summary(artifacts: list[Artifact]) -> tuple[Row, list[Row]]:
 
 
 def accuracy_change(before: Artifact, after: Artifact) -> Row:
-    """Return how greedy accuracy changed, paired by problem, with half the width of its 95% interval
-    (accuracy_change.sql).
-    """
+    """Return how greedy accuracy changed, paired by problem, with half the width of its interval (accuracy_change.sql)."""
     with shared_tables((), ()) as connection:
         for name, artifact in (("before", before), ("after", after)):
             add_table(connection, name, "evaluations", [artifact])
+        connection.execute("SET VARIABLE deviations = ?", [_DEVIATIONS])
         return _rows(connection, SQL / "accuracy_change.sql")[0]
+
+
+def accuracy_half_interval(accuracy: float, count: int) -> float:
+    """Return half the width of the interval of an accuracy over `count` scored answers."""
+    return float(_DEVIATIONS * (accuracy * (1 - accuracy) / max(count, 1)) ** 0.5)
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, file: Path) -> list[Row]:

@@ -1,5 +1,5 @@
 -- grain: one row; how greedy accuracy changed between two evaluations of the same problems, paired by problem
--- reads: before, after (evaluations); problems without a reward on either side are left out
+-- reads: before, after (evaluations); variable deviations (half an interval's width, in standard errors); problems without a reward on either side are left out
 with
 paired as (
     select after.reward - before.reward as change
@@ -11,5 +11,5 @@ paired as (
 select
     count(*) as problems,
     avg(change order by change) as change,
-    1.96 * stddev_samp(change order by change) / sqrt(count(*)) as half_interval
+    getvariable('deviations') * stddev_samp(change order by change) / sqrt(count(*)) as half_interval
 from paired

@@ -6,7 +6,7 @@ from its true probabilities and handed to the functions the stage calls.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations_with_replacement, product
@@ -16,8 +16,19 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, kstest
 
+from stages.diagnostics.figure import Figure
 from stages.diagnostics.groups import Alternative, Group
-from stages.diagnostics.metrics import RoleFigures
+from stages.diagnostics.metrics import (
+    RoleGroups,
+    fidelity,
+    influence,
+    pooled_ranks,
+    pooled_rmse,
+    variance,
+    variance_confirmed,
+    variance_parts,
+    wasted_replays,
+)
 from stages.diagnostics.statistics import leave_one_out
 from store.artifacts.artifact import Row
 from tests.support.worlds import Truth, duo
@@ -92,10 +103,15 @@ def sampled(seed: int, problems: int, size: int, replays: int, again: int, deaf:
     ]
 
 
-def told(groups: Sequence[Group], seed: int, *wanted: str) -> dict[str, Row]:
-    """The figures of these methods, by name."""
-    role = RoleFigures("reasoner", groups, last=False, lawful=True, seed=seed)
-    return {row["name"]: row for method in wanted for row in getattr(role, method)()}
+def told(groups: Sequence[Group], seed: int, *wanted: Callable[[RoleGroups], Figure | list[Figure]]) -> dict[str, Row]:
+    """The figures of these functions, by name."""
+    role = RoleGroups("reasoner", groups, is_last=False, obeys_noise_law=True, seed=seed)
+    found = [each for function in wanted for each in _listed(function(role))]
+    return {figure.name: figure.row() for figure in found}
+
+
+def _listed(found: Figure | list[Figure]) -> list[Figure]:
+    return found if isinstance(found, list) else [found]
 
 
 def _returns(chances: np.ndarray, rewards: np.ndarray, replays: int) -> dict[float, float]:
@@ -153,7 +169,9 @@ def assert_covers(name: str, rows: Sequence[Row], truth: float) -> None:
 @pytest.mark.parametrize("problems", [8, 16, 60])
 def test_intervals_of_pairs_hold_the_enumerated_truth_as_often_as_they_say(problems: int) -> None:
     rounds = [sampled(seed, problems, 2, 4, 4) for seed in range(REPEATS)]
-    found = [told(groups, seed, "fidelity", "variance") for seed, groups in enumerate(rounds)]
+    found = [
+        told(groups, seed, fidelity, variance, variance_parts, variance_confirmed) for seed, groups in enumerate(rounds)
+    ]
     signal, noise = true_variances(4)
     truths = {
         "fidelity": true_fidelity(4, 4),
@@ -177,9 +195,14 @@ def test_intervals_over_larger_groups_hold_what_eight_thousand_groups_show(monke
     large = [draw(world()[i % 200], i % 200, np.random.default_rng([9, i]), 4, 2, 4) for i in range(8_000)]
     with monkeypatch.context() as patch:
         patch.setattr("stages.diagnostics.statistics.RESAMPLES_OF_ROWS", 9)  # of the truth no interval is wanted
-        truths = {name: row["value"] for name, row in told(large, 0, "wasted", "fidelity", "pooled").items()}
+        truths = {
+            name: row["value"]
+            for name, row in told(large, 0, wasted_replays, fidelity, pooled_ranks, pooled_rmse).items()
+        }
     rounds = [sampled(seed, 24, 4, 2, 4) for seed in range(REPEATS)]
-    found = [told(groups, seed, "wasted", "fidelity", "pooled") for seed, groups in enumerate(rounds)]
+    found = [
+        told(groups, seed, wasted_replays, fidelity, pooled_ranks, pooled_rmse) for seed, groups in enumerate(rounds)
+    ]
     for name in ("wasted_replays", "fidelity", "pooled_rank", "pooled_slope", "pooled_rmse"):
         assert_covers(name, [rows[name] for rows in found], truths[name])
 
@@ -187,7 +210,7 @@ def test_intervals_over_larger_groups_hold_what_eight_thousand_groups_show(monke
 @pytest.mark.slow
 def test_an_ignored_message_is_found_to_matter_no_more_often_than_it_should() -> None:
     rounds = [sampled(seed, 12, 4, 2, 1, deaf=True) for seed in range(REPEATS)]
-    found = [told(groups, seed, "influence") for seed, groups in enumerate(rounds)]
+    found = [told(groups, seed, influence) for seed, groups in enumerate(rounds)]
     for name in ("influence", "influence_answer"):
         p = np.array([rows[name]["null_p"] for rows in found])
         for level in (0.01, 0.05, 0.1):
@@ -206,14 +229,14 @@ def test_an_ignored_message_is_found_to_matter_no_more_often_than_it_should() ->
 @pytest.mark.slow
 def test_a_message_that_matters_is_found_to() -> None:
     rounds = [sampled(seed, 24, 4, 4, 4) for seed in range(50)]
-    found = [told(groups, seed, "influence")["influence"] for seed, groups in enumerate(rounds)]
+    found = [told(groups, seed, influence)["influence"] for seed, groups in enumerate(rounds)]
     assert sum(row["null_p"] <= 0.05 for row in found) >= 45
     assert np.mean([row["value"] for row in found]) > 0.02
 
 
 @pytest.mark.slow
 def test_on_noise_no_figure_looks_good() -> None:
-    wanted = ("variance", "reliability", "fidelity", "pooled", "influence")
+    wanted = (variance, variance_parts, variance_confirmed, reliability, fidelity, pooled_ranks, pooled_rmse, influence)
     rounds = [sampled(seed, 24, 4, 4, 4, deaf=True) for seed in range(REPEATS)]
     found = [told(groups, seed, *wanted) for seed, groups in enumerate(rounds)]
     signed = ("fidelity", "pooled_rank", "pooled_slope", "variance_signal", "variance_confirmed", "influence")
@@ -248,7 +271,7 @@ def test_an_estimate_that_knows_the_truth_stays_within_the_bounds() -> None:
         words = rng.choice(3, 4, p=problem.pi)
         fresh = [[float(r) for r in rng.choice(problem.rewards, 4, p=problem.outcomes[word])] for word in words]
         exact.append(_knowing(i % 200, (problem.outcomes @ problem.rewards)[words], fresh))
-    rows = told(exact, 0, "fidelity", "pooled")
+    rows = told(exact, 0, fidelity, pooled_ranks, pooled_rmse)
     print({name: (row["value"], row["bound"]) for name, row in rows.items()})
     assert rows["pooled_rmse"]["value"] == pytest.approx(rows["pooled_rmse"]["bound"], rel=0.03)
     assert rows["pooled_slope"]["low"] <= 1 <= rows["pooled_slope"]["high"]
@@ -263,12 +286,12 @@ def test_where_groups_are_alike_the_bound_is_what_the_truth_shows() -> None:
     for i in range(1500):
         q = rng.permutation(np.arange(8.0))
         exact.append(_knowing(i, q, (q[:, None] + rng.normal(0, 4, (8, 6))).tolist()))
-    row = told(exact, 0, "fidelity")["fidelity"]
+    row = told(exact, 0, fidelity)["fidelity"]
     assert row["value"] == pytest.approx(row["bound"], abs=0.02)
     assert 0.6 < row["value"] < 0.95
 
 
 def test_a_few_intervals_of_pairs_hold_the_enumerated_truth() -> None:
     # the same in small, for every run of the tests: 40 repeats
-    found = [told(sampled(seed, 16, 2, 2, 2), seed, "fidelity")["fidelity"] for seed in range(40)]
+    found = [told(sampled(seed, 16, 2, 2, 2), seed, fidelity)["fidelity"] for seed in range(40)]
     assert_covers("fidelity", found, true_fidelity(2, 2))

@@ -23,7 +23,16 @@ from pipeline.steps import DIAGNOSIS, ROUND
 from pipeline.views.diagnose import show_figures
 from stages.base.resources import Resources
 from stages.diagnostics.groups import Alternative, Group, groups_of
-from stages.diagnostics.metrics import ASK_FOR_ONE, ASK_FOR_TWO, LAST_ROLE, NO_GROUP, ONE_EACH, OTHER_ESTIMATOR, figures
+from stages.diagnostics.metrics import (
+    ASK_FOR_ONE,
+    ASK_FOR_TWO,
+    LAST_ROLE,
+    NO_GROUP,
+    ONE_EACH,
+    OTHER_ESTIMATOR,
+    RoleGroups,
+    role_figures,
+)
 from stages.diagnostics.statistics import information, leave_one_out, noise_law, permuted_information, spearman_brown
 from store.artifacts.artifact import Artifact, Row, StageOutput, provisional
 from store.artifacts.writer import open_writer
@@ -58,7 +67,8 @@ def _group(
 
 
 def _told(groups: Sequence[Group], last: bool = False, lawful: bool = True) -> dict[str, Row]:
-    return {row["name"]: row for row in figures("speaker", groups, last, lawful, seed=0)}
+    of = RoleGroups("speaker", groups, last, lawful, seed=0)
+    return {figure.name: figure.row() for figure in role_figures(of)}
 
 
 def test_leave_one_out_is_the_worked_example_of_the_paper() -> None:
