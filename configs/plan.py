@@ -27,7 +27,7 @@ class TreePlan(Section):
     """Terminal evaluations per problem, stated so that a typo in a fanout is caught."""
 
     def check(self, order: Sequence[str]) -> None:
-        """ValueError when the plan does not fit the roles or its own budget."""
+        """Raise ValueError when the plan does not fit the roles or its own budget."""
         if len(self.fanout) != len(order):
             raise ValueError(
                 f"plan.fanout: {len(self.fanout)} fanouts for {len(order)} roles; "
@@ -36,7 +36,7 @@ class TreePlan(Section):
         _check_budget(self.budget, prod(self.fanout), f"fanout {','.join(map(str, self.fanout))}", "plan.fanout")
 
     def fanout_of_round(self, round: int) -> tuple[int, ...]:
-        """The fanouts this round uses."""
+        """Return the fanouts this round uses."""
         if not self.rotate:
             return self.fanout
         shift = (round - 1) % len(self.fanout)
@@ -64,7 +64,7 @@ class ReplayPlan(Section):
     budget: int
 
     def check(self, order: Sequence[str]) -> None:
-        """ValueError when the plan names unknown roles, wastes evaluations, or misses its budget."""
+        """Raise ValueError when the plan names unknown roles, wastes evaluations, or misses its budget."""
         for role, spend in self.roles.items():
             if role not in order:
                 raise ValueError(f"plan.roles.{role}: no role named '{role}'; the roles are {', '.join(order)}")
@@ -78,7 +78,7 @@ class ReplayPlan(Section):
         _check_budget(self.budget, self.evaluations(), "transcripts x (1 + sum(n c - 1))", "plan.roles")
 
     def evaluations(self) -> int:
-        """Terminal evaluations per problem."""
+        """Return the terminal evaluations of one problem."""
         return self.transcripts * (1 + sum(s.alternatives * s.replays - 1 for s in self.roles.values()))
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def placeholders(template: str) -> list[str]:
-    """Names in braces, in order. ValueError on a lone brace or a placeholder that is not a plain name."""
+    """Return the names in braces, in order. ValueError on a lone brace or a placeholder that is not a plain name."""
     names = []
     try:
         fields = list(Formatter().parse(template))

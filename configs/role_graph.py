@@ -10,7 +10,7 @@ Graph = Mapping[str, Sequence[str]]
 
 
 def check_graph(graph: Graph) -> list[str]:
-    """The topological order of a valid role graph; ValueError naming role and cure otherwise.
+    """Return the topological order of a valid role graph; ValueError naming role and cure otherwise.
 
     A graph is valid when every dependency exists, nothing depends on itself, and every role leads to one last role:
     only the last message is scored, so a role that does not reach it could earn nothing but noise.
@@ -35,7 +35,7 @@ def check_graph(graph: Graph) -> list[str]:
 
 
 def topological_order(graph: Graph) -> list[str]:
-    """Roles in the order they speak: dependencies first, ties by config order."""
+    """Return the roles in the order in which they speak: dependencies first, ties by config order."""
     rank = {role: position for position, role in enumerate(graph)}
     sorter = TopologicalSorter(graph)
     try:
@@ -54,7 +54,7 @@ def topological_order(graph: Graph) -> list[str]:
 
 
 def ancestors(graph: Graph, role: str) -> set[str]:
-    """Every role whose message this one may be shown: its dependencies and theirs."""
+    """Return every role whose message this one may be shown: its dependencies and theirs."""
     found: set[str] = set()
     waiting = list(graph[role])
     while waiting:

@@ -35,7 +35,7 @@ class Role(Section):
 
 
 def check_prompts(roles: Sequence[Role]) -> None:
-    """ValueError when a template shows what its role may not see, or hides what it depends on."""
+    """Raise ValueError when a template shows what its role may not see, or hides what it depends on."""
     graph = {role.name: role.depends_on for role in roles}
     if len(graph) < len(roles):
         names = [role.name for role in roles]

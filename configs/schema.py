@@ -146,5 +146,5 @@ class Config(Section):
             raise ValueError("policies: weights is full for some and lora for others; make them the same")
 
     def max_new_tokens(self, role: Role) -> int:
-        """Tokens at most in one message of this role."""
+        """Return how many tokens one message of this role has at most."""
         return role.max_new_tokens or self.sampling.max_new_tokens

@@ -34,7 +34,7 @@ def write_starter(path: Path, preset: str) -> None:
 
 
 def _every_key() -> str:
-    """All keys with defaults, as comments."""
+    """Return all keys with defaults, as comments."""
     lines = ["", "# ---- every key with its default and meaning; uncomment what you change ----"]
     for name, field in Config.model_fields.items():
         for kind in _sections(field):
@@ -45,7 +45,7 @@ def _every_key() -> str:
 
 
 def _sections(field: FieldInfo) -> list[type[Section]]:
-    """The section types a field can hold: itself, or each member of a union."""
+    """Return the section types a field can hold: itself, or each member of a union."""
     found: list[type[Section]] = []
     waiting: list[Any] = [field.annotation]
     while waiting:
@@ -58,7 +58,7 @@ def _sections(field: FieldInfo) -> list[type[Section]]:
 
 
 def _meanings(kind: type[Section]) -> dict[str, str]:
-    """The text below each key in a section's source. Read here, because every command would wait for pydantic to read it."""
+    """Return the text below each key in a section's source. Read here, because every command would wait for pydantic to read it."""
     meanings: dict[str, str] = {}
     for section in reversed(kind.__mro__[: kind.__mro__.index(Section)]):
         body = ast.parse(inspect.getsource(section)).body[0]

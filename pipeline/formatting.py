@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 def number(value: float | None) -> str:
-    """Four significant digits; NULL where it is unknown."""
+    """Return a number with four significant digits; NULL where it is unknown."""
     return "NULL" if value is None else f"{value:.4g}"
 
 
 def signed(value: float | None) -> str:
-    """The same with its sign."""
+    """Return a number with four significant digits and its sign; NULL where it is unknown."""
     return "NULL" if value is None else f"{value:+.4g}" if value else "0"

@@ -36,7 +36,7 @@ from store.disk.ids import context_id, decision_id, state_id
 
 
 def imported(path: Path) -> Stage[Job]:
-    """The rollout stage that takes its messages from a file."""
+    """Return the rollout stage that takes its messages from a file."""
 
     def config_slice(job: Job) -> dict[str, Any]:
         return {
@@ -65,7 +65,7 @@ class _Reader:
         self._codec = codec
 
     def read(self) -> tuple[list[Row], list[Row]]:
-        """Transcript and decision rows of every episode in the file."""
+        """Return transcript and decision rows of every episode in the file."""
         transcripts: list[Row] = []
         decisions: list[Row] = []
         episodes: defaultdict[str, int] = defaultdict(int)

@@ -64,7 +64,7 @@ def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
 
 
 def trained(part: Part, job: Job, learner: Learner, group: ProcessGroup) -> StageOutput:
-    """One part, as one process of the crew makes it: all make the same rows and weights."""
+    """Make one part in one process of the group: all make the same rows and weights."""
     from stages.training.trainer import Trainer
 
     examples = build_examples(job)
@@ -98,7 +98,7 @@ def _spearman_brown(trainer: Trainer, mine: Sequence[Minibatch], steps: int) -> 
 def _measured(
     trainer: Trainer, job: Job, examples: Sequence[TrainingExample], steps: Sequence[Minibatch]
 ) -> dict[str, Sequence[Row]]:
-    """What is known before the first step. UpdateError when the rows cannot be of the weights that are loaded."""
+    """Return what is known before the first step. UpdateError when the rows cannot be of the weights that are loaded."""
     untrained = [name for name, adapter in job.weights.adapters.items() if adapter.directory is None]
     trainer.measure(steps[: job.config.update.minibatches], examples, untrained)
     learned = [example for example in examples if example.skipped is None]
@@ -110,7 +110,7 @@ def _measured(
 
 
 def _start(part: Part, job: Job) -> PolicyVersion:
-    """The weights this part goes on from: the part before it, or the frozen policy."""
+    """Return the weights this part goes on from: the part before it, or the frozen policy."""
     if part.index == 0:
         return job.weights
     return policy_in(job.output / part_name(part.index - 1), job.weights.base, list(job.config.policies))
@@ -126,7 +126,7 @@ def _write_weights(trainer: Trainer, folder: Path) -> None:
 
 
 def _trained_row(example: TrainingExample, trainer: Trainer) -> Row:
-    """What became of one alternative, and how far engine and trainer are apart on it."""
+    """Return what became of one alternative, and how far engine and trainer are apart on it."""
     policy, behaviour = trainer.old_logprobs.get(example.row.decision_id), example.behaviour_logprobs
     both = zip(policy, behaviour, strict=True) if policy is not None and behaviour is not None else ()
     gap = [abs(ours - theirs) for ours, theirs in both]

@@ -36,12 +36,12 @@ def request_replays(session: Session, replays: int | None) -> str:
 
 
 def figures_of(artifact: Artifact) -> list[Row]:
-    """The figures, role by role."""
+    """Return the figures, role by role."""
     return artifact.rows("diagnostics")
 
 
 def as_json(session: Session, artifact: Artifact) -> dict[str, Any]:
-    """The same as plain data."""
+    """Return the figures as plain data for JSON."""
     return {
         **session.round.label,
         "independent_replays": session.resolver.independent_replays,

@@ -17,7 +17,7 @@ from store.queries.export import exported
 
 
 def preference_pairs(resolver: StepResolver, role: str | None) -> Iterator[Row]:
-    """Best against worst alternative of every state whose returns differ, as TRL's DPO trainer loads it.
+    """Yield the best against the worst alternative of every state whose returns differ, as TRL's DPO trainer loads it.
 
     `prompt` is the text of exactly the stored context, chat template and all: the model's tokenizer, called as it comes, makes
     those token ids of it. `chosen` and `rejected` are the messages without their end token, which TRL adds (also to one that
@@ -34,7 +34,7 @@ def preference_pairs(resolver: StepResolver, role: str | None) -> Iterator[Row]:
 
 
 def episodes(resolver: StepResolver, source: str | None) -> Iterator[Row]:
-    """Every terminal evaluation with its messages by role: the form that `c3 import` reads."""
+    """Yield every terminal evaluation with its messages by role: the form that `c3 import` reads."""
     for row in exported(stored_artifacts(resolver, ("problems", *CREDITED_STEPS)), "episodes", {"source": source}):
         messages = row.pop("messages")
         row["messages"] = {
@@ -45,7 +45,7 @@ def episodes(resolver: StepResolver, source: str | None) -> Iterator[Row]:
 
 
 def write_lines(rows: Iterable[Row], output: Path | None) -> int:
-    """One JSON object a line, in a file or on standard output; how many."""
+    """Write one JSON object a line, in a file or on standard output; return how many."""
     count = 0
     with writing(output or Path("standard output")):
         opened = output.open("w", encoding="utf-8") if output else nullcontext(sys.stdout)

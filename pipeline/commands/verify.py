@@ -55,7 +55,7 @@ def verify(layout: Layout, run: str | None = None) -> Iterator[tuple[Reference |
 
 
 def look_through(layout: Layout, run: str) -> Iterator[Reference | Finding]:
-    """What a run's records refer to, and those of them that are corrupt or gone."""
+    """Yield what a run's records refer to, and those of them that are corrupt or gone."""
     try:
         if RunRecord.load(layout, run) is None:
             problem = f"{layout.run_record(run)}: is missing"
@@ -83,7 +83,7 @@ def look_through(layout: Layout, run: str) -> Iterator[Reference | Finding]:
 
 
 def _halves(error: StoreError) -> tuple[str, str]:
-    """An error's line as what is wrong and the cure."""
+    """Split an error's line into what is wrong and the cure."""
     problem, _, cure = str(error).partition("; ")
     return problem, cure
 
@@ -103,7 +103,7 @@ def _cure(reference: Reference) -> str:
 
 
 def problem_of(layout: Layout, reference: Reference) -> str | None:
-    """What is wrong with one artifact, as one line."""
+    """Return what is wrong with one artifact, as one line."""
     artifact = load_manifest(layout, reference.stage, reference.key)
     if artifact is None:
         return corruption_at(layout, reference.stage, reference.key)
@@ -125,7 +125,7 @@ def problem_of(layout: Layout, reference: Reference) -> str | None:
 
 
 def _broken_rule(layout: Layout, reference: Reference, artifact: Artifact, inputs: dict[str, Artifact]) -> str | None:
-    """The first SQL check, or step of the lineage, that does not hold."""
+    """Return the first SQL check, or step of the lineage, that does not hold."""
     step = step_named(reference.step)
     try:
         round = load_round(layout, RoundRef(reference.run, reference.round, reference.variant))
@@ -149,7 +149,7 @@ def _broken_rule(layout: Layout, reference: Reference, artifact: Artifact, input
 
 
 def _made_otherwise(job: Job, steps: Iterable[Step], artifacts: Iterable[Artifact]) -> bool:
-    """Whether some of these were made under another configuration than the round's now."""
+    """Return whether some of these were made under another configuration than the round's now."""
     stages = {step.stage.name: step.stage for step in steps}
     for artifact in artifacts:
         made_under = artifact.manifest.get("cache_key_inputs", {}).get("config")
@@ -164,7 +164,7 @@ def _made_otherwise(job: Job, steps: Iterable[Step], artifacts: Iterable[Artifac
 
 
 def _lost_policy(round: Round, samples: Iterable[Artifact]) -> str | None:
-    """Why the policy that these were sampled by cannot be followed to the update that made it; None: it can.
+    """Return why the policy that these were sampled by cannot be followed to the update that made it; None: it can.
 
     An untrained policy was made by none. One that the round before has since been drawn or made again without is no corruption:
     `c3 status` calls the round stale.
@@ -190,12 +190,12 @@ def _lost_policy(round: Round, samples: Iterable[Artifact]) -> str | None:
 
 
 def _of_no_weights() -> PolicyVersion:
-    """A stand-in for jobs that are only looked at."""
+    """Return a stand-in for jobs that are only looked at."""
     return PolicyVersion("unread", "unread", {}, None)
 
 
 def _upstream(layout: Layout, artifacts: object) -> list[Artifact]:
-    """Everything that these were made from, and that from, each once."""
+    """Return everything that these were made from, and that from, each once."""
     found: dict[tuple[str, str], Artifact] = {}
     waiting = list(artifacts)  # type: ignore[call-overload]
     while waiting:

@@ -25,7 +25,7 @@ class Limits:
         return None if self._seconds is None else self._seconds - (time.monotonic() - self._started)
 
     def check(self) -> None:
-        """LimitReachedError when a cap is reached."""
+        """Raise LimitReachedError when a cap is reached."""
         elapsed = time.monotonic() - self._started
         if self._seconds is not None and elapsed >= self._seconds:
             raise LimitReachedError(f"stopped after {elapsed:.0f} s, as --max-seconds {self._seconds:g} asks; {GO_ON}")

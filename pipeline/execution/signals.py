@@ -47,7 +47,7 @@ _listening: list[threading.Thread] = []
 
 
 def was_interrupted() -> bool:
-    """Whether one of the signals was heard, and the words said."""
+    """Return whether one of the signals was heard, and the words said."""
     return _said.is_set()
 
 

@@ -272,7 +272,7 @@ def _close(kept: ExitStack) -> None:
 
 
 def _flow_settings() -> AbstractContextManager[object]:
-    """Prefect's settings where a flow runs: as they are, but for a server of this command's own."""
+    """Return Prefect's settings where a flow runs: as they are, but for a server of this command's own."""
     if not is_temporary():
         return nullcontext()
     # the thread of a flow's heartbeats ends up to a second after the flow, and nobody asks such a server about them

@@ -26,7 +26,7 @@ TEMPORARY_LOG = "temporary-server.log"
 
 
 def server_url(layout: Layout) -> str | None:
-    """The API address of a server that is there to be used, or None."""
+    """Return the API address of a server that is there to be used, or None."""
     configured = prefect_api_url()
     if configured is not None:
         return configured
@@ -58,7 +58,7 @@ def use_lasting(layout: Layout) -> None:
 
 
 def _start_temporary(layout: Layout) -> tuple[str, subprocess.Popen[bytes]]:
-    """A server of this command's own, on a free port of this machine."""
+    """Start a server of this command's own, on a free port of this machine; return its address and process."""
     if _temporary:
         return _temporary[0]
     with socket.socket() as free:
@@ -82,7 +82,7 @@ def _start_temporary(layout: Layout) -> tuple[str, subprocess.Popen[bytes]]:
 
 
 def is_temporary() -> bool:
-    """Whether this process talks to a server of its own, which ends with it."""
+    """Return whether this process talks to a server of its own, which ends with it."""
     return bool(_temporary)
 
 

@@ -14,7 +14,7 @@ from configs.schema import WorkersConfig
 
 
 def task_runner(workers: WorkersConfig) -> Any:
-    """The runner that the configuration asks for. ConfigError naming the extra when its library is not installed."""
+    """Return the runner that the configuration asks for. ConfigError naming the extra when its library is not installed."""
     if workers.runner == "dask":
         return _dask(workers)
     if workers.runner == "ray":

@@ -47,7 +47,7 @@ def wanted_config(layout: Layout, ref: RoundRef, source: str | None, overrides: 
 
 
 def heldout_overlap(config: Config) -> tuple[int, int] | None:
-    """Held-out problems that are trained on too (equal by normalised text), and all of them; None without held-out ones."""
+    """Return held-out problems that are trained on too (equal by normalised text), and all of them; None without held-out ones."""
     if config.evaluate.problems is None:
         return None
     heldout = load_problems(config.evaluate.problems)
@@ -101,7 +101,7 @@ def _planned(layout: Layout, state: StepState, entry: StepRecord | None) -> Plan
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
-    """Where two keys' parts differ, as "a.b: old -> new"."""
+    """Return where two keys' parts differ, as "a.b: old -> new"."""
     if isinstance(before, dict) and isinstance(after, dict):
         found = []
         for name in sorted({*before, *after}):

@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from configs.errors import StoreError
-from pipeline.trackers.protocol import Figure, Line
+from pipeline.trackers.protocol import Figure, TrackedRun
 
 _TAG = "c3_line"
 _METRICS, _PARAMETERS, _LONGEST = 1000, 100, 500
@@ -31,10 +31,10 @@ class MlflowTracker:
         """Server or database, and experiment."""
         return f"mlflow {self._client.tracking_uri} {self._experiment}"
 
-    def tell(self, line: Line, chapter: str, figures: Sequence[Figure]) -> None:
+    def log(self, tracked: TrackedRun, log_key: str, figures: Sequence[Figure]) -> None:
         """Metrics. Told again, MLflow shows the later value and keeps both."""
         try:
-            run = self._run_of(line)
+            run = self._run_of(tracked)
             now = int(time.time() * 1000)
             metrics = [Metric(figure.name, figure.value, now, figure.at) for figure in figures]
             for start in range(0, len(metrics), _METRICS):
@@ -43,21 +43,21 @@ class MlflowTracker:
         except MlflowException as error:
             raise StoreError(f"MLflow: {_one_line(error)}") from error
 
-    def _run_of(self, line: Line) -> str:
+    def _run_of(self, tracked: TrackedRun) -> str:
         experiment = self._client.get_experiment_by_name(self._experiment)
         within = experiment.experiment_id if experiment else self._client.create_experiment(self._experiment)
-        found = self._client.search_runs([within], f"tags.{_TAG} = '{line.id}'", max_results=1)
+        found = self._client.search_runs([within], f"tags.{_TAG} = '{tracked.id}'", max_results=1)
         if found:
             return str(found[0].info.run_id)
-        run = str(self._client.create_run(within, run_name=line.name, tags={_TAG: line.id}).info.run_id)
-        parameters = [Param(key, value[:_LONGEST]) for key, value in _flat(line.config)]
+        run = str(self._client.create_run(within, run_name=tracked.name, tags={_TAG: tracked.id}).info.run_id)
+        parameters = [Param(key, value[:_LONGEST]) for key, value in _flat(tracked.config)]
         for start in range(0, len(parameters), _PARAMETERS):
             self._client.log_batch(run, params=parameters[start : start + _PARAMETERS])
         return run
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys; a list of named tables (roles) is entered by name."""
+    """Yield dotted keys; a list of named tables (roles) is entered by name."""
     if isinstance(value, Mapping):
         for name, below in value.items():
             yield from _flat(below, f"{path}.{name}" if path else name)

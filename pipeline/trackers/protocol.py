@@ -1,4 +1,4 @@
-"""What every tracker is: told the figures of one finished round, or of one evaluation."""
+"""What every tracker is: something that logs the figures of one finished round, or of one evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TrackedRun:
     """The main line of a run, or a variant of it: what a tracker calls a run."""
 
     id: str
@@ -36,13 +36,13 @@ class Line:
 
 
 class Tracker(Protocol):
-    """Raises StoreError when it cannot be told."""
+    """Log figures. Raises StoreError when it cannot be reached."""
 
     @property
     def destination(self) -> str:
-        """Where it keeps what it is told: two with the same are one."""
+        """Where it keeps what it logs: two with the same are one."""
         ...
 
-    def tell(self, line: Line, chapter: str, figures: Sequence[Figure]) -> None:
-        """Keep a chapter ("round-00003"), in place of what was told of it before where the library can forget."""
+    def log(self, tracked: TrackedRun, log_key: str, figures: Sequence[Figure]) -> None:
+        """Log figures under a key ("round-00003"), in place of what was logged under it before where the library can forget."""
         ...

@@ -1,8 +1,8 @@
-"""Tracking: the figures of what is finished, told to TensorBoard, W&B or MLflow where the configuration asks for it.
+"""Log the figures of what is finished to TensorBoard, W&B or MLflow where the configuration asks for it.
 
-The tables are the truth and hold all of it. A chapter (a round, an evaluation) is told once to each destination, whether it
-was made just now or was there; again only when the rows behind it came out otherwise. A tracker that cannot be told stops
-nothing: the same command tells it later.
+The tables are the truth and hold all of it. A round or an evaluation is logged once to each destination, whether it was
+made just now or was there; again only when the rows behind it came out otherwise. A tracker that cannot be reached stops
+nothing: the same command logs it later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from configs.errors import ConfigError, StoreError
 from configs.schema import Config
 from pipeline.rounds.round import Round, load_round
-from pipeline.trackers.protocol import Figure, Line, Tracker
+from pipeline.trackers.protocol import Figure, TrackedRun, Tracker
 from store.artifacts.artifact import Artifact, Row
 from store.artifacts.step_timing import timed_steps
 from store.disk.hashing import digest
@@ -36,7 +36,7 @@ STEP_FIGURES = (
 
 
 def check_trackers(config: Config) -> None:
-    """ConfigError naming the extra when the library of a tracker that is asked for is not installed."""
+    """Raise ConfigError naming the extra when the library of a tracker that is asked for is not installed."""
     for name in config.tracking.to:
         if find_spec(name) is None:
             raise ConfigError(
@@ -45,40 +45,45 @@ def check_trackers(config: Config) -> None:
 
 
 def log_round(round: Round, artifacts: Mapping[str, Artifact], summary: Row | None, signal: Sequence[Row]) -> list[str]:
-    """Tell of a round that has run to its update: a line for each tracker that could not be told."""
+    """Log a round that has run to its update; return a line for each tracker that could not be reached."""
     if not round.config.tracking.to or "update" not in artifacts:
         return []
     before = sum(_steps_of(round, number) for number in range(1, round.ref.round))
     content = digest([before, {name: artifact.digest for name, artifact in artifacts.items()}])
     figures = _round_figures(round, before, artifacts["update"], summary, signal)
-    return _tell(round, f"round-{round.ref.round:05d}", content, figures)
+    return _log(round, f"round-{round.ref.round:05d}", content, figures)
 
 
 def log_evaluation(round: Round, evaluations: Artifact, accuracy: float, truncated: int, unscored: int) -> list[str]:
-    """Tell of the evaluation after a round."""
+    """Log the evaluation after a round; return a line for each tracker that could not be reached."""
     found: list[tuple[str, float]] = [("evaluation/truncated", truncated), ("evaluation/unscored", unscored)]
     if accuracy == accuracy:  # NaN: nothing could be graded
         found.append(("evaluation/accuracy", accuracy))
     figures = [Figure(name, value, "round", round.ref.round) for name, value in found]
-    return _tell(round, f"evaluation-{round.ref.round:05d}", evaluations.digest, figures)
+    return _log(round, f"evaluation-{round.ref.round:05d}", evaluations.digest, figures)
 
 
-def _tell(round: Round, chapter: str, content: str, figures: Sequence[Figure]) -> list[str]:
-    """Each destination that was not told of this content yet. Content, not figures: a sum's last bit may differ."""
+def _log(round: Round, log_key: str, content: str, figures: Sequence[Figure]) -> list[str]:
+    """Log figures to each destination that has not logged this content yet; return a line for each that could not.
+
+    Content is compared, not figures: a sum's last bit may differ.
+    """
     place = (round.layout, round.ref.run, round.ref.variant)
-    untold = []
+    unlogged = []
     for name in round.config.tracking.to:
         tracker = _tracker(name, round)
-        if logged_digest(*place, tracker.destination, chapter) == content:
+        if logged_digest(*place, tracker.destination, log_key) == content:
             continue
-        line = Line(tracked_run_id(*place), round.ref.run, round.ref.variant, round.config.model_dump(mode="json"))
+        tracked = TrackedRun(
+            tracked_run_id(*place), round.ref.run, round.ref.variant, round.config.model_dump(mode="json")
+        )
         try:
-            tracker.tell(line, chapter, figures)
+            tracker.log(tracked, log_key, figures)
         except StoreError as error:
-            untold.append(f"{name} was not told of {chapter}: {error}; run the same command again to tell it")
+            unlogged.append(f"{name} did not log {log_key}: {error}; run the same command again to log it")
             continue
-        record_logged(*place, tracker.destination, chapter, content)
-    return untold
+        record_logged(*place, tracker.destination, log_key, content)
+    return unlogged
 
 
 def _round_figures(
@@ -103,7 +108,7 @@ def _round_figures(
 
 
 def _steps_of(round: Round, number: int) -> int:
-    """Optimiser steps of an earlier round, as its configuration has them."""
+    """Return optimiser steps of an earlier round, as its configuration has them."""
     update = load_round(round.layout, replace(round.ref, round=number)).config.update
     return update.epochs * update.minibatches
 

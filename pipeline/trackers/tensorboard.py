@@ -10,7 +10,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from pipeline.trackers.protocol import Figure, Line
+from pipeline.trackers.protocol import Figure, TrackedRun
 from store.disk.atomic import writing
 
 
@@ -25,14 +25,14 @@ class TensorBoardTracker:
         """The folder."""
         return f"tensorboard {self._folder.resolve()}"
 
-    def tell(self, line: Line, chapter: str, figures: Sequence[Figure]) -> None:
-        """One file, named after the chapter; an earlier one of that name goes."""
-        folder = self._folder / line.run / line.variant
+    def log(self, tracked: TrackedRun, log_key: str, figures: Sequence[Figure]) -> None:
+        """One file, named after the log_key; an earlier one of that name goes."""
+        folder = self._folder / tracked.run / tracked.variant
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for earlier in folder.glob(f"events.out.tfevents.*.{chapter}"):
+            for earlier in folder.glob(f"events.out.tfevents.*.{log_key}"):
                 earlier.unlink()
-            writer = EventFileWriter(str(folder), filename_suffix=f".{chapter}")
+            writer = EventFileWriter(str(folder), filename_suffix=f".{log_key}")
             for figure in figures:
                 summary = scalar_pb(figure.name, figure.value)
                 writer.add_event(Event(wall_time=time.time(), step=figure.at, summary=summary))

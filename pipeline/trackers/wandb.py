@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import wandb
 
 from configs.errors import StoreError
-from pipeline.trackers.protocol import Figure, Line
+from pipeline.trackers.protocol import Figure, TrackedRun
 
 
 class WandbTracker:
@@ -21,14 +21,14 @@ class WandbTracker:
         """The project."""
         return f"wandb {self._project}"
 
-    def tell(self, line: Line, chapter: str, figures: Sequence[Figure]) -> None:
+    def log(self, tracked: TrackedRun, log_key: str, figures: Sequence[Figure]) -> None:
         """Each figure over its own axis. Told again, W&B keeps both points."""
         try:
             run = wandb.init(
                 project=self._project,
-                id=line.id,
-                name=line.name,
-                config=dict(line.config),
+                id=tracked.id,
+                name=tracked.name,
+                config=dict(tracked.config),
                 allow_val_change=True,
                 resume="allow",
                 settings=wandb.Settings(console="off", silent=True),

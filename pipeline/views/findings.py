@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def show_findings(console: Console, results: Sequence[tuple[Reference | None, Finding | None]]) -> bool:
-    """What verification found; True when all is well."""
+    """Print what verification found; return True when all is well."""
     findings = list(dict.fromkeys(finding for _, finding in results if finding is not None))
     for finding in findings:
         console.print(f"[bold]{finding.place}[/bold]: {finding.problem}\n  {finding.cure}", soft_wrap=True)
@@ -27,7 +27,7 @@ def show_findings(console: Console, results: Sequence[tuple[Reference | None, Fi
 
 
 def show_checks(console: Console, found: Iterable[Checked]) -> bool:
-    """A line per thing looked at, as it is found. Whether all is good."""
+    """Print a line per thing looked at, as it is found; return whether all is good."""
     good = True
     for checked in found:
         mark = "[green]ok [/]" if checked.good else "[red]bad[/]"

@@ -24,7 +24,7 @@ class RateColumn(ProgressColumn):
     """Finished units per second."""
 
     def render(self, task: Task) -> Text:
-        """The rate, empty until there is one."""
+        """Return the rate, empty until there is one."""
         return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
 

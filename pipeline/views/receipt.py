@@ -59,7 +59,7 @@ def show_steps(console: Console, reports: Sequence[StepReport]) -> None:
 
 
 def retrying(report: StepReport) -> str:
-    """What a retry of missing rewards came to, in one line; empty when there was none."""
+    """Return what a retry of missing rewards came to, in one line; empty when there was none."""
     retried, now_scored = (report.usage.get(name, 0) + report.saved.get(name, 0) for name in ("retried", "now_scored"))
     if report.reused or not retried:
         return ""
@@ -93,7 +93,7 @@ def _outcome(report: StepReport) -> str:
 
 
 def saving(reports: Sequence[StepReport]) -> str:
-    """What reuse saved, in one line; empty when nothing was reused."""
+    """Return what reuse saved, in one line; empty when nothing was reused."""
     tokens = sum(report.saved.get("new_tokens", 0) + report.saved.get("prompt_tokens", 0) for report in reports)
     seconds = sum(report.saved_seconds for report in reports)
     parts = sum(report.parts_reused for report in reports)

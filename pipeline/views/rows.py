@@ -56,7 +56,7 @@ def write_json(value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON knows it: decimals are numbers, NaN and infinity are null, what it has no word for is text."""
+    """Return a value as JSON knows it: decimals are numbers, NaN and infinity are null, what it has no word for is text."""
     if isinstance(value, dict):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

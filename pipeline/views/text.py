@@ -13,7 +13,7 @@ WIDTH = 80
 
 
 def replay_lines(index: int, replay: Page) -> Iterator[str]:
-    """How one continuation went on and what it earned."""
+    """Yield how one continuation went on and what it earned."""
     reward = f"no reward ({replay['error']})" if replay["reward"] is None else f"reward {number(replay['reward'])}"
     reason = f": {one_line(replay['reason'])}" if replay["reason"] else ""
     cut = " (cut at its token limit)" if replay["truncated"] else ""
@@ -24,12 +24,12 @@ def replay_lines(index: int, replay: Page) -> Iterator[str]:
 
 
 def one_line(text: str | None) -> str:
-    """A message on one line, its control characters visible."""
+    """Return a message on one line, its control characters visible."""
     return _printable(" ".join((text or "").split()))
 
 
 def wrapped(text: Any, indent: str = "", later: str | None = None) -> Iterator[str]:
-    """Wrapped to the width, line by line of the text; an empty line stays one."""
+    """Yield a text wrapped to the width, line by line; an empty line stays one."""
     first = indent
     for line in str(text).splitlines() or [""]:
         options: dict[str, Any] = {"subsequent_indent": indent if later is None else later}
@@ -38,5 +38,5 @@ def wrapped(text: Any, indent: str = "", later: str | None = None) -> Iterator[s
 
 
 def _printable(line: str) -> str:
-    """Control characters made visible: a message must not move the reader's cursor."""
+    """Return a text with its control characters made visible: a message must not move the reader's cursor."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line.expandtabs(4))

@@ -24,7 +24,7 @@ class Continuation:
     fanout_below: tuple[int, ...]
 
     def paths(self, start: DrawPath) -> list[list[DrawPath]]:
-        """The decisions made under `start`, one list per depth, each in order."""
+        """Return the decisions made under `start`, one list per depth, each in order."""
         if not self.first_draws:
             return []
         levels = [[(*start, draw) for draw in self.first_draws]]
@@ -51,15 +51,15 @@ class DrawTree:
         return len(self.roles)
 
     def transcript_paths(self) -> list[DrawPath]:
-        """The last decisions of the rollout's transcripts."""
+        """Return the last decisions of the rollout's transcripts."""
         return [(draw, *([0] * (self.depth - 1))) for draw in range(self.transcripts)]
 
     def is_logged(self, path: DrawPath) -> bool:
-        """Whether a transcript of the rollout took this decision, or passed through the state it leads to."""
+        """Return whether a transcript of the rollout took this decision, or passed through the state it leads to."""
         return not path or (path[0] < self.transcripts and not any(path[1:]))
 
     def new_draws(self, state: DrawPath) -> list[int]:
-        """The draws that the sample stage adds at a logged state."""
+        """Return the draws that the sample stage adds at a logged state."""
         count = self.siblings[len(state)]
         if state:
             return list(range(1, count))
@@ -67,7 +67,7 @@ class DrawTree:
         return list(range(self.transcripts, self.transcripts + self.transcripts * (count - 1)))
 
     def continuation(self, alternative: DrawPath) -> Continuation | None:
-        """How the replay stage continues an alternative; None when the rollout's own ending is all it gets."""
+        """Return how the replay stage continues an alternative; None when the rollout's own ending is all it gets."""
         at = len(alternative) - 1
         logged = self.is_logged(alternative)
         below = self.depth - at - 1
@@ -82,7 +82,7 @@ class DrawTree:
         return Continuation(tuple(range(self.replays[at])), (1,) * (below - 1))
 
     def credited(self, alternative: DrawPath, leaf: DrawPath) -> list[DrawPath]:
-        """The decisions whose return a replay's evaluation counts towards.
+        """Return the decisions whose return a replay's evaluation counts towards.
 
         In a tree every message above a leaf; where continuations do not branch, only the alternative under test.
         """
@@ -91,12 +91,12 @@ class DrawTree:
         return [alternative]
 
     def new_alternatives(self) -> list[DrawPath]:
-        """Every decision of the sample stage, state by state."""
+        """Return every decision of the sample stage, state by state."""
         states = sorted({path[:end] for path in self.transcript_paths() for end in range(self.depth)}, key=_by_depth)
         return [(*state, draw) for state in states for draw in self.new_draws(state)]
 
     def spending(self) -> list[Row]:
-        """What one problem costs, per stage and role (schema: store.queries.connection.SPENDING), by counting the draws."""
+        """Return what one problem costs, per stage and role (schema: store.queries.connection.SPENDING), by counting the draws."""
         logged = [path[:end] for path in self.transcript_paths() for end in range(1, self.depth + 1)]
         sampled = self.new_alternatives()
         continued = [
@@ -126,12 +126,12 @@ class DrawTree:
         return rows
 
     def ablatable_roles(self) -> list[str]:
-        """The roles without which a state can be replayed: those that get credit, the last aside (nobody would answer)."""
+        """Return the roles without which a state can be replayed: those that get credit, the last aside (nobody would answer)."""
         without = {*self.uncredited(), self.roles[-1]}
         return [role for role in self.roles if role not in without]
 
     def ablated_spending(self, replays: int) -> list[Row]:
-        """What one problem costs when every state of those roles is replayed so often without its message (same schema)."""
+        """Return what one problem costs when every state of those roles is replayed so often without its message (schema: SPENDING)."""
         removed = [depth for depth, role in enumerate(self.roles) if role in self.ablatable_roles()]
         return [
             {
@@ -147,7 +147,7 @@ class DrawTree:
         ]
 
     def _states_at(self, depth: int) -> int:
-        """States of a problem at which the role of that depth (from 0) has its alternatives."""
+        """Return states of a problem at which the role of that depth (from 0) has its alternatives."""
         if depth == 0:
             return 1
         return self.transcripts * (prod(self.siblings[1:depth]) if self.replays is None else 1)
@@ -158,7 +158,7 @@ class DrawTree:
         return self.replays[depth - 1]
 
     def uncredited(self) -> list[str]:
-        """Roles that get no credit this round: one draw at each of their states."""
+        """Return roles that get no credit this round: one draw at each of their states."""
         return [
             role
             for depth, role in enumerate(self.roles)
@@ -167,7 +167,7 @@ class DrawTree:
 
 
 def draw_tree(plan: PlanConfig, roles: Sequence[str], round: int) -> DrawTree:
-    """The tree that a plan spends its budget on in this round."""
+    """Return the tree that a plan spends its budget on in this round."""
     order = tuple(roles)
     if isinstance(plan, TreePlan):
         fanout = plan.fanout_of_round(round)

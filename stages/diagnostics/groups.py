@@ -63,11 +63,11 @@ class Group:
         return len(self.alternatives) >= 2 and not np.isnan(self.advantage_A).any()
 
     def replayed(self, times: int) -> bool:
-        """Whether each has so many independent replays."""
+        """Return whether each has so many independent replays."""
         return all(len(alternative.independent_replays) >= times for alternative in self.alternatives)
 
     def continued(self, times: int) -> bool:
-        """Whether each has so many independent continuations of the round's own."""
+        """Return whether each has so many independent continuations of the round's own."""
         return all(len(alternative.replays) >= times for alternative in self.alternatives)
 
     @property
@@ -77,7 +77,7 @@ class Group:
 
 
 def groups_of(alternatives: Iterable[Row], units: Iterable[Row]) -> Mapping[str, Sequence[Group]]:
-    """The groups of each role. Rows as the files in store/sql/diagnose give them, in their order."""
+    """Return the groups of each role. Rows as the files in store/sql/diagnose give them, in their order."""
     continued: defaultdict[str, list[Row]] = defaultdict(list)
     for unit in units:
         continued[unit["decision_id"]].append(unit)
@@ -112,7 +112,7 @@ def split_half(replays_A: Sequence[Sequence[float]]) -> float:
 
 
 def noise_inside(group: Group) -> float | None:
-    """What replay noise adds to the group's Var_j A_j, by the law; None where no alternative has two replays to tell."""
+    """Return what replay noise adds to the group's Var_j A_j, by the law; None where no alternative has two replays to tell."""
     counts = np.array([alternative.replay_count for alternative in group.alternatives], float)
     variances = _variances(group)
     if variances is None:
@@ -122,7 +122,7 @@ def noise_inside(group: Group) -> float | None:
 
 
 def _variances(group: Group) -> Vector | None:
-    """s_j^2 of one continuation of each alternative; an alternative with one only is given the group's."""
+    """Return s_j^2 of one continuation of each alternative; an alternative with one only is given the group's."""
     # where the round's replays branch, an independent one (which does not) varies more than they do
     own = any(alternative.branches for alternative in group.alternatives)
     seen = [each.replays if own else (*each.replays, *each.independent_replays) for each in group.alternatives]
@@ -134,7 +134,7 @@ def _variances(group: Group) -> Vector | None:
 
 
 def target_noise(used: Sequence[Group]) -> float | None:
-    """Root of the mean variance of independent Q - V by the law: the RMSE of an estimate that is exact."""
+    """Return the root of the mean variance of independent Q - V by the law: the RMSE of an estimate that is exact."""
     found = []
     for group in used:
         if not group.replayed(2):
@@ -146,7 +146,7 @@ def target_noise(used: Sequence[Group]) -> float | None:
 
 
 def outcome_table(group: Group, which: int) -> Numbers:
-    """How often each alternative (row) had each outcome (column)."""
+    """Return how often each alternative (row) had each outcome (column)."""
     pairs = [(j, outcome[which]) for j, each in enumerate(group.alternatives) for outcome in each.outcomes]
     kinds = {outcome: code for code, outcome in enumerate(dict.fromkeys(outcome for _, outcome in pairs))}
     found: Numbers = stats.contingency.crosstab([j for j, _ in pairs], [kinds[outcome] for _, outcome in pairs]).count
@@ -154,5 +154,5 @@ def outcome_table(group: Group, which: int) -> Numbers:
 
 
 def _mean(rewards: Sequence[float]) -> float:
-    """Whatever the order, equal rewards give equal means: a tie stays a tie."""
+    """Return the mean. Whatever the order, equal rewards give equal means: a tie stays a tie."""
     return rewards[0] if min(rewards) == max(rewards) else fmean(rewards)

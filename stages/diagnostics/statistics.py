@@ -55,7 +55,7 @@ def mean_over_groups(
     rng: np.random.Generator,
     lower_bounded: bool = False,
 ) -> Estimate:
-    """The mean of a figure that every group has. `problems`: of each group. `lower_bounded`: see `of_sums`."""
+    """Return the mean of a figure that every group has. `problems`: of each group. `lower_bounded`: see `of_sums`."""
     terms = np.column_stack([np.asarray(value_G, float), np.ones(len(value_G))])
     return of_sums(terms, problems, _ratio, rng, lower_bounded)
 
@@ -71,7 +71,7 @@ def of_sums(
     rng: np.random.Generator,
     lower_bounded: bool = False,
 ) -> Estimate:
-    """A figure that is a function of sums over rows: `combine` of [..., K]. `problems`: of each row.
+    """Return a figure that is a function of sums over rows: `combine` of [..., K]. `problems`: of each row.
 
     `lower_bounded`: it cannot fall below 0, so its distribution has one long tail, for which the interval is corrected.
     """
@@ -86,7 +86,7 @@ def of_sums(
 def of_rows(
     problems: Sequence[Hashable], statistic: Callable[[NDArray[np.intp]], Numbers], rng: np.random.Generator
 ) -> Estimate:
-    """Any other figure: `statistic` is given the positions [..., N] of the rows it is over."""
+    """Return any other figure: `statistic` is given the positions [..., N] of the rows it is over."""
     of_problem = positions(problems)
 
     def resampled(drawn: NDArray[np.intp], axis: int = -1) -> Numbers:
@@ -102,7 +102,7 @@ def of_rows(
 
 
 def positions(problems: Sequence[Hashable]) -> list[NDArray[np.intp]]:
-    """The rows of each problem, problems in the order in which they first come."""
+    """Return the rows of each problem, problems in the order in which they first come."""
     found: dict[Hashable, list[int]] = {}
     for row, problem in enumerate(problems):
         found.setdefault(problem, []).append(row)
@@ -117,7 +117,7 @@ def _interval(
     resamples: int,
     lower_bounded: bool,
 ) -> Estimate:
-    """The percentile interval over clusters, its level expanded so that it is not too short for a few of them.
+    """Return the percentile interval over clusters, its level expanded so that it is not too short for a few of them.
 
     Hesterberg 2015, "What Teachers Should Know About the Bootstrap", section 5.3. Of a lower-bounded figure BCa's, where that is
     defined: it holds such a truth more often, but on noise it strays from 0.
@@ -141,7 +141,7 @@ def _interval(
 
 
 def rank_correlation(a: Numbers, b: Numbers) -> Numbers:
-    """Spearman's, over the last axis. NaN where one side never varies."""
+    """Return Spearman's rank correlation over the last axis. NaN where one side never varies."""
     ranks_a, ranks_b = (stats.rankdata(side, axis=-1) - (side.shape[-1] + 1) / 2 for side in (a, b))
     scale = np.sqrt((ranks_a**2).sum(axis=-1) * (ranks_b**2).sum(axis=-1))
     nothing = np.full_like(scale, nan)
@@ -149,20 +149,20 @@ def rank_correlation(a: Numbers, b: Numbers) -> Numbers:
 
 
 def spearman_brown(correlation: float) -> float:
-    """Spearman-Brown: the reliability of a whole, from the correlation of its halves. Halves that disagree show none: 0."""
+    """Return the reliability of a whole by Spearman and Brown, from the correlation of its halves. Halves that disagree show none: 0."""
     half = max(correlation, 0.0)
     return 2 * half / (1 + half)
 
 
 def leave_one_out(count_A: Vector) -> NDArray[np.float64]:
-    """The matrix [A, A] that turns mean returns into c3's advantages (docs/method.md, section 2), by replay counts."""
+    """Return the matrix [A, A] that turns mean returns into c3's advantages (docs/method.md, section 2), by replay counts."""
     size = len(count_A)
     weights = np.where(np.eye(size, dtype=bool), 0.0, count_A[None, :])
     return np.asarray(np.eye(size) - weights / weights.sum(axis=1, keepdims=True))
 
 
 def noise_law(count_A: Vector, variance_A: Vector) -> tuple[Vector, float]:
-    """What replay noise adds to each advantage's variance [A], and to Var_j A_j (ddof 0) inside the group.
+    """Return what replay noise adds to each advantage's variance [A], and to Var_j A_j (ddof 0) inside the group.
 
         Var(A_j) = v_j + sum_{k != j} (c_k / (C - c_j))^2 v_k,    v_k = Var(Q_k) = s_k^2 / c_k
 
@@ -174,7 +174,7 @@ def noise_law(count_A: Vector, variance_A: Vector) -> tuple[Vector, float]:
 
 
 def information(table: Numbers) -> float:
-    """Mutual information of rows and columns of counts [A, Y], in nats, with the Miller-Madow correction.
+    """Return the mutual information of rows and columns of counts [A, Y], in nats, with the Miller-Madow correction.
 
     I = H(A) + H(Y) - H(A, Y), each entropy plus (cells that occur - 1) / 2N. Below 0 where there is less than chance
     would show.
@@ -183,14 +183,14 @@ def information(table: Numbers) -> float:
 
 
 def _entropy(counts: Numbers) -> Numbers:
-    """Of the last axis, corrected."""
+    """Return the entropy of counts over the last axis, Miller-Madow corrected."""
     total = counts.sum(axis=-1, keepdims=True)
     plain = special.entr(counts / total).sum(axis=-1)
     return np.asarray(plain + ((counts > 0).sum(axis=-1) - 1) / (2 * total[..., 0]))
 
 
 def permuted_information(table_AY: Numbers, rng: np.random.Generator) -> Vector:
-    """The same, when outcomes are dealt out to the alternatives at random: PERMUTATIONS draws.
+    """Return the mutual information [PERMUTATIONS] when outcomes are dealt out to the alternatives at random.
 
     Dealing keeps the sums of rows and columns, and tables of given sums are what scipy.stats.random_table draws.
     """

@@ -25,7 +25,7 @@ def clipped_policy_gradient(
     ratio: Literal["token", "sequence"] = "token",
     dual_clip: float | None = None,
 ) -> PolicyLoss:
-    """The loss of one message with one advantage.
+    """Return the loss of one message with one advantage.
 
     `policy_logprob_T` [T]: log-probs under the weights being trained; `old_logprob_T` [T]: under the weights before the
     first step (a constant). "token": one ratio per token; "sequence": one per message, the paper's formula. `dual_clip`:

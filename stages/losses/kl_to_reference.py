@@ -19,7 +19,7 @@ KlEstimator = Literal["k1", "k2", "k3"]
 def kl_to_reference(
     policy_logprob_T: torch.Tensor, reference_logprob_T: torch.Tensor, estimator: KlEstimator
 ) -> torch.Tensor:
-    """Per token [T], in nats. `reference_logprob_T` is a constant."""
+    """Return the KL to the reference per token [T], in nats. `reference_logprob_T` is a constant."""
     difference_T = policy_logprob_T - reference_logprob_T
     if estimator == "k1":
         return difference_T

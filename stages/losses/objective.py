@@ -47,7 +47,7 @@ def objective(
     against: LossReferences,
     advantage: float,
 ) -> Objective:
-    """The formula above for one message with one advantage."""
+    """Return the formula above for one message with one advantage."""
     policy = _policy_loss(config, policy_logprob_T, against.old_logprob_T, advantage)
     loss_T = policy.loss_T
     if config.truncated_importance is not None:

@@ -23,7 +23,7 @@ Reduction = Literal["role_token_mean", "token_mean", "sequence_mean", "constant"
 def token_weights(
     messages: Sequence[tuple[str, int]], reduction: Reduction, constant_tokens: int | None = None
 ) -> list[float]:
-    """One weight per message (role, number of tokens). `constant_tokens`: the fixed number that "constant" needs."""
+    """Return one weight per message (role, number of tokens). `constant_tokens`: the fixed number that "constant" needs."""
     if reduction == "token_mean":
         total = sum(tokens for _, tokens in messages)
         return [1.0 / total for _ in messages]

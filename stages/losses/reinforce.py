@@ -14,6 +14,6 @@ from stages.losses.protocol import PolicyLoss
 
 
 def reinforce(policy_logprob_T: torch.Tensor, old_logprob_T: torch.Tensor, advantage: float) -> PolicyLoss:
-    """The loss of one message with one advantage. `old_logprob_T` [T] serves the measured ratio only."""
+    """Return the loss of one message with one advantage. `old_logprob_T` [T] serves the measured ratio only."""
     ratio_T = (policy_logprob_T.detach() - old_logprob_T).exp()
     return PolicyLoss(-advantage * policy_logprob_T, ratio_T, torch.zeros_like(ratio_T, dtype=torch.bool))

@@ -13,5 +13,5 @@ import torch
 
 
 def truncated_importance(old_logprob_T: torch.Tensor, behaviour_logprob_T: torch.Tensor, cap: float) -> torch.Tensor:
-    """Weights [T], constants: no gradient flows through them."""
+    """Return importance weights [T], constants: no gradient flows through them."""
     return (old_logprob_T - behaviour_logprob_T).exp().clamp(max=cap).detach()

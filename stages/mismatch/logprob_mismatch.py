@@ -27,7 +27,7 @@ _BOUND = {"float32": 0.002, "bfloat16": 0.2}
 
 
 def reject_off_policy_rows(job: Job) -> None:
-    """UpdateError when a row was sampled by a policy version that this update may not learn from."""
+    """Raise UpdateError when a row was sampled by a policy version that this update may not learn from."""
     lag = job.config.update.max_version_lag
     known = (job.weights.version, *job.weights.earlier[:lag])
     strangers = [row for row in job.rows("advantages") if row["policy_version"] not in known]
@@ -41,7 +41,7 @@ def reject_off_policy_rows(job: Job) -> None:
 
 
 def logprob_mismatch(examples: Sequence[TrainingExample], trainer: Mapping[str, Sequence[float]]) -> list[Row]:
-    """Per role, and policy version that sampled, how far engine and trainer are apart (schema: GAPS).
+    """Return, per role and policy version that sampled, how far engine and trainer are apart (schema: LOGPROB_MISMATCH).
 
     `trainer`: its log-probs per token by decision, before the first step. Rows without one of the two are not measured.
     """
@@ -87,7 +87,7 @@ def _figures(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Row:
 
 
 def mismatch_bound(config: Config, dtype: str) -> float:
-    """Nats per token that engine and trainer may be apart on average. `dtype`: the coarser of the two."""
+    """Return how many nats per token engine and trainer may be apart on average. `dtype`: the coarser of the two."""
     asked = config.update.max_logprob_mismatch
     return _BOUND[dtype] if asked == "auto" else asked
 
@@ -122,12 +122,12 @@ def check_mismatch(
 
 
 def _unexplained(gap: float, explained: float) -> float:
-    """What is left of a gap after truncation that was stated."""
+    """Return what is left of a gap after truncation that was stated."""
     return gap - min(max(gap, 0.0), explained)
 
 
 def _causes(gap: Sequence[float]) -> str:
-    """The likely causes, the likeliest first: truncation only ever makes what is sampled look likelier."""
+    """Return the likely causes, the likeliest first: truncation only ever makes what is sampled look likelier."""
     truncated = "the engine truncated its sampling (top_p, top_k) without saying so"
     others = (
         "the rows were sampled with another adapter or base model, or engine and trainer compute in different dtypes"

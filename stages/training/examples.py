@@ -44,7 +44,7 @@ class Minibatch:
 
 
 def build_examples(job: Job) -> list[TrainingExample]:
-    """Every alternative of the advantages table as a lesson, in the table's order."""
+    """Return every alternative of the advantages table as a training example, in the table's order."""
     decisions = {row["decision_id"]: row for row in job.rows("decisions")}
     contexts = {row["state_id"]: row for row in job.rows("contexts")}
     return [
@@ -90,7 +90,7 @@ def _lesson(job: Job, credit: Row, decision: Row, context: Row | None) -> Traini
 
 
 def make_minibatches(job: Job, examples: Sequence[TrainingExample]) -> list[Minibatch]:
-    """The optimiser steps: per epoch the problems are shuffled by the seed and dealt to `minibatches` steps.
+    """Return the minibatches: per epoch the problems are shuffled by the seed and dealt to `minibatches` steps.
 
     A problem's lessons stay together, so that what shares a context is trained together.
     """

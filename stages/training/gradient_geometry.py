@@ -36,12 +36,12 @@ class Geometry:
     """float64."""
 
     def length(self, estimator: str) -> float:
-        """Of its gradient."""
+        """Return the length of an estimator's gradient."""
         place = self.estimators.index(estimator)
         return float(self.product_EE[place, place].clamp(min=0).sqrt())
 
     def cosine(self, estimator: str, other: str) -> float | None:
-        """Of the angle between two gradients; None where one of them is 0."""
+        """Return the cosine of the angle between two gradients; None where one of them is 0."""
         lengths = self.length(estimator) * self.length(other)
         output = self.product_EE[self.estimators.index(estimator), self.estimators.index(other)]
         return float(output) / lengths if lengths else None
@@ -50,7 +50,7 @@ class Geometry:
 def gradient_geometry(
     config: Config, learner: Learner, examples: Sequence[TrainingExample], credit: Mapping[str, Credit]
 ) -> tuple[dict[str, Geometry], Geometry]:
-    """By role, and of the whole team. `learner`: loaded and prepared for these lessons; `credit`: by estimator."""
+    """Return the gradients' geometry by role, and of the whole team. `learner`: loaded and prepared for these examples; `credit`: by estimator."""
     plain = config.update.model_copy(
         update={"kl": config.update.kl.model_copy(update={"coefficient": 0.0}), "entropy_coefficient": 0.0}
     )
@@ -72,7 +72,7 @@ def gradient_geometry(
 
 
 def _weights(config: UpdateConfig, examples: Sequence[TrainingExample], credit: Credit) -> dict[str, float]:
-    """Decision -> its weight, of those that the estimator defines."""
+    """Return decision -> its weight, of those that the estimator defines."""
     defined = [example for example in examples if credit.get(example.row.decision_id) is not None]
     sizes = [(example.role, len(example.row.token_ids)) for example in defined]
     found = token_weights(sizes, config.reduction, config.constant_tokens)
@@ -106,7 +106,7 @@ def _gradients(
 
 
 def _loss(config: UpdateConfig, example: TrainingExample, scored: Scored, advantage: float) -> torch.Tensor:
-    """The message's policy loss where the weights are those that the ratio is measured against."""
+    """Return the message's policy loss where the weights are those that the ratio is measured against."""
     now_T = scored.logprob_T.detach()
     behaviour = example.behaviour_logprobs
     sampled_T = None if behaviour is None else torch.tensor(behaviour, dtype=now_T.dtype, device=now_T.device)
@@ -115,7 +115,7 @@ def _loss(config: UpdateConfig, example: TrainingExample, scored: Scored, advant
 
 
 def _taken(parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
-    """What a backward pass left in the parameters [P], which are cleared."""
+    """Return what a backward pass left in the parameters [P], which are cleared."""
     pieces = []
     for parameter in parameters:
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -49,7 +49,7 @@ class _Answer:
 def train_together(
     train: Callable[[Part, Job, Learner, ProcessGroup], StageOutput], part: Part, job: Job
 ) -> StageOutput:
-    """The part as `update.processes` processes make it; `train` is a function of a module, which each of them calls.
+    """Make a part with `update.processes` processes; `train` is a function of a module, which each of them calls.
 
     Raises what went wrong in one of them; UpdateError when there are fewer GPUs, or one ended without saying why.
     """
@@ -110,7 +110,7 @@ def _device(config: Config) -> str:
 
 
 def _environment(count: int, config: Config) -> dict[str, str]:
-    """What accelerate reads in each process. Threads are the learner's to set; it only wants to see some."""
+    """Return what accelerate reads in each process. Threads are the learner's to set; it only wants to see some."""
     threads = 1 if isinstance(config.engine, ScriptedEngineConfig) else config.engine.threads
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -17,7 +17,7 @@ from configs.training import ScheduleConfig
 
 
 def rate_share(schedule: ScheduleConfig, round: int, step: int, steps: int) -> float:
-    """The share of the learning rate in optimiser step `step` (from 1) of the `steps` of a round (from 1)."""
+    """Return the share of the learning rate in optimiser step `step` (from 1) of the `steps` of a round (from 1)."""
     if schedule.rounds is None:
         return 1.0
     if schedule.every == "round":

@@ -49,7 +49,7 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def descend(self, share: float) -> dict[str, tuple[float, float]]:
-        """Clip each policy's gradient and step with this share of its rate; norm before clipping and rate used.
+        """Clip each policy's gradient and step with this share of its rate; return the norm before clipping and the rate used.
 
         UpdateError when a gradient is not finite.
         """

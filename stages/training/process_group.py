@@ -25,11 +25,11 @@ class ProcessGroup(Protocol):
     """The processes of one update, as one of them sees it."""
 
     def share(self, rows: Sequence[TrainRow]) -> list[TrainRow]:
-        """The rows that are this process's to compute, in their order; each row is exactly one process's."""
+        """Return the rows that are this process's to compute, in their order; each row is exactly one process's."""
         ...
 
     def gather(self, found: Any) -> list[Any]:
-        """What every process found, the first one's first; the same list in each."""
+        """Return what every process found, the first one's first; the same list in each."""
         ...
 
     def all_reduce(self, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -41,11 +41,11 @@ class SingleProcess:
     """A crew of one. Implements Crew."""
 
     def share(self, rows: Sequence[TrainRow]) -> list[TrainRow]:
-        """All of them."""
+        """Return all of them."""
         return list(rows)
 
     def gather(self, found: Any) -> list[Any]:
-        """This process's."""
+        """Return this process's."""
         return [found]
 
     def all_reduce(self, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -60,11 +60,11 @@ class Distributed:
         self.index: int = self._state.process_index
 
     def share(self, rows: Sequence[TrainRow]) -> list[TrainRow]:
-        """Whole contexts, as `shares` deals them."""
+        """Return this process's rows: whole contexts, as `shares` deals them."""
         return shares(rows, self._state.num_processes)[self.index]
 
     def gather(self, found: Any) -> list[Any]:
-        """From all processes."""
+        """Return what all processes found, by gathering it."""
         return list(gather_object([found]))
 
     def all_reduce(self, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -93,7 +93,7 @@ class Distributed:
 
 
 def shares(rows: Sequence[TrainRow], count: int) -> list[list[TrainRow]]:
-    """Rows for each of so many processes. Contexts stay whole, so that what siblings share is computed once.
+    """Return the rows for each of `count` processes. Contexts stay whole, so that what siblings share is computed once.
 
     The longest context (its own tokens and its messages') goes first, each to whoever has least to do.
     """

@@ -81,7 +81,7 @@ class Trainer:
                 self.reference_logprobs[row["decision_id"]] = row["reference_logprobs"]
 
     def step(self, plan: Minibatch, steps: int) -> list[Row]:
-        """One optimiser step, of `steps` in the round, on the plan's lessons; figures per role (schema: STEPS)."""
+        """Take one optimiser step, of `steps` in the round, on a minibatch; return figures per role (schema: STEPS)."""
         weights = token_weights(
             [(example.role, len(example.row.token_ids)) for example in plan.examples],
             self._update.reduction,
@@ -101,7 +101,7 @@ class Trainer:
         return [_closed_figures(row, *norms[row["policy"]]) for row in figures.values()]
 
     def _batches(self, examples: Sequence[TrainingExample]) -> list[list[TrainRow]]:
-        """Micro-batches of this process's share of what moves something, policy by policy; its roles share them.
+        """Yield micro-batches of this process's share of what moves something, policy by policy; its roles share them.
 
         A row whose advantage is exactly 0 moves nothing where the advantage is all of the loss: nothing is computed for
         it, and it stays in every denominator.
@@ -161,7 +161,7 @@ class Trainer:
 
 
 def _figures(loss: torch.Tensor, result: Objective) -> torch.Tensor:
-    """A message's weighted loss and, in the order of `_SUMMED`, its sums; in float64, which holds each exactly."""
+    """Return a message's weighted loss and, in the order of `_SUMMED`, its sums; in float64, which holds each exactly."""
     sums = (getattr(result, of).sum() for of in _SUMMED.values())
     return torch.stack([figure.detach().double() for figure in (loss, *sums)])
 
@@ -174,7 +174,7 @@ def _add(figures: Row, tokens: int, found: Sequence[float]) -> None:
 
 
 def _added(of_all: Sequence[dict[str, Row]]) -> dict[str, Row]:
-    """The figures of all processes as one: sums by role."""
+    """Return the figures of all processes as one: sums by role."""
     summed = ("rows", "tokens", "loss", *_SUMMED)
     return {
         role: {**row, **{name: sum(figures[role][name] for figures in of_all) for name in summed}}
@@ -188,6 +188,6 @@ def _empty_figures(plan: Minibatch, role: str, policy: str) -> Row:
 
 
 def _closed_figures(row: Row, norm: float, rate: float) -> Row:
-    """Sums over tokens become means; NULL where nothing moved."""
+    """Turn sums over tokens into means; NULL where nothing moved."""
     means = {name: row[name] / row["tokens"] if row["tokens"] else None for name in _SUMMED}
     return {**row, **means, "gradient_norm": norm, "learning_rate": rate}

@@ -11,7 +11,7 @@ _ROUND = ("transcripts", "replays", "rewards", "decisions", "advantages")
 
 
 def diagnosed_rows(round: Sequence[Artifact], independent_replays: Sequence[Artifact]) -> Mapping[str, list[Row]]:
-    """The rows of each file in sql/diagnose, by its name: alternatives, units and distribution.
+    """Return the rows of each file in sql/diagnose, by its name: alternatives, units and distribution.
 
     `round`: what holds its transcripts, replays, rewards, decisions and advantages. `independent_replays`: what holds the
     independent replays and their rewards.
