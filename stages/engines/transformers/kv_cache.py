@@ -9,11 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, Cache
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
-from transformers.masking_utils import sdpa_mask
-
-from stages.models.grouped_attention import GROUPED_ATTENTION, grouped_attention
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -61,7 +58,3 @@ def _spread(states: torch.Tensor, row_B: torch.Tensor, length: int, room: int) -
     spread = states.new_empty((len(row_B), states.shape[1], length + room, states.shape[3]))
     spread[:, :, :length] = states[row_B, :, :length]
     return spread
-
-
-AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
-AttentionMaskInterface.register(GROUPED_ATTENTION, sdpa_mask)
