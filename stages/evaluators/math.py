@@ -28,6 +28,7 @@ from configs.errors import ConfigError
 from stages.evaluators.protocol import Grade
 from stages.evaluators.quoting import quote, storable
 from stages.problem_sources.protocol import Problem
+from stages.runtime.child_processes import child_search_path
 
 SECONDS = 20
 """For one answer, a hundred times what the slowest of MATH-500 takes: lateness is a hang, not a slow
@@ -101,7 +102,7 @@ class _Child:
     def __init__(self) -> None:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, json.dumps(sys.path)],
+            [sys.executable, "-c", _CHILD, json.dumps(child_search_path())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
