@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.rounds.round import Scope
+    from pipeline.commands.session import RoundOptions
 
 app = typer.Typer(
     help="Contextual counterfactual credit assignment for teams of language models, as cached stages.",
@@ -46,7 +46,9 @@ class Source(StrEnum):
 
 Store = Annotated[Path | None, typer.Option(help="Where runs and artifacts lie (default: C3_STORE, or c3-store).")]
 Run = Annotated[str, typer.Option("--run", help="Name of the run.")]
-Round = Annotated[int, typer.Option("--round", min=1, help="Round, counted from 1.")]
+RoundNumber = Annotated[int, typer.Option("--round", min=1, help="Round, counted from 1.")]
+AfterRound = Annotated[int, typer.Option("--round", min=0, help="After which round; 0: the untrained team.")]
+LatestRound = Annotated[int | None, typer.Option("--round", min=1, help="Round; the latest credited one by default.")]
 ConfigSource = Annotated[
     str | None, typer.Option("--config", help="A TOML file or a preset; recorded with the run. Default: c3.toml.")
 ]
@@ -64,8 +66,11 @@ Output = Annotated[Path | None, typer.Option(help="File to write; standard outpu
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
+_NOTHING_TO_RETRY = "no reward is missing, so none is graded again"
+
+
 @app.callback()
-def _options(
+def _before(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options before the command hold for every command."""
@@ -73,7 +78,7 @@ def _options(
 
 @run_app.command("iteration")
 def run_iteration(
-    round: Round,
+    round: RoundNumber,
     run: Run = "default",
     config: ConfigSource = None,
     set: Overrides = None,
@@ -89,30 +94,31 @@ def run_iteration(
     workers: Workers = None,
     store: Store = None,
 ) -> None:
-    """One round: collect, credit, update. What is there is reused.
+    """Run one round: collect, credit, update. What is there is reused.
 
     Roll out, freeze, sample, replay, grade, credit, update.
     """
     from pipeline.commands import run as commands
+    from pipeline.commands.session import configure_session
     from pipeline.rounds.plan import heldout_overlap
-    from pipeline.views.plan import show_notes, show_overlap
+    from pipeline.rounds.warnings import config_warnings
+    from pipeline.views.plan import show_overlap, show_warnings
     from pipeline.views.progress import ProgressBars
     from pipeline.views.receipt import show_round
     from pipeline.views.status import show_stale
 
-    scope = _scope(store, run, round, variant)
-    commands.settle_config(scope, config, set or [])
-    commands.settle_redraw(scope, draw_set)
-    if retry_unscored and not commands.settle_retry(scope):
-        typer.echo("no reward is missing, so none is graded again")
-    commands.limit(max_seconds, max_evaluations)
-    commands.employ(scope, workers)
     console = _console()
-    show_notes(console, scope.config)
-    if commands.has_work(scope, until):
-        show_overlap(console, heldout_overlap(scope.config))
-    show_round(console, commands.run_iteration(scope, ProgressBars(console), until, rerun_from))
-    show_stale(console, scope)
+    options = _options(store, run, round, variant, config, set, workers, max_seconds, max_evaluations)
+    session = configure_session(options, ProgressBars(console))
+    commands.request_draw_set(session, draw_set)
+    if retry_unscored and not commands.request_retry(session):
+        typer.echo(_NOTHING_TO_RETRY)
+    show_warnings(console, config_warnings(session.round.config))
+    if commands.has_work(session, until):
+        show_overlap(console, heldout_overlap(session.round.config))
+    result = commands.run_iteration(session, until, rerun_from)
+    show_round(console, result)
+    show_stale(console, result.stale)
 
 
 @run_app.command("training")
@@ -128,42 +134,33 @@ def run_training(
     workers: Workers = None,
     store: Store = None,
 ) -> None:
-    """Round after round, with greedy evaluations where configured."""
-    from pipeline.commands import run as commands
-    from pipeline.rounds.plan import heldout_overlap
-    from pipeline.views.plan import show_notes, show_overlap
+    """Run round after round, with greedy evaluations where configured."""
+    from pipeline.commands.training import Training
+    from pipeline.rounds.warnings import config_warnings
+    from pipeline.views.plan import show_overlap, show_warnings
     from pipeline.views.progress import ProgressBars
-    from pipeline.views.receipt import show_round
     from pipeline.views.status import show_stale
-    from pipeline.views.training import show_evaluation, show_training
+    from pipeline.views.training import show_result, show_training
 
     console = _console()
-    commands.limit(max_seconds, max_evaluations)
+    options = _options(store, run, 1, variant, config, set, workers, max_seconds, max_evaluations)
+    context = None
     for seed in _seeds(seeds):
-        name = commands.seeded_run(run, seed)
-        overrides = [*(set or []), *([f"seed={seed}"] if seed is not None else [])]
-        first = _scope(store, name, 1, variant)
-        commands.settle_config(first, config, overrides)
-        commands.employ(first, workers)
-        show_notes(console, first.config)
-        show_overlap(console, heldout_overlap(first.config))
-        results, evaluations = [], []
-        for number in range(rounds + 1):
-            scope = _scope(store, name, number, variant)
-            if number:
-                results.append(commands.run_iteration(scope, ProgressBars(console)))
-                show_round(console, results[-1])
-            if commands.evaluates(scope, last=rounds):
-                evaluations.append(commands.run_evaluation(scope, ProgressBars(console)))
-                show_evaluation(console, evaluations[-1])
-        show_training(console, results, evaluations)
-        show_stale(console, scope)
+        training = Training(options, rounds, seed, ProgressBars(console), context)
+        context = training.context  # the caps are the command's
+        show_warnings(console, config_warnings(training.config))
+        show_overlap(console, training.overlap)
+        for result in training.run():
+            show_result(console, result)
+        summary = training.summary()
+        show_training(console, summary)
+        show_stale(console, summary.stale)
 
 
 @run_app.command("stage")
 def run_stage(
     stage: Annotated[str, typer.Argument(help="rollout, freeze, sample, replay, grade, advantages, update, ...")],
-    round: Round,
+    round: RoundNumber,
     run: Run = "default",
     config: ConfigSource = None,
     set: Overrides = None,
@@ -172,68 +169,71 @@ def run_stage(
     workers: Workers = None,
     store: Store = None,
 ) -> None:
-    """One stage of a round; the stages before it must have run."""
+    """Run one stage of a round; the stages before it must have run."""
     from pipeline.commands import run as commands
-    from pipeline.views.plan import show_notes
+    from pipeline.commands.session import configure_session
+    from pipeline.rounds.warnings import config_warnings
+    from pipeline.views.plan import show_warnings
     from pipeline.views.progress import ProgressBars
-    from pipeline.views.receipt import show_steps, show_untold
+    from pipeline.views.receipt import show_steps, show_unlogged
     from pipeline.views.status import show_stale
 
-    scope = _scope(store, run, round, variant)
-    commands.known_stage(stage)
-    commands.settle_config(scope, config, set or [], stage)
-    if retry_unscored and not commands.settle_retry(scope, stage):
-        typer.echo("no reward is missing, so none is graded again")
-    commands.employ(scope, workers)
     console = _console()
-    show_notes(console, scope.config)
-    reports, untold = commands.run_stage(scope, stage, ProgressBars(console))
+    commands.check_stage(stage)
+    session = configure_session(
+        _options(store, run, round, variant, config, set, workers), ProgressBars(console), stage
+    )
+    if retry_unscored and not commands.request_retry(session, stage):
+        typer.echo(_NOTHING_TO_RETRY)
+    show_warnings(console, config_warnings(session.round.config))
+    reports, unlogged = commands.run_stage(session, stage)
     show_steps(console, reports)
-    show_untold(console, untold)
-    show_stale(console, scope)
+    show_unlogged(console, unlogged)
+    show_stale(console, commands.later_stale(session))
 
 
 @run_app.command("evaluation")
 def run_evaluation(
-    round: Annotated[int, typer.Option("--round", min=0, help="After which round; 0: the untrained team.")],
+    round: AfterRound,
     run: Run = "default",
     config: ConfigSource = None,
     set: Overrides = None,
     variant: VariantName = "main",
     store: Store = None,
 ) -> None:
-    """Greedy answers on the configured held-out problems."""
+    """Answer the configured held-out problems greedily."""
     from pipeline.commands import run as commands
+    from pipeline.commands.session import configure_session
     from pipeline.views.progress import ProgressBars
     from pipeline.views.training import show_evaluation
 
-    scope = _scope(store, run, round, variant)
-    commands.settle_config(scope, config, set or [])
-    commands.employ(scope, None)
     console = _console()
-    show_evaluation(console, commands.run_evaluation(scope, ProgressBars(console)))
+    session = configure_session(_options(store, run, round, variant, config, set), ProgressBars(console))
+    show_evaluation(console, commands.run_evaluation(session))
 
 
 @app.command()
 def plan(
-    round: Round = 1,
+    round: RoundNumber = 1,
     run: Run = "default",
     config: ConfigSource = None,
     set: Overrides = None,
     variant: VariantName = "main",
     store: Store = None,
 ) -> None:
-    """What a round will cost, and which of its steps are there. Runs and records nothing."""
-    from pipeline.rounds import plan as planning
-    from pipeline.views.plan import show_cost, show_notes, show_overlap, show_plan_steps
+    """Show what a round will cost, and which of its steps are there. Runs and records nothing."""
+    from pipeline.commands.session import planned_round
+    from pipeline.rounds.cost import round_cost
+    from pipeline.rounds.plan import heldout_overlap, plan_steps
+    from pipeline.rounds.warnings import config_warnings
+    from pipeline.views.plan import show_cost, show_overlap, show_plan_steps, show_warnings
 
-    scope = _scope(store, run, round, variant)
-    wanted = planning.wanted_config(scope, config, set or [])
+    planned = planned_round(_options(store, run, round, variant, config, set))
     console = _console()
-    show_cost(console, planning.round_cost(wanted, round))
-    show_notes(console, wanted)
-    show_overlap(console, planning.heldout_overlap(wanted))
-    show_plan_steps(console, planning.plan_steps(scope, wanted))
+    show_cost(console, round_cost(planned.config, round))
+    show_warnings(console, config_warnings(planned.config))
+    show_overlap(console, heldout_overlap(planned.config))
+    show_plan_steps(console, plan_steps(planned))
 
 
 @app.command()
@@ -249,23 +249,24 @@ def doctor(
     Reachable, the right model, adapters can be loaded, the same log-probs as the trainer.
     """
     from pipeline.commands.doctor import examine
-    from pipeline.rounds.plan import wanted_config
+    from pipeline.commands.session import planned_round
+    from pipeline.rounds.policy import policy_after
     from pipeline.views.findings import show_checks
 
-    scope = _scope(store, run, max(round, 1))
-    wanted = wanted_config(scope, config, set or [])
-    policy = scope.under(wanted).policy_after if round else None
-    if not show_checks(_console(), examine(wanted, policy)):
+    planned = planned_round(_options(store, run, round, "main", config, set))
+    policy = policy_after(planned) if round else None
+    if not show_checks(_console(), examine(planned.config, policy)):
         raise typer.Exit(4)
 
 
 @app.command()
 def status(run: Annotated[str | None, typer.Option(help="Only this run.")] = None, store: Store = None) -> None:
-    """Rounds by stages. ok: made in this round; reuse: taken from another that asked for the same; part: begun."""
-    from pipeline.rounds.status import standings
+    """Show rounds by stages. ok: made in this round; reuse: taken from another that asked for the same; part: begun."""
+    from pipeline.rounds.status import round_statuses
     from pipeline.views.status import show_status
+    from store.disk.layout import Layout
 
-    show_status(_console(), standings(_store(store), run))
+    show_status(_console(), round_statuses(Layout(_store(store)), run))
 
 
 @app.command()
@@ -283,7 +284,7 @@ def sql(
 
 @app.command()
 def compare(
-    round: Round,
+    round: RoundNumber,
     run: Run = "default",
     variant: VariantName = "main",
     gradients: Annotated[
@@ -293,53 +294,56 @@ def compare(
     json: AsJson = False,
     store: Store = None,
 ) -> None:
-    """Every estimator on a round's stored samples, side by side. Generates nothing."""
-    from pipeline.commands import compare as comparing
+    """Compare every estimator on what a round has stored. Generates nothing."""
+    from pipeline.commands.compare import as_json, compare, compare_gradients
+    from pipeline.commands.session import open_session
     from pipeline.views.compare import show_comparison, show_gradients
 
-    scope = _scope(store, run, round, variant)
-    found = comparing.compare(scope)
-    pairs = comparing.compare_gradients(scope) if gradients else None
+    session = open_session(_options(store, run, round, variant))
+    found = compare(session)
+    pairs = compare_gradients(session) if gradients else None
     if json:
-        _print_json(comparing.as_json(scope, found, pairs))
+        _print_json(as_json(session, found, pairs))
         return
     console = _console()
-    show_comparison(console, scope, found)
+    show_comparison(console, session.round, found)
     if pairs is not None:
         show_gradients(console, pairs)
 
 
 @app.command()
 def diagnose(
-    round: Round,
+    round: RoundNumber,
     run: Run = "default",
     variant: VariantName = "main",
     replays: Annotated[
         int | None,
-        typer.Option(min=0, help="Independent replays of each message to buy (default: as asked before; 0 at first)."),
+        typer.Option(
+            min=0, help="Independent replays of each message to spend (default: as asked before; 0 at first)."
+        ),
     ] = None,
     json: AsJson = False,
     max_seconds: MaxSeconds = None,
     workers: Workers = None,
     store: Store = None,
 ) -> None:
-    """What a round's credit is worth: fidelity, noise, influence. Without --replays nothing is generated."""
-    from pipeline.commands import diagnose as diagnosing
-    from pipeline.commands import run as commands
+    """Measure what a round's credit is worth: fidelity, noise, influence. Without --replays nothing is generated."""
+    from pipeline.commands import diagnose as commands
+    from pipeline.commands.run import run_diagnosis
+    from pipeline.commands.session import open_session
     from pipeline.views.diagnose import show_diagnosis
     from pipeline.views.progress import ProgressBars
     from pipeline.views.receipt import show_steps
 
-    scope = _scope(store, run, round, variant)
-    budget = diagnosing.settle_replays(scope, replays)
-    commands.limit(max_seconds, None)
-    commands.employ(scope, workers)
     console = _console()
+    options = _options(store, run, round, variant, workers=workers, max_seconds=max_seconds)
+    session = open_session(options, ProgressBars(console))
+    budget = commands.request_replays(session, replays)
     if not json:
         console.print(f"[bold]run {run}, round {round}[/bold]: {budget}")
-    reports, artifact = commands.run_diagnosis(scope, ProgressBars(console))
+    reports, artifact = run_diagnosis(session)
     if json:
-        _print_json(diagnosing.as_json(scope, artifact))
+        _print_json(commands.as_json(session, artifact))
     else:
         show_steps(console, reports)
         show_diagnosis(console, artifact)
@@ -349,29 +353,26 @@ def diagnose(
 def why(
     id: Annotated[str | None, typer.Argument(help="A decision, state or problem, by its id.")] = None,
     role: Annotated[str | None, typer.Option(help="Only this role's messages.")] = None,
-    worst: Annotated[int | None, typer.Option(min=1, help="The so many lowest advantages.")] = None,
-    best: Annotated[int | None, typer.Option(min=1, help="The so many highest advantages.")] = None,
-    tied: Annotated[int | None, typer.Option(min=1, help="So many groups whose returns all tie.")] = None,
-    round: Annotated[
-        int | None, typer.Option("--round", min=1, help="Round; the latest credited one by default.")
-    ] = None,
+    worst: Annotated[int | None, typer.Option(min=1, help="Show the N lowest advantages.")] = None,
+    best: Annotated[int | None, typer.Option(min=1, help="Show the N highest advantages.")] = None,
+    tied: Annotated[int | None, typer.Option(min=1, help="Show N groups whose returns all tie.")] = None,
+    round: LatestRound = None,
     run: Run = "default",
     variant: VariantName = "main",
     json: AsJson = False,
     store: Store = None,
 ) -> None:
-    """Why a message got its advantage.
+    """Explain why a message got its advantage.
 
     What it saw, its alternatives, the arithmetic, and how each replay ended.
     """
-    from pipeline.commands.why import question_of
-    from pipeline.commands.why import why as answer
-    from pipeline.rounds.stored import latest_round
+    from pipeline.commands.session import open_session
+    from pipeline.commands.why import explain, question_of
     from pipeline.views.why import page_lines
 
     question, parameters = question_of(id, role, worst, best, tied)
-    scope = _scope(store, run, round or 1, variant)
-    page = answer(scope if round else latest_round(scope, "advantages"), question, parameters)
+    session = open_session(_credited(_options(store, run, round or 1, variant), round))
+    page = explain(session.resolver, question, parameters)
     if json:
         _print_json(page)
     else:
@@ -383,14 +384,12 @@ def what_if(
     id: Annotated[str | None, typer.Argument(help="A state, or a decision taken there, by its id.")] = None,
     role: Annotated[str | None, typer.Option(help="Instead: every frozen state of this role.")] = None,
     message: Annotated[str | None, typer.Option(help="What the role says there.")] = None,
-    message_file: Annotated[Path | None, typer.Option(help="The same, from a file (UTF-8).")] = None,
+    message_file: Annotated[Path | None, typer.Option(help="What the role says there, from a file (UTF-8).")] = None,
     empty: Annotated[
         bool, typer.Option("--empty", help="It says nothing: what is earned without its message.")
     ] = False,
     replays: Annotated[int, typer.Option(min=1, help="Independent continuations at each state.")] = 4,
-    round: Annotated[
-        int | None, typer.Option("--round", min=1, help="Round; the latest credited one by default.")
-    ] = None,
+    round: LatestRound = None,
     run: Run = "default",
     variant: VariantName = "main",
     json: AsJson = False,
@@ -401,22 +400,19 @@ def what_if(
 
     And see what the frozen team makes of it. It is never trained on.
     """
-    from pipeline.commands import run as commands
-    from pipeline.commands import what_if as asking
-    from pipeline.rounds.stored import latest_round
+    from pipeline.commands import what_if as commands
+    from pipeline.commands.session import open_session
     from pipeline.views.progress import ProgressBars
     from pipeline.views.receipt import show_steps
     from pipeline.views.what_if import cost_line, page_lines
 
-    scope = _scope(store, run, round or 1, variant)
-    scope = scope if round else latest_round(scope, "advantages")
-    text = message if message_file is None else _text_of(message_file, message)
-    scope = asking.question(scope, id, role, text, empty, replays)
-    commands.employ(scope, workers)
     console = _console()
+    options = _credited(_options(store, run, round or 1, variant, workers=workers), round)
+    text = message if message_file is None else _text_of(message_file, message)
+    session = commands.ask(open_session(options, ProgressBars(console)), id, role, text, empty, replays)
     if not json:
-        typer.echo(cost_line(*asking.price(scope)))
-    page, reports = asking.what_if(scope, ProgressBars(console))
+        typer.echo(cost_line(*commands.cost(session)))
+    page, reports = commands.what_if(session)
     if json:
         _print_json(page)
     else:
@@ -426,62 +422,66 @@ def what_if(
 
 @export_app.command("pairs")
 def export_pairs(
-    round: Round,
+    round: RoundNumber,
     role: Annotated[str | None, typer.Option(help="Only this role's states.")] = None,
     output: Output = None,
     run: Run = "default",
     variant: VariantName = "main",
     store: Store = None,
 ) -> None:
-    """Best against worst alternative of every state.
+    """Write the best against the worst alternative of every state.
 
     A preference data set for TRL's DPO trainer.
     """
     from pipeline.commands.export import preference_pairs, write_lines
+    from pipeline.commands.session import open_session
 
-    count = write_lines(preference_pairs(_scope(store, run, round, variant), role), output)
+    count = write_lines(preference_pairs(open_session(_options(store, run, round, variant)).resolver, role), output)
     typer.echo(f"{count} pairs", err=True)
 
 
 @export_app.command("episodes")
 def export_episodes(
-    round: Round,
+    round: RoundNumber,
     source: Annotated[Source | None, typer.Option(help="Only these.")] = None,
     output: Output = None,
     run: Run = "default",
     variant: VariantName = "main",
     store: Store = None,
 ) -> None:
-    """Every terminal evaluation with its messages and its reward.
+    """Write every terminal evaluation with its messages and its reward.
 
     As `c3 import` reads them.
     """
     from pipeline.commands.export import episodes, write_lines
+    from pipeline.commands.session import open_session
 
-    count = write_lines(episodes(_scope(store, run, round, variant), source and source.value), output)
+    resolver = open_session(_options(store, run, round, variant)).resolver
+    count = write_lines(episodes(resolver, source and source.value), output)
     typer.echo(f"{count} episodes", err=True)
 
 
 @export_app.command("policy")
 def export_policy(
     target: Annotated[Path, typer.Argument(metavar="DIR", help="Directory to write: new, or empty.")],
-    round: Annotated[int, typer.Option("--round", min=0, help="After which round; 0: the untrained team.")],
+    round: AfterRound,
     merge: Annotated[bool, typer.Option("--merge", help="A plain model, weights merged; else a PEFT adapter.")] = False,
     policy: Annotated[str | None, typer.Option(help="Only this one, where the team has several.")] = None,
     run: Run = "default",
     variant: VariantName = "main",
     store: Store = None,
 ) -> None:
-    """What a round learned, for PEFT, vLLM or transformers to load."""
+    """Write what a round learned, for PEFT, vLLM or transformers to load."""
     from pipeline.commands.export_policy import export_policy as write
+    from pipeline.commands.session import open_session
 
-    for place in write(_scope(store, run, round, variant), target, policy, merge):
+    for place in write(open_session(_options(store, run, round, variant)).round, target, policy, merge):
         typer.echo(f"{place} written")
 
 
 @app.command()
 def chat(
-    round: Annotated[int, typer.Option("--round", min=0, help="After which round; 0: the untrained team.")],
+    round: AfterRound,
     question: Annotated[
         str | None, typer.Option(help="Ask this and leave; else questions are read line by line.")
     ] = None,
@@ -492,8 +492,9 @@ def chat(
 ) -> None:
     """Talk to the team and see what each role says. Nothing is stored."""
     from pipeline.commands.chat import Chat, chat_lines
+    from pipeline.commands.session import open_session
 
-    team = Chat(_scope(store, run, round, variant), sample)
+    team = Chat(open_session(_options(store, run, round, variant)), sample)
     for asked in [question] if question is not None else _questions():
         for message in team.ask(asked):
             typer.echo("\n".join(chat_lines(message)))
@@ -502,7 +503,7 @@ def chat(
 @app.command("import")
 def import_(
     file: Annotated[Path, typer.Argument(help="JSONL: one episode a line, its messages by role.")],
-    round: Round,
+    round: RoundNumber,
     run: Run = "default",
     config: ConfigSource = None,
     set: Overrides = None,
@@ -514,7 +515,7 @@ def import_(
     """
     from pipeline.commands.import_transcripts import import_transcripts
 
-    artifact = import_transcripts(_scope(store, run, round), file, config, set or [])
+    artifact = import_transcripts(_options(store, run, round, "main", config, set), file)
     rows = artifact.manifest["tables"]["transcripts"]["rows"]
     typer.echo(f"{rows} transcripts taken; go on with `c3 run iteration --run {run} --round {round}`")
 
@@ -527,17 +528,18 @@ def verify(run: Annotated[str | None, typer.Option(help="Only this run.")] = Non
     """
     from pipeline.commands.verify import verify as verify_store
     from pipeline.views.findings import show_findings
+    from store.disk.layout import Layout
 
-    if not show_findings(_console(), list(verify_store(_store(store), run))):
+    if not show_findings(_console(), list(verify_store(Layout(_store(store)), run))):
         raise typer.Exit(3)
 
 
 @app.command()
 def gc(
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this it is only shown.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete it; without this it is only listed.")] = False,
     store: Store = None,
 ) -> None:
-    """What nothing refers to: show it, or remove it with --yes."""
+    """List unreferenced artifacts; --yes deletes them."""
     from pipeline.views.findings import show_garbage
     from store.disk.layout import Layout
     from store.runs.garbage import garbage, sweep
@@ -622,11 +624,29 @@ def _text_of(file: Path, message: str | None) -> str:
         raise ConfigError(f"--message-file {file}: cannot be read as UTF-8 text ({error})") from None
 
 
-def _scope(store: Path | None, run: str, round: int, variant: str = "main") -> Scope:
-    from pipeline.rounds.round import Scope
-    from store.disk.layout import checked_name
+def _options(
+    store: Path | None,
+    run: str,
+    round: int,
+    variant: str = "main",
+    config: str | None = None,
+    overrides: list[str] | None = None,
+    workers: int | None = None,
+    max_seconds: float | None = None,
+    max_evaluations: int | None = None,
+) -> RoundOptions:
+    from pipeline.commands.session import RoundOptions
 
-    return Scope(_store(store), checked_name(run, "--run"), round, checked_name(variant, "--variant"))
+    return RoundOptions(
+        _store(store), run, round, variant, config, tuple(overrides or ()), max_seconds, max_evaluations, workers
+    )
+
+
+def _credited(options: RoundOptions, round: int | None) -> RoundOptions:
+    """Return the options as they are where a round was named, else with the latest credited one."""
+    from pipeline.commands.session import latest_options
+
+    return options if round else latest_options(options, "advantages")
 
 
 def _seeds(text: str | None) -> list[int | None]:

@@ -24,7 +24,7 @@ from typing import Any
 from configs.load import load_config
 from pipeline.execution.limits import Limits
 from pipeline.execution.runner import make_part, make_step
-from pipeline.rounds.round import Scope
+from pipeline.rounds.resolve import StepResolver
 from pipeline.steps import ROUND
 from stages.base.resources import Resources
 from stages.engines.protocol import Completion, Engine, Request
@@ -33,7 +33,8 @@ from store.artifacts.artifact import Artifact, Row
 from store.artifacts.policy_version import PolicyVersion
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
-from store.runs import records as catalog
+from store.runs.records import record_config
+from tests.support.rounds import resolver_of
 
 STAGES = ("rollout", "sample")
 TURNS = 3
@@ -92,25 +93,25 @@ def main() -> None:
         [f"rounds.problems_per_round={chosen.problems}", f"parts.problems_per_part={chosen.problems}", *chosen.set],
     )
     with tempfile.TemporaryDirectory() as folder:
-        catalog.record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
-        scope, resources = Scope(Path(folder), "bench", 1), RecordingTools()
-        resources.engine(scope.config, scope.policy)
+        record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
+        resolver, resources = resolver_of(Path(folder), "bench", 1), RecordingTools()
+        resources.engine(resolver.round.config, resolver.policy_before)
         artifacts: dict[str, Artifact] = {}
         print(f"{config.engine.kind}, {chosen.preset}, {chosen.problems} problems")
         started = time.perf_counter()
-        ensure_agreement(resources, scope.config, scope.policy)
+        ensure_agreement(resources, resolver.round.config, resolver.policy_before)
         print(f"probe, the trainer's loading included: {time.perf_counter() - started:.1f} s\n")
         print(f"{'stage':<10}{'new tokens':>12}{'stage tok/s':>14}{'bare tok/s':>14}{'share':>9}")
         for step in ROUND[:4]:
             if step.name in STAGES:
-                timed(scope, step, resources, artifacts)
+                timed(resolver, step, resources, artifacts)
             else:
-                made(scope, step, resources, artifacts)
-        savings(scope, artifacts)
+                made(resolver, step, resources, artifacts)
+        savings(resolver, artifacts)
         resources.close()
 
 
-def timed(scope: Scope, step: Any, resources: RecordingTools, artifacts: dict[str, Artifact]) -> None:
+def timed(resolver: StepResolver, step: Any, resources: RecordingTools, artifacts: dict[str, Artifact]) -> None:
     """One stage and its requests alone, in turn."""
     recording = resources.recording
     assert recording is not None
@@ -118,7 +119,7 @@ def timed(scope: Scope, step: Any, resources: RecordingTools, artifacts: dict[st
     for _ in range(TURNS):
         recording.calls.clear()
         started = time.perf_counter()
-        made(scope, step, resources, artifacts)
+        made(resolver, step, resources, artifacts)
         stage.append(time.perf_counter() - started)
         calls = [list(call) for call in recording.calls]
         started = time.perf_counter()
@@ -131,21 +132,21 @@ def timed(scope: Scope, step: Any, resources: RecordingTools, artifacts: dict[st
     )
 
 
-def made(scope: Scope, step: Any, resources: Resources, artifacts: dict[str, Artifact]) -> None:
+def made(resolver: StepResolver, step: Any, resources: Resources, artifacts: dict[str, Artifact]) -> None:
     """One stage without Prefect, beside what is there of it."""
-    look = scope.look(step, artifacts)
-    look = scope.beside(look) if look.artifact else look
-    with open_writer(scope.layout, step.stage.name, look.key) as writer:
+    look = resolver.resolve(step, artifacts)
+    look = resolver.beside(look) if look.artifact else look
+    with open_writer(resolver.round.layout, step.stage.name, look.key) as writer:
         artifacts[step.name], _ = make_step(
             writer, look, lambda parts: [make_part(writer, look, part, resources, Limits()) for part in parts]
         )
 
 
-def savings(scope: Scope, artifacts: dict[str, Artifact]) -> None:
+def savings(resolver: StepResolver, artifacts: dict[str, Artifact]) -> None:
     """The plan's messages and prompt tokens against those of independent episodes at the same budget."""
     rows = [row for stage in STAGES for row in artifacts[stage].rows("decisions")]
-    roles = len(scope.config.roles)
-    budget = scope.config.plan.budget * scope.config.rounds.problems_per_round
+    roles = len(resolver.round.config.roles)
+    budget = resolver.round.config.plan.budget * resolver.round.config.rounds.problems_per_round
     # an independent episode has one message of each role, with prompts and answers as long as the plan's on average
     alone = {name: budget * sum(_mean(rows, depth, name) for depth in range(1, roles + 1)) for name in TOKENS}
     once = sum({row["context_id"]: row["prompt_tokens"] for row in rows}.values())

@@ -19,13 +19,14 @@ from configs.load import load_config
 from configs.schema import Config
 from pipeline.execution.limits import Limits
 from pipeline.execution.runner import StepReport, make_part, make_step
-from pipeline.rounds.round import Scope
+from pipeline.rounds.resolve import StepResolver
 from pipeline.steps import ROUND
 from stages.base.resources import Resources
 from store.artifacts.artifact import Artifact
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
-from store.runs import records as catalog
+from store.runs.records import record_config
+from tests.support.rounds import resolver_of
 
 
 def main() -> None:
@@ -44,20 +45,20 @@ def main() -> None:
 def both(config: Config) -> None:
     """An iteration and the plain loop beside it."""
     with tempfile.TemporaryDirectory() as folder:
-        scope = Scope(Path(folder), "bench", 1)
-        catalog.record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
+        resolver = resolver_of(Path(folder), "bench", 1)
+        record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
         resources = Resources()
         started = time.perf_counter()
-        resources.load_engine(scope.config)
-        resources.learner(scope.config)
+        resources.load_engine(resolver.round.config)
+        resources.learner(resolver.round.config)
         print(f"model load            {time.perf_counter() - started:8.1f} s   (not counted)")
-        reports, artifacts = iteration(scope, resources)
+        reports, artifacts = iteration(resolver, resources)
         for report in reports:
             print(f"{report.name:<22}{report.seconds:8.1f} s   {sum_tokens(report):>8,} tokens")
         ours = sum(report.seconds for report in reports)
         print(f"{'iteration':<22}{ours:8.1f} s")
         resources.close()
-        plain = plain_loop(scope, artifacts)
+        plain = plain_loop(resolver, artifacts)
     for name, seconds in plain.items():
         print(f"plain loop, {name:<10}{seconds:8.1f} s")
     print(f"plain loop / iteration{sum(plain.values()) / ours:8.1f} x")
@@ -68,13 +69,13 @@ def sum_tokens(report: StepReport) -> int:
     return report.usage.get("prompt_tokens", 0) + report.usage.get("new_tokens", 0)
 
 
-def iteration(scope: Scope, resources: Resources) -> tuple[list[StepReport], dict[str, Artifact]]:
+def iteration(resolver: StepResolver, resources: Resources) -> tuple[list[StepReport], dict[str, Artifact]]:
     """One round without Prefect, so that only the stages are timed."""
     artifacts: dict[str, Artifact] = {}
     reports = []
     for step in ROUND:
-        look = scope.look(step, artifacts)
-        with open_writer(scope.layout, step.stage.name, look.key) as writer:
+        look = resolver.resolve(step, artifacts)
+        with open_writer(resolver.round.layout, step.stage.name, look.key) as writer:
             artifact, report = make_step(
                 writer,
                 look,
@@ -85,7 +86,7 @@ def iteration(scope: Scope, resources: Resources) -> tuple[list[StepReport], dic
     return reports, artifacts
 
 
-def plain_loop(scope: Scope, artifacts: dict[str, Artifact]) -> dict[str, float]:
+def plain_loop(resolver: StepResolver, artifacts: dict[str, Artifact]) -> dict[str, float]:
     """The same contexts, numbers of samples and alternatives, the plain way. Seconds of its two halves."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -94,12 +95,12 @@ def plain_loop(scope: Scope, artifacts: dict[str, Artifact]) -> dict[str, float]
     from stages.models.identity import resolved_model
     from stages.runtime.device import resolved_device, resolved_dtype
 
-    engine: Any = scope.config.engine
+    engine: Any = resolver.round.config.engine
     torch.set_num_threads(engine.threads)
     dtype = getattr(torch, resolved_dtype(engine.dtype, engine.device))
     device = resolved_device(engine.device)
     base = AutoModelForCausalLM.from_pretrained(resolved_model(engine), dtype=dtype).to(device)
-    policy = next(iter(scope.config.policies.values()))
+    policy = next(iter(resolver.round.config.policies.values()))
     model = get_peft_model(
         base,
         LoraConfig(r=policy.lora_rank, lora_alpha=policy.lora_alpha, target_modules=list(policy.target_modules)),
@@ -107,7 +108,7 @@ def plain_loop(scope: Scope, artifacts: dict[str, Artifact]) -> dict[str, float]
     contexts = {row["state_id"]: row for row in artifacts["freeze"].rows("contexts")}
     decisions = [row for name in ("rollout", "sample", "replay") for row in artifacts[name].rows("decisions")]
     started = time.perf_counter()
-    for role in scope.config.roles:
+    for role in resolver.round.config.roles:
         mine = [row for row in decisions if row["role"] == role.name]
         prompts = [contexts[row["state_id"]]["token_ids"] for row in mine]
         for first in range(0, len(prompts), 32):
@@ -116,7 +117,7 @@ def plain_loop(scope: Scope, artifacts: dict[str, Artifact]) -> dict[str, float]
                 input_ids=ids,
                 attention_mask=mask,
                 do_sample=True,
-                max_new_tokens=scope.config.max_new_tokens(role),
+                max_new_tokens=resolver.round.config.max_new_tokens(role),
                 pad_token_id=0,
             )
     if device == "cuda":

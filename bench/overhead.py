@@ -138,17 +138,17 @@ def measure(command: dict[str, Any]) -> None:
     from pipeline.commands import run as commands
     from pipeline.execution.context import NullProgress, workbench
     from pipeline.execution.process import prepare_process
-    from pipeline.rounds.round import Scope
+    from tests.support.rounds import resolver_of
 
     prepare_process()
     store = Path(command["store"])
     spent: dict[str, float] = defaultdict(float)
-    scope = Scope(store, "bench", 1)
-    commands.settle_config(scope, command["preset"], command["overrides"])
+    resolver = resolver_of(store, "bench", 1)
+    commands.settle_config(resolver, command["preset"], command["overrides"])
     with _watching(spent):
         workbench().load_ahead(load_config(command["preset"], command["overrides"]))
         with commands._serving(
-            scope, NullProgress()
+            resolver, NullProgress()
         ):  # Prefect's import and server, and the model, before the first round
             workbench().ready()
         start, server = time.perf_counter() - begun, spent["server"]
@@ -156,7 +156,7 @@ def measure(command: dict[str, Any]) -> None:
         for number in range(1, command["rounds"] + 1):
             spent.clear()
             started, cpu = time.perf_counter(), time.process_time()
-            commands.run_iteration(Scope(store, "bench", number), NullProgress())
+            commands.run_iteration(resolver_of(store, "bench", number), NullProgress())
             seconds = {"all": time.perf_counter() - started, **{name: spent[name] for name in CALLS}}
             cpu = time.process_time() - cpu
             rounds.append({**seconds, "cpu": cpu - spent["cpu"], "cpu_all": cpu})
@@ -232,15 +232,15 @@ def part(folder: Path, parts: int) -> None:
 def _plain(store: Path, overrides: list[str]) -> tuple[float, int]:
     from bench.iteration import iteration
     from configs.load import load_config
-    from pipeline.rounds.round import Scope
     from stages.base.resources import Resources
     from store.disk.layout import Layout
-    from store.runs import records as catalog
+    from store.runs.records import record_config
+    from tests.support.rounds import resolver_of
 
     config = load_config("scripted-duo", overrides)
-    catalog.record_config(Layout(store), "bench", 1, config.model_dump(mode="json"))
+    record_config(Layout(store), "bench", 1, config.model_dump(mode="json"))
     started = time.perf_counter()
-    reports, _ = iteration(Scope(store, "bench", 1), Resources())
+    reports, _ = iteration(resolver_of(store, "bench", 1), Resources())
     return time.perf_counter() - started, sum(report.parts_made for report in reports)
 
 

@@ -14,11 +14,10 @@ from prefect import flow, serve
 from prefect.types.entrypoint import EntrypointType
 
 from configs.environment import store_root
-from pipeline.commands import run as commands
-from pipeline.execution.context import NullProgress
+from pipeline.commands.run import run_iteration
+from pipeline.commands.session import RoundOptions, configure_session
 from pipeline.execution.process import prepare_process
-from pipeline.rounds.round import Scope
-from store.disk.layout import MAIN, checked_name
+from store.disk.layout import MAIN
 
 DEPLOYMENT = "round"
 ENTRYPOINT = "c3.requested_round"
@@ -42,14 +41,11 @@ def requested_round(
     Paths are those of the machine that runs it.
     """
     prepare_process()
-    scope = Scope(
-        Path(store) if store else store_root(), checked_name(run, "run"), round, checked_name(variant, "variant")
-    )
-    commands.settle_config(scope, config, overrides or [])
-    commands.employ(scope, workers)
-    result = commands.run_iteration(scope, NullProgress(), until)
+    root = Path(store) if store else store_root()
+    options = RoundOptions(root, run, round, variant, config, tuple(overrides or ()), workers=workers)
+    result = run_iteration(configure_session(options), until)
     made = [report.name for report in result.reports if not report.reused]
-    return "; ".join([f"made {', '.join(made)}" if made else "everything was there", *result.untold])
+    return "; ".join([f"made {', '.join(made)}" if made else "everything was there", *result.unlogged])
 
 
 def wait_for_rounds(store: Path, limit: int) -> NoReturn:

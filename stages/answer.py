@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stages.base.job import Job, Part
+from stages.base.inputs import Part
+from stages.base.job import Job
 from stages.base.keys import answers_slice, prompts_slice
 from stages.base.parts import cut_problems
 from stages.base.resources import Resources

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from configs.errors import StoreError
-from stages.base.job import Job, Part
+from stages.base.inputs import Part
+from stages.base.job import Job
 from stages.base.keys import prompts_slice
 from stages.base.parts import cut_by_problem_of
 from stages.base.resources import Resources

@@ -11,7 +11,8 @@ from math import isfinite
 from typing import Any
 
 from configs.errors import EvaluatorError
-from stages.base.job import Job, Part
+from stages.base.inputs import Part
+from stages.base.job import GradeJob
 from stages.base.parts import cut_by_problem_of
 from stages.base.resources import Resources
 from stages.base.stage import Stage
@@ -20,11 +21,15 @@ from stages.problem_sources.protocol import Problem
 from store.artifacts.artifact import Row, StageOutput
 
 
-def _slice(job: Job) -> dict[str, Any]:
-    return {"problems_per_part": job.config.parts.problems_per_part, "grade": job.config.grade.model_dump(mode="json")}
+def _slice(job: GradeJob) -> dict[str, Any]:
+    return {
+        "problems_per_part": job.config.parts.problems_per_part,
+        "grade": job.config.grade.model_dump(mode="json"),
+        **({"retry": job.retry} if job.retry else {}),
+    }
 
 
-def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
+def _make(part: Part, job: GradeJob, resources: Resources) -> StageOutput:
     config = job.config.grade
     evaluator = resources.evaluator(config.evaluator)
     episodes = [*job.rows_of("transcripts", part), *job.rows_of("replays", part)]
@@ -71,4 +76,4 @@ def _reward(evaluator: Evaluator, kind: str, episode: Row, problem: Problem) -> 
     return {**row, "reward": grade.reward, "reason": grade.reason, "parsed_answer": grade.parsed_answer}
 
 
-GRADE = Stage("grade", 2, ("rewards",), _slice, cut_by_problem_of("transcripts", "replays"), _make)
+GRADE = Stage("grade", 2, ("rewards",), _slice, cut_by_problem_of("transcripts", "replays"), _make, job_type=GradeJob)

@@ -19,7 +19,8 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.roles import Role
-from stages.base.job import Job, Part
+from stages.base.inputs import Part
+from stages.base.job import Job
 from stages.base.keys import answers_slice, prompts_slice
 from stages.base.parts import one_part
 from stages.base.resources import Resources
@@ -34,7 +35,7 @@ from store.disk.hashing import file_digest
 from store.disk.ids import context_id, decision_id, state_id
 
 
-def imported(path: Path) -> Stage:
+def imported(path: Path) -> Stage[Job]:
     """The rollout stage that takes its messages from a file."""
 
     def config_slice(job: Job) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from stages.base.job import Job, Part
+from stages.base.inputs import Part
+from stages.base.job import IndependentReplayJob
 from stages.base.keys import answers_slice, prompts_slice, sampling_slice
 from stages.base.parts import cut_by_problem_of
 from stages.base.resources import Resources
@@ -24,19 +25,19 @@ from store.artifacts.artifact import Row, StageOutput
 from store.disk.ids import Draws
 
 
-def _slice(job: Job) -> dict[str, Any]:
+def _slice(job: IndependentReplayJob) -> dict[str, Any]:
     return {
         "seed": job.config.seed,
         "round": job.round,
         "problems_per_part": job.config.parts.problems_per_part,
-        "independent_replay_count": job.independent_replay_count,
+        "count": job.count,
         "prompts": prompts_slice(job),
         "answers": answers_slice(job),
         "sampling": sampling_slice(job),
     }
 
 
-def _compared(job: Job, decisions: list[Row], ended: list[Row]) -> list[Row]:
+def _compared(job: IndependentReplayJob, decisions: list[Row], ended: list[Row]) -> list[Row]:
     """The decisions before the last role that a group of two or more holds, in the order given.
 
     `ended`: transcripts and replays. An alternative is what a return counts towards.
@@ -47,18 +48,18 @@ def _compared(job: Job, decisions: list[Row], ended: list[Row]) -> list[Row]:
     return [row for row in alternatives if sizes[row["state_id"]] >= 2]
 
 
-def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
+def _make(part: Part, job: IndependentReplayJob, resources: Resources) -> StageOutput:
     decisions: list[Row] = []
     replays: list[Row] = []
     ended = [*job.rows_of("transcripts", part), *job.rows_of("replays", part)]
     compared = _compared(job, job.rows_of("decisions", part), ended)
     states = {row["state_id"]: row for row in job.rows_of("contexts", part)}
-    for depth in range(1, job.tree.depth) if job.independent_replay_count else ():
+    for depth in range(1, job.tree.depth) if job.count else ():
         injected = [
             Injected(
                 frozen_state(states[row["state_id"]], job.problems[row["problem_id"]]),
                 row,
-                range(job.independent_replay_count),
+                range(job.count),
             )
             for row in compared
             if row["depth"] == depth
@@ -72,14 +73,14 @@ def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
     )
 
 
-def _team(job: Job, resources: Resources, depth: int) -> Team:
+def _team(job: IndependentReplayJob, resources: Resources, depth: int) -> Team:
     """Speaks what follows the messages of one role: with draws of their own, because paths of two roles may be equal."""
     purpose = f"independent_replay {job.tree.roles[depth - 1]}"
     draws = Draws(job.config.seed, job.round, job.weights.version, job.draw_set, purpose)
     return Team(job, resources.engine(job.config, job.weights), draws)
 
 
-def asked_for(job: Job) -> dict[str, int]:
+def asked_for(job: IndependentReplayJob) -> dict[str, int]:
     """What one replay of each comes to: alternatives (each one evaluation), messages, and new tokens at most."""
     compared = _compared(job, job.rows("decisions"), [*job.rows("transcripts"), *job.rows("replays")])
     following = [role for row in compared for role in job.roles[row["depth"] :]]
@@ -87,8 +88,8 @@ def asked_for(job: Job) -> dict[str, int]:
     return {"alternatives": len(compared), "messages": len(following), "tokens_at_most": tokens}
 
 
-def _messages(job: Job) -> int:
-    return asked_for(job)["messages"] * job.independent_replay_count if job.independent_replay_count else 0
+def _messages(job: IndependentReplayJob) -> int:
+    return asked_for(job)["messages"] * job.count if job.count else 0
 
 
 INDEPENDENT_REPLAY = Stage(
@@ -100,4 +101,5 @@ INDEPENDENT_REPLAY = Stage(
     _make,
     _messages,
     weights="samples",
+    job_type=IndependentReplayJob,
 )

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from typing import Any
 
 from configs.errors import ConfigError
-from stages.base.job import Intervention, Job, Part
+from stages.base.inputs import Part
+from stages.base.job import Intervention, InterventionJob
 from stages.base.keys import answers_slice, prompts_slice, sampling_slice
 from stages.base.parts import cut_problems
 from stages.base.resources import Resources
@@ -21,7 +22,7 @@ from store.artifacts.artifact import Row, StageOutput
 from store.disk.hashing import digest
 
 
-def _slice(job: Job) -> dict[str, Any]:
+def _slice(job: InterventionJob) -> dict[str, Any]:
     return {
         "seed": job.config.seed,
         "round": job.round,
@@ -33,13 +34,13 @@ def _slice(job: Job) -> dict[str, Any]:
     }
 
 
-def _asked(job: Job) -> Intervention:
+def _asked(job: InterventionJob) -> Intervention:
     if job.intervention is None:
         raise ConfigError("intervention: nothing is asked; `c3 what-if` puts a message into a state")
     return job.intervention
 
 
-def intervention_states(job: Job) -> list[Row]:
+def intervention_states(job: InterventionJob) -> list[Row]:
     """The frozen states that the question is about, in the contexts' order."""
     asked = _asked(job)
     return [row for row in job.rows("contexts") if asked.role in (None, row["role"]) and _is_asked(asked, row)]
@@ -49,13 +50,13 @@ def _is_asked(asked: Intervention, context: Row) -> bool:
     return asked.state_id in (None, context["state_id"])
 
 
-def _cut(job: Job) -> list[Part]:
+def _cut(job: InterventionJob) -> list[Part]:
     return cut_problems(
         list(dict.fromkeys(row["problem_id"] for row in intervention_states(job))), job.config.parts.problems_per_part
     )
 
 
-def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
+def _make(part: Part, job: InterventionJob, resources: Resources) -> StageOutput:
     asked = _asked(job)
     states = [row for row in intervention_states(job) if row["problem_id"] in part.problem_ids]
     # whatever is asked has draws of its own: two questions about a state are answered independently
@@ -63,12 +64,12 @@ def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
     return intervene(job, resources, states, asked.text, asked.replays, purpose, part.problem_ids)
 
 
-def asked_for(job: Job) -> dict[str, int]:
+def asked_for(job: InterventionJob) -> dict[str, int]:
     """What the question costs: states, evaluations, messages, and new tokens at most."""
     return price(job, intervention_states(job), _asked(job).replays)
 
 
-def _messages(job: Job) -> int:
+def _messages(job: InterventionJob) -> int:
     return asked_for(job)["messages"]
 
 

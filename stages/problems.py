@@ -10,7 +10,8 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.problems import ProblemsConfig
-from stages.base.job import Job, Part
+from stages.base.inputs import Part
+from stages.base.job import Job
 from stages.base.parts import one_part
 from stages.base.resources import Resources
 from stages.base.stage import Stage
@@ -28,7 +29,7 @@ def _source(job: Job, heldout: bool) -> ProblemsConfig:
     return job.config.evaluate.problems
 
 
-def _stage(heldout: bool) -> Stage:
+def _stage(heldout: bool) -> Stage[Job]:
     def config_slice(job: Job) -> dict[str, Any]:
         return {"source": source_identity(_source(job, heldout))}
 

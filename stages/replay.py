@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from stages.base.draw_tree import Continuation
-from stages.base.job import Job, Part
+from stages.base.inputs import Part
+from stages.base.job import Job
 from stages.base.keys import answers_slice, prompts_slice, sampling_slice
 from stages.base.parts import cut_by_problem_of
 from stages.base.resources import Resources

@@ -14,7 +14,8 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.base.job import Job, Part
+from stages.base.inputs import Part
+from stages.base.job import Job
 from stages.base.resources import Resources
 from stages.base.stage import Stage
 from stages.learners.identity import coarser_dtype

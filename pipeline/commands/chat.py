@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.execution.context import workbench
-from pipeline.rounds.round import Scope
+from pipeline.commands.session import Session
 from stages.base.job import Job
 from stages.episodes.state import State
 from stages.episodes.team import Team
@@ -27,12 +26,12 @@ class Spoken:
 class Chat:
     """The team that a round ended with (0: the untrained one), its model loaded. Nothing is stored."""
 
-    def __init__(self, scope: Scope, sample: bool = False) -> None:
+    def __init__(self, session: Session, sample: bool = False) -> None:
         """`sample`: draw messages as in training, others each time a question comes again; else greedy."""
-        policy = scope.policy_after
-        job = Job(scope.config, max(scope.round, 1), {}, policy)
-        engine = workbench().ready().engine(scope.config, policy)
-        draws = Draws(scope.config.seed, scope.round, policy.version, purpose="chat")
+        policy = session.resolver.policy_after
+        job = Job(session.round.config, max(session.round.ref.round, 1), policy=policy)
+        engine = session.context.ready().engine(session.round.config, policy)
+        draws = Draws(session.round.config.seed, session.round.ref.round, policy.version, purpose="chat")
         self._roles = len(job.roles)
         self._team = Team(job, engine, draws, greedy=not sample)
         self._sample, self._asked = sample, 0

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.execution.context import workbench
-from pipeline.rounds.round import Scope
+from pipeline.commands.session import Session
 from pipeline.rounds.stored import stored_artifacts
 from pipeline.steps import ABLATED_REPLAYS, step_named
 from stages.training.examples import UNDEFINED, build_examples
@@ -16,21 +15,21 @@ from store.disk.ids import seed_from
 from store.queries.comparison import Comparison, compare_estimators, credit_of_all
 
 
-def compare(scope: Scope) -> Comparison:
+def compare(session: Session) -> Comparison:
     """All estimators over what the round has stored; nothing is generated."""
-    samples, ablated = _compared(scope)
-    return compare_estimators(samples, scope.config.advantages.group_by, ablated)
+    samples, ablated = _compared(session)
+    return compare_estimators(samples, session.round.config.advantages.group_by, ablated)
 
 
-def _compared(scope: Scope) -> tuple[list[Artifact], list[Artifact]]:
+def _compared(session: Session) -> tuple[list[Artifact], list[Artifact]]:
     """The round's samples, and its replays without a message where it has any."""
-    samples = stored_artifacts(scope, also=["critic"])
-    there = scope.walk().artifacts
+    samples = stored_artifacts(session.resolver, also=["critic"])
+    there = session.resolver.resolve_steps().artifacts
     ablated = [there[step.name] for step in ABLATED_REPLAYS if step.name in there]
     return samples, ablated if len(ablated) == len(ABLATED_REPLAYS) else []
 
 
-def compare_gradients(scope: Scope) -> list[Row]:
+def compare_gradients(session: Session) -> list[Row]:
     """Role (None: the whole team), estimator, other, and the cosine of their policy gradients; an estimator with itself: 1.
 
     At the policy that sampled the round, over the messages that its update may learn from. None where a gradient is 0.
@@ -38,18 +37,18 @@ def compare_gradients(scope: Scope) -> list[Row]:
     """
     from stages.training.gradient_geometry import Geometry, gradient_geometry  # torch
 
-    samples, ablated = _compared(scope)
-    credit = credit_of_all(samples, scope.config.advantages.group_by, ablated)
-    job = scope.look(step_named("update"), scope.artifacts_before("update")).job
+    samples, ablated = _compared(session)
+    credit = credit_of_all(samples, session.round.config.advantages.group_by, ablated)
+    job = session.resolver.resolve(step_named("update"), session.resolver.artifacts_before("update")).job
     examples = [
         example for example in build_examples(job) if example.skipped in (None, UNDEFINED) and example.row.context_ids
     ]
-    learner = workbench().ready().learner(scope.config)
-    learner.load(scope.policy, seed_from("adapter", scope.config.seed))
+    learner = session.context.ready().learner(session.round.config)
+    learner.load(session.resolver.policy_before, seed_from("adapter", session.round.config.seed))
     learner.prepare([example.row for example in examples])
-    if scope.config.update.undefined_advantage == "zero":
+    if session.round.config.update.undefined_advantage == "zero":
         credit = {name: {key: value or 0.0 for key, value in of.items()} for name, of in credit.items()}
-    by_role, team = gradient_geometry(scope.config, learner, examples, credit)
+    by_role, team = gradient_geometry(session.round.config, learner, examples, credit)
     geometries: dict[str | None, Geometry] = {role: geometry for role, geometry in by_role.items()}  # noqa: C416 (dict() would not widen the keys)
     if len(by_role) > 1:
         geometries[None] = team
@@ -67,7 +66,12 @@ def compare_gradients(scope: Scope) -> list[Row]:
     ]
 
 
-def as_json(scope: Scope, found: Comparison, gradients: Sequence[Row] | None = None) -> dict[str, Any]:
+def as_json(session: Session, found: Comparison, gradients: Sequence[Row] | None = None) -> dict[str, Any]:
     """The same as plain data; gradients where they were asked for."""
-    page = {"run": scope.run, "round": scope.round, "variant": scope.variant, **asdict(found)}
+    page = {
+        "run": session.round.ref.run,
+        "round": session.round.ref.round,
+        "variant": session.round.ref.variant,
+        **asdict(found),
+    }
     return page if gradients is None else {**page, "gradients": list(gradients)}

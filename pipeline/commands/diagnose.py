@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.rounds.round import Scope
+from pipeline.commands.session import Session
 from pipeline.steps import DIAGNOSIS
+from stages.base.job import IndependentReplayJob
 from stages.independent_replay import asked_for
 from store.artifacts.artifact import Artifact, Row
-from store.runs import records as catalog
+from store.runs.records import edit_round
 
 
-def settle_replays(scope: Scope, replays: int | None) -> str:
+def request_replays(session: Session, replays: int | None) -> str:
     """Let the round's diagnosis spend so many independent replays of each alternative; None: as before.
 
     Returns what they come to, or what one of each would. StoreError when the round has not run so far.
     """
-    given = scope.artifacts_beside(DIAGNOSIS)
+    given = session.resolver.inputs_of(DIAGNOSIS)
     if replays is not None:
-        catalog.record_extra_replays(scope.layout, scope.run, scope.round, scope.line("independent_replay"), replays)
-        scope.__dict__.pop("independent_replay_count", None)
-    look = scope.look(DIAGNOSIS[0], given)
-    cost, times = asked_for(look.job), scope.independent_replay_count
+        with edit_round(session.round.layout, session.resolver.line("independent_replay")) as record:
+            record.independent_replays = replays
+        session.resolver.reload()
+    look = session.resolver.resolve(DIAGNOSIS.steps[0], given)
+    assert isinstance(look.job, IndependentReplayJob)
+    cost, times = asked_for(look.job), session.resolver.independent_replays
     price = (
         f"{cost['alternatives'] * max(times, 1):,} evaluations, {cost['messages'] * max(times, 1):,} messages, "
         f"{cost['tokens_at_most'] * max(times, 1):,} new tokens at most"
@@ -37,6 +40,10 @@ def figures_of(artifact: Artifact) -> list[Row]:
     return artifact.rows("diagnostics")
 
 
-def as_json(scope: Scope, artifact: Artifact) -> dict[str, Any]:
+def as_json(session: Session, artifact: Artifact) -> dict[str, Any]:
     """The same as plain data."""
-    return {**scope.name, "independent_replay_count": scope.independent_replay_count, "figures": figures_of(artifact)}
+    return {
+        **session.round.label,
+        "independent_replays": session.resolver.independent_replays,
+        "figures": figures_of(artifact),
+    }

@@ -8,23 +8,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-from pipeline.rounds.round import Scope
-from pipeline.rounds.stored import SAMPLES, stored_artifacts
+from pipeline.rounds.resolve import StepResolver
+from pipeline.rounds.stored import CREDITED_STEPS, stored_artifacts
 from stages.engines.registry import make_codec
 from store.artifacts.artifact import Row
 from store.disk.atomic import writing
 from store.queries.export import exported
 
 
-def preference_pairs(scope: Scope, role: str | None) -> Iterator[Row]:
+def preference_pairs(resolver: StepResolver, role: str | None) -> Iterator[Row]:
     """Best against worst alternative of every state whose returns differ, as TRL's DPO trainer loads it.
 
     `prompt` is the text of exactly the stored context, chat template and all: the model's tokenizer, called as it comes, makes
     those token ids of it. `chosen` and `rejected` are the messages without their end token, which TRL adds (also to one that
     was cut: `chosen_truncated`, `rejected_truncated`).
     """
-    codec = make_codec(scope.config.engine)
-    artifacts = stored_artifacts(scope, ("problems", "freeze", *SAMPLES, "advantages"))
+    codec = make_codec(resolver.round.config.engine)
+    artifacts = stored_artifacts(resolver, ("problems", "freeze", *CREDITED_STEPS, "advantages"))
     for row in exported(artifacts, "pairs", {"role": role}):
         yield {
             "prompt": codec.prompt_text(row.pop("context_ids")),
@@ -33,9 +33,9 @@ def preference_pairs(scope: Scope, role: str | None) -> Iterator[Row]:
         } | row
 
 
-def episodes(scope: Scope, source: str | None) -> Iterator[Row]:
+def episodes(resolver: StepResolver, source: str | None) -> Iterator[Row]:
     """Every terminal evaluation with its messages by role: the form that `c3 import` reads."""
-    for row in exported(stored_artifacts(scope, ("problems", *SAMPLES)), "episodes", {"source": source}):
+    for row in exported(stored_artifacts(resolver, ("problems", *CREDITED_STEPS)), "episodes", {"source": source}):
         messages = row.pop("messages")
         row["messages"] = {
             message["role"]: {name: value for name, value in message.items() if name != "role" and value is not None}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from configs.engines import ScriptedEngineConfig
 from configs.errors import ConfigError
-from pipeline.rounds.round import Scope
+from pipeline.rounds.policy import policy_after
+from pipeline.rounds.round import Round
 from stages.engines.registry import write_merged_model
 from stages.models.identity import resolved_model
 from store.artifacts.policy_version import Adapter
@@ -18,17 +19,17 @@ from store.disk.atomic import writing
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-def export_policy(scope: Scope, target: Path, policy: str | None, merge: bool) -> list[Path]:
+def export_policy(round: Round, target: Path, policy: str | None, merge: bool) -> list[Path]:
     """Write the policies that a round ended with; the directories written.
 
     `merge`: plain model directories; else PEFT adapters, which name their base model. One policy lies in `target` itself,
     several (those of a team with more, where none is named) in folders of their names below it. ConfigError when there is
     nothing to write or something in the way.
     """
-    engine = scope.config.engine
+    engine = round.config.engine
     if isinstance(engine, ScriptedEngineConfig):
         raise ConfigError("c3 export policy: a scripted world has tables, no model; their rows are in the store")
-    chosen = _chosen(scope.policy_after.adapters, policy)
+    chosen = _chosen(policy_after(round).adapters, policy)
     places = {name: target if len(chosen) == 1 else target / name for name in chosen}
     for place in places.values():
         if place.exists() and (not place.is_dir() or any(place.iterdir())):

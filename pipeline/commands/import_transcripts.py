@@ -2,54 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from configs.errors import ConfigError
-from pipeline.commands.run import settle_config
-from pipeline.execution.limits import Limits
-from pipeline.execution.runner import make_part, make_step
-from pipeline.rounds.plan import wanted_config
-from pipeline.rounds.round import Scope
-from pipeline.rounds.state import Look
-from pipeline.steps import step_named
+from pipeline.commands.session import RoundOptions, planned_round, record_options
+from pipeline.execution.context import ExecutionContext
+from pipeline.execution.runner import StepRun
+from pipeline.rounds.recording import record_result
+from pipeline.rounds.resolve import StepResolver
+from pipeline.steps import ROUND
 from stages.base.resources import Resources
 from stages.import_rollout import imported
 from store.artifacts.artifact import Artifact
-from store.artifacts.integrity import find
-from store.artifacts.writer import open_writer
-from store.disk.layout import IMPORTED
 
 
-def import_transcripts(scope: Scope, path: Path, source: str | None = None, overrides: Sequence[str] = ()) -> Artifact:
+def import_transcripts(options: RoundOptions, path: Path) -> Artifact:
     """Make the rollout artifact of a file and point the round at it. ConfigError when the file does not fit the run.
 
-    `source`, `overrides`: the configuration asked for. It is recorded with the round once the file has been taken: a file
-    that is refused leaves the run as it was, or none.
+    The configuration is recorded with the round once the file has been taken: a file that is refused leaves the run as it
+    was, or none.
     """
     if not path.is_file():
         raise ConfigError(f"c3 import {path}: no such file; give JSONL with one episode a line")
-    asked = scope.under(wanted_config(scope, source, overrides))
-    problems_look = asked.look(step_named("problems"), {})
-    problems = _made(scope, problems_look)
-    rollout_look = asked.look(replace(step_named("rollout"), stage=imported(path)), {"problems": problems})
-    key = f"{IMPORTED}{rollout_look.key}"
-    job = replace(rollout_look.job, output=scope.layout.artifact("rollout", key))
-    rollout = _made(scope, replace(rollout_look, key=key, job=job, artifact=find(scope.layout, "rollout", key)))
-    settle_config(scope, source, overrides)
-    scope.record(problems_look.step, problems)
-    scope.record(rollout_look.step, rollout)
-    return rollout
-
-
-def _made(scope: Scope, look: Look) -> Artifact:
-    """The step's result, made here if it is not there."""
-    if look.artifact is not None:
-        return look.artifact
-    resources, limits = Resources(), Limits()
-    with open_writer(scope.layout, look.step.stage.name, look.key) as writer:
-        artifact, _ = make_step(
-            writer, look, lambda parts: [make_part(writer, look, part, resources, limits) for part in parts]
-        )
+    resolver, context = StepResolver(planned_round(options)), ExecutionContext(resources=Resources())
+    problems = StepRun(resolver, resolver.resolve(ROUND.step("problems"), {}), context, recorded=False)
+    step = replace(ROUND.step("rollout"), stage=imported(path))
+    state = resolver.imported(step, {"problems": problems.make_here()})
+    rollout = StepRun(resolver, state, context, recorded=False)
+    artifact = rollout.make_here()
+    record_options(options)
+    for run in (problems, rollout):
+        record_result(resolver, run.state.step, run.make_here())
     return artifact

@@ -1,43 +1,43 @@
-"""What the commands do: record the configuration, look what is there, and run the flow only for what is not."""
+"""`c3 run`: look at what is there, and run the flow only for what is not."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.errors import ConfigError, StoreError
-from configs.load import build_config
-from pipeline.execution.context import Progress, workbench
-from pipeline.execution.limits import Limits
-from pipeline.execution.runner import StepReport, reused
+from pipeline.commands.session import Session
+from pipeline.execution.runner import StepReport, reused_report
 from pipeline.flows.server import server_url, use_server
-from pipeline.rounds.plan import first_changed, wanted_config
-from pipeline.rounds.round import Scope
-from pipeline.rounds.state import Walk
-from pipeline.steps import (
-    ABLATED_REPLAYS,
-    DIAGNOSIS,
-    EVALUATION,
-    EVERYTHING,
-    INTERVENTION_STEPS,
-    Step,
-    names,
-    step_named,
-)
-from pipeline.trackers.report import check_trackers, tell_evaluation, tell_round
+from pipeline.rounds.recording import record_result, record_retry
+from pipeline.rounds.state import RoundState
+from pipeline.steps import ABLATED_REPLAYS, DIAGNOSIS, EVALUATION, INTERVENTIONS, ORDER, StepList, step_named
+from pipeline.trackers.report import log_evaluation, log_round
 from stages.grade import GRADE
 from stages.learners.identity import check_processes
 from stages.update import UPDATE
 from store.artifacts.artifact import Artifact, Row
-from store.artifacts.policy_version import PolicyVersion
-from store.disk.layout import MAIN
 from store.disk.locks import exclusive_lock
 from store.queries.connection import warm_up
 from store.queries.summaries import round_summary, summary_content
-from store.runs import records as catalog
-from store.runs.variants import Variant, find_variant, record_variant
+from store.runs.records import RoundRecord, RoundRef, RoundSummary, edit_round
+from store.runs.staleness import PolicyStaleness, RunStaleness
+
+if TYPE_CHECKING:
+    from pipeline.flows.round_flows import RoundFlows
+
+
+@dataclass(frozen=True)
+class LaterStale:
+    """Rounds after one that were made from a policy which it no longer ends with."""
+
+    ref: RoundRef
+    """The round that they come after."""
+    rounds: Sequence[PolicyStaleness]
+    unknown: str | None = None
+    """Why that cannot be told; None: it can."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,10 @@ class RoundResult:
     """Schema of round_summary.sql; None when the round stopped before its rewards."""
     signal: Sequence[Row]
     """Schema of signal_summary.sql."""
-    untold: Sequence[str] = ()
+    unlogged: Sequence[str] = ()
     """A line for each tracker that could not be told of it."""
+    stale: LaterStale | None = None
+    """Later rounds that were made from a policy which this round no longer ends with."""
 
 
 @dataclass(frozen=True)
@@ -68,27 +70,21 @@ class EvaluationResult:
     reused: bool
     artifact: Artifact
     """Its evaluations table: an answer per problem."""
-    untold: Sequence[str] = ()
+    half_interval: float
+    """Half the width of the accuracy's 95% interval."""
+    unlogged: Sequence[str] = ()
     """A line for each tracker that could not be told of it."""
 
 
-def settle_config(scope: Scope, source: str | None, overrides: Sequence[str], stage: str | None = None) -> None:
-    """Record what holds from this round on: for the main line a configuration, for a variant its branch."""
-    if scope.variant == MAIN:
-        config = wanted_config(scope, source, overrides)
-        check_trackers(config)
-        catalog.record_config(scope.layout, scope.run, scope.round, config.model_dump(mode="json"))
-    else:
-        _settle_variant(scope, source, overrides, stage)
-
-
-def settle_redraw(scope: Scope, draw_set: int | None) -> None:
+def request_draw_set(session: Session, draw_set: int | None) -> None:
     """Ask the round for another set of draws from now on; None leaves it as it was."""
     if draw_set is not None:
-        catalog.record_redraw(scope.layout, scope.run, scope.round, scope.variant, draw_set)
+        with edit_round(session.round.layout, session.round.ref) as record:
+            record.draw_set = draw_set
+        session.resolver.reload()
 
 
-def settle_retry(scope: Scope, step: str = "grade") -> bool:
+def request_retry(session: Session, step: str = "grade") -> bool:
     """Ask for the missing rewards of a step to be graded again. False when there are rewards and none is missing.
 
     Where the step has not been made yet, or a retry of it was stopped half-way, there is nothing to ask: it goes on.
@@ -97,226 +93,180 @@ def settle_retry(scope: Scope, step: str = "grade") -> bool:
         raise ConfigError(
             f"--retry-unscored: {step} gives no rewards; it goes with grade (or answer_grade, of an evaluation)"
         )
-    if scope.line(step) != scope.variant:
+    ref, line = session.round.ref, session.resolver.line(step)
+    if line.variant != ref.variant:
         raise ConfigError(
-            f"--retry-unscored: variant '{scope.variant}' takes its {step} of round {scope.round} from "
-            f"'{scope.line(step)}'; retry it there: c3 run stage {step} --run {scope.run} --round {scope.round} "
-            f"--variant {scope.line(step)} --retry-unscored"
+            f"--retry-unscored: variant '{ref.variant}' takes its {step} of round {ref.round} from '{line.variant}'; retry it "
+            f"there: c3 run stage {step} --run {ref.run} --round {ref.round} --variant {line.variant} --retry-unscored"
         )
-    look = next((look for look in _walk(scope, scope.steps_with(step)).looks if look.step.name == step), None)
-    if look is None or look.artifact is None:
+    resolver = session.resolver
+    state = resolver.resolve_steps(resolver.list_with(step)).of(step)
+    if state is None or state.artifact is None:
         return True
-    if all(row["error"] is None for row in look.artifact.rows("rewards", ["error"])):
+    if all(row["error"] is None for row in state.artifact.rows("rewards", ["error"])):
         return False
-    scope.record_retry(look)
+    record_retry(resolver, state)
     return True
 
 
-def limit(max_seconds: float | None, max_evaluations: int | None) -> None:
-    """Caps for this command."""
-    workbench().limits = Limits(max_seconds, max_evaluations)
+def has_work(session: Session, until: str = "update") -> bool:
+    """Return whether something of the round, up to this step, is still to be made."""
+    return not session.resolver.resolve_steps(_steps_until(session, until)).complete
 
 
-def employ(scope: Scope, count: int | None) -> None:
-    """Who makes parts side by side: as configured, or so many as the command asks for."""
-    configured = scope.config.workers
-    workbench().workers = configured if count is None else configured.model_copy(update={"count": count})
-
-
-def _settle_variant(scope: Scope, source: str | None, overrides: Sequence[str], stage: str | None) -> None:
-    """Branch off, or go on with, a variant. ConfigError when its name stands for something else."""
-    if source is not None:
-        raise ConfigError(f"--variant {scope.variant}: a variant overrides its run with --set; --config is for the run")
-    found = find_variant(scope.layout, scope.run, scope.variant)
-    if found is not None and (not overrides or tuple(overrides) == found.overrides):
-        return
-    parent = Scope(scope.store, scope.run, scope.round)
-    config = build_config(parent.config.model_dump(mode="json"), overrides, where=f"variant '{scope.variant}'")
-    check_trackers(config)
-    changed = first_changed(parent, config)
-    order = names(EVERYTHING)
-    if stage is not None and changed is not None and order.index(changed) < order.index(stage):
-        raise ConfigError(
-            f"--variant {scope.variant}: {' '.join(overrides)} already changes {changed}, which comes before {stage}; "
-            f"branch there: c3 run stage {changed} --round {scope.round} --variant {scope.variant} ..."
-        )
-    branch = Variant(MAIN, scope.round, stage or changed or names()[-1], tuple(overrides))
-    record_variant(scope.layout, scope.run, scope.variant, branch)
-
-
-def has_work(scope: Scope, until: str = "update") -> bool:
-    """Whether something of the round, up to this step, is still to be made."""
-    return not _walk(scope, _steps_until(scope, until)).complete
-
-
-def run_iteration(
-    scope: Scope, progress: Progress, until: str = "update", rerun_from: str | None = None
-) -> RoundResult:
-    """One round, from whatever of it is there."""
-    steps = _steps_until(scope, until)
-    reports, artifacts = _run(
-        scope,
-        steps,
-        progress,
-        lambda flows: flows.started(flows.iteration, **_parameters(scope), until=until, rerun_from=rerun_from),
-        rerun_from,
+def run_iteration(session: Session, until: str = "update", rerun_from: str | None = None) -> RoundResult:
+    """Run one round, from whatever of it is there."""
+    steps = _steps_until(session, until)
+    if rerun_from is not None:
+        _check_step(session, rerun_from, "--from")
+    reports, artifacts = _run(session, steps, "iteration", {"until": until, "rerun_from": rerun_from})
+    figures, signal = _summary(session, artifacts)
+    unlogged = log_round(session.round, artifacts, figures, signal)
+    return RoundResult(
+        session.round.ref.run, session.round.ref.round, reports, figures, signal, unlogged, later_stale(session)
     )
-    figures, signal = _summary(scope, artifacts)
-    untold = tell_round(scope, artifacts, figures, signal)
-    return RoundResult(scope.run, scope.round, reports, figures, signal, untold)
 
 
-def known_stage(stage: str) -> None:
-    """ConfigError naming the stages there are, when this is none of them."""
-    known = names(EVERYTHING)
-    if stage not in known:
-        raise ConfigError(f"c3 run stage {stage}: no such stage; there is {', '.join(known)}")
-
-
-def _steps_until(scope: Scope, until: str) -> tuple[Step, ...]:
-    _known_step(scope, until, "--until")
-    return scope.steps[: names(scope.steps).index(until) + 1]
-
-
-def _known_step(scope: Scope, name: str, option: str) -> None:
-    if name not in names(scope.steps):
-        raise ConfigError(f"{option} {name}: no such stage; there is {', '.join(names(scope.steps))}")
-
-
-def run_evaluation(scope: Scope, progress: Progress) -> EvaluationResult:
-    """Greedy answers of the policy that the round ended with."""
-    reports, artifacts = _run(
-        scope, EVALUATION, progress, lambda flows: flows.started(flows.evaluation, **_parameters(scope))
-    )
+def run_evaluation(session: Session) -> EvaluationResult:
+    """Answer held-out problems greedily with the policy that the round ended with."""
+    reports, artifacts = _run(session, EVALUATION, "evaluation")
     rows = artifacts["evaluate"].rows("evaluations", ["reward", "truncated"])
     scored = [row["reward"] for row in rows if row["reward"] is not None]
     accuracy = sum(scored) / len(scored) if scored else float("nan")
     truncated, unscored = sum(row["truncated"] for row in rows), len(rows) - len(scored)
     return EvaluationResult(
-        scope.run,
-        scope.round,
+        session.round.ref.run,
+        session.round.ref.round,
         len(rows),
         accuracy,
         truncated,
         unscored,
         all(report.reused for report in reports),
         artifacts["evaluate"],
-        tell_evaluation(scope, artifacts["evaluate"], accuracy, truncated, unscored),
+        1.96 * (accuracy * (1 - accuracy) / max(len(scored), 1)) ** 0.5,
+        log_evaluation(session.round, artifacts["evaluate"], accuracy, truncated, unscored),
     )
 
 
-def run_diagnosis(scope: Scope, progress: Progress) -> tuple[Sequence[StepReport], Artifact]:
-    """What the round's credit is worth: the receipt, and the artifact that holds the figures."""
-    reports, artifacts = _run(
-        scope, DIAGNOSIS, progress, lambda flows: flows.started(flows.diagnosis, **_parameters(scope))
-    )
+def run_diagnosis(session: Session) -> tuple[Sequence[StepReport], Artifact]:
+    """Measure what the round's credit is worth; return the receipt, and the artifact that holds the figures."""
+    reports, artifacts = _run(session, DIAGNOSIS, "diagnosis")
     return reports, artifacts["diagnose"]
 
 
-def run_intervention(scope: Scope, progress: Progress) -> tuple[Sequence[StepReport], list[Artifact]]:
-    """What the scope's intervention led to: the receipt, and the artifacts of its steps."""
-    assert scope.intervention is not None
-    question = asdict(scope.intervention)
-    reports, artifacts = _run(
-        scope,
-        INTERVENTION_STEPS,
-        progress,
-        lambda flows: flows.started(flows.intervention, **_parameters(scope), question=question),
-    )
-    return reports, [artifacts[name] for name in names(INTERVENTION_STEPS)]
+def run_intervention(session: Session) -> tuple[Sequence[StepReport], list[Artifact]]:
+    """Find out what the round's intervention led to; return the receipt, and the artifacts of its steps."""
+    assert session.round.intervention is not None
+    question = asdict(session.round.intervention)
+    reports, artifacts = _run(session, INTERVENTIONS, "intervention", {"question": question})
+    return reports, [artifacts[name] for name in INTERVENTIONS.names]
 
 
-def evaluates(scope: Scope, last: int) -> bool:
-    """Whether training evaluates after this round: first and last always, and every so many by configuration."""
-    config = scope.config.evaluate
-    if config.problems is None:
-        return False
-    return scope.round in (0, last) or bool(config.every and scope.round % config.every == 0)
-
-
-def run_stage(scope: Scope, stage: str, progress: Progress) -> tuple[Sequence[StepReport], Sequence[str]]:
-    """One step; the steps before it must have run. With it a line for each tracker that could not be told of the update."""
-    known_stage(stage)
-    steps = scope.steps_with(stage)
-    scope.artifacts_before(stage, steps, scope.policy_after if steps is EVALUATION else None)
-    with _serving(scope, progress) as flows:
-        reports: Sequence[StepReport] = flows.started(flows.single_stage, **_parameters(scope), stage=stage)
+def run_stage(session: Session, stage: str) -> tuple[Sequence[StepReport], Sequence[str]]:
+    """Run one step; the steps before it must have run. With it a line for each tracker that could not be told of it."""
+    check_stage(stage)
+    resolver = session.resolver
+    resolver.artifacts_before(stage)
+    with _serving(session) as flows:
+        reports: Sequence[StepReport] = flows.start(flows.single_stage, **_parameters(session), stage=stage)
+    resolver.reload()
     if stage != UPDATE.name:
         return reports, ()
-    artifacts = _walk(scope, scope.steps).artifacts
-    return reports, tell_round(scope, artifacts, *_summary(scope, artifacts))
+    artifacts = resolver.resolve_steps().artifacts
+    return reports, log_round(session.round, artifacts, *_summary(session, artifacts))
+
+
+def check_stage(stage: str) -> None:
+    """Raise ConfigError naming the stages there are, when this is none of them."""
+    if stage not in ORDER:
+        raise ConfigError(f"c3 run stage {stage}: no such stage; there is {', '.join(ORDER)}")
+
+
+def later_stale(session: Session) -> LaterStale:
+    """Return later rounds that were made from a policy which this round no longer ends with."""
+    ref = session.round.ref
+    try:
+        return LaterStale(ref, RunStaleness(session.round.layout, ref.run).later_stale(ref))
+    except StoreError as error:  # another round's record is corrupt: this one is finished all the same
+        return LaterStale(ref, (), str(error))
+
+
+def _steps_until(session: Session, until: str) -> StepList:
+    _check_step(session, until, "--until")
+    return session.resolver.steps.until(until)
+
+
+def _check_step(session: Session, name: str, option: str) -> None:
+    names = session.resolver.steps.names
+    if name not in names:
+        raise ConfigError(f"{option} {name}: no such stage; there is {', '.join(names)}")
 
 
 def _run(
-    scope: Scope,
-    steps: Sequence[Step],
-    progress: Progress,
-    start: Callable[[Any], Any],
-    rerun_from: str | None = None,
+    session: Session, steps: StepList, flow: str, parameters: dict[str, Any] | None = None
 ) -> tuple[Sequence[StepReport], dict[str, Artifact]]:
-    """The flow, or nothing but the records when all is there and no server wants to see it."""
-    if rerun_from is not None:
-        _known_step(scope, rerun_from, "--from")
-    walk = _walk(scope, steps)
-    if walk.complete and rerun_from is None and server_url(scope.layout) is None:
-        for look in walk.looks:
-            scope.record(look.step, walk.artifacts[look.step.name])
-        return [reused(look, walk.artifacts[look.step.name]) for look in walk.looks], walk.artifacts
+    """Run the flow of that name; if everything is there and no server is configured, only update the record."""
+    resolver, parameters = session.resolver, parameters or {}
+    state = resolver.resolve_steps(steps)
+    if state.complete and not parameters.get("rerun_from") and server_url(session.round.layout) is None:
+        for found in state.steps:
+            record_result(resolver, found.step, state.artifacts[found.step.name])
+        return [reused_report(found) for found in state.steps], state.artifacts
     if any(step.stage.weights for step in steps):
-        _policy(scope, steps)  # no such model, or a round before that has not run: said before a server starts
+        resolver.policy_of(steps)  # no such model, or a round before that has not run: said before a server starts
     if any(step.stage.weights == "trains" for step in steps):
-        check_processes(scope.config)
-    generates = steps is not DIAGNOSIS or scope.independent_replay_count > 0
-    if generates and any(step.stage.weights == "samples" and step.name not in walk.artifacts for step in steps):
-        workbench().load_ahead(scope.config)
-    with _serving(scope, progress) as flows:
-        reports = start(flows)
-    return reports, _walk(scope, steps).artifacts
+        check_processes(session.round.config)
+    if _generates(state):
+        session.context.load_ahead(session.round.config)
+    with _serving(session) as flows:
+        reports = flows.start(getattr(flows, flow), **_parameters(session), **parameters)
+    resolver.reload()
+    return reports, resolver.resolve_steps(steps).artifacts
 
 
-def _policy(scope: Scope, steps: Sequence[Step]) -> PolicyVersion:
-    return scope.policy_after if steps is EVALUATION else scope.policy
-
-
-def _walk(scope: Scope, steps: Sequence[Step]) -> Walk:
-    return scope.walk(tuple(steps), scope.policy_after if steps is EVALUATION else None)
+def _generates(state: RoundState) -> bool:
+    """Return whether a step that is still to be made asks an engine for messages."""
+    if any(step.stage.weights == "samples" for step in state.unknown):
+        return True
+    return any(
+        found.artifact is None and found.step.stage.weights == "samples" and found.step.stage.messages(found.job) > 0
+        for found in state.steps
+    )
 
 
 @contextmanager
-def _serving(scope: Scope, progress: Progress) -> Iterator[Any]:
-    """The flows' module, with one command per round and the progress display in place."""
-    name = f"run-{scope.run}-{scope.variant}-{scope.round}"
-    with exclusive_lock(scope.layout, name, f"round {scope.round} of run '{scope.run}'"):
-        await_server = use_server(scope.layout)
-        workbench().progress = progress
-        from pipeline.flows import round_flows as flows  # Prefect takes two seconds to import: only when something runs
+def _serving(session: Session) -> Iterator[RoundFlows]:
+    """Yield the round's flows, connected to a server, while no other command runs this round."""
+    layout, ref = session.round.layout, session.round.ref
+    name = f"run-{ref.run}-{ref.variant}-{ref.round}"
+    with exclusive_lock(layout, name, f"round {ref.round} of run '{ref.run}'"):
+        await_server = use_server(layout)
+        from pipeline.flows.round_flows import (
+            RoundFlows,
+            connect,
+        )  # Prefect takes two seconds to import: only when needed
 
         warm_up()
         await_server()
-        flows.connect()
-        yield flows
+        connect()
+        yield RoundFlows(session.context)
 
 
-def _parameters(scope: Scope) -> dict[str, Any]:
-    return {"run": scope.run, "round": scope.round, "store": str(scope.store), "variant": scope.variant}
+def _parameters(session: Session) -> dict[str, Any]:
+    return {**session.round.label, "store": str(session.round.layout.root)}
 
 
-def _summary(scope: Scope, artifacts: dict[str, Artifact]) -> tuple[Row | None, Sequence[Row]]:
-    """The round's figures: as recorded where they are of these very rows, so that a finished round needs no query."""
+def _summary(session: Session, artifacts: dict[str, Artifact]) -> tuple[Row | None, Sequence[Row]]:
+    """Return the round's figures: as recorded where they are of these very rows, so that a finished round needs no query."""
     if "grade" not in artifacts:
         return None, []
     # the evaluations of a round are those of its plan: what is earned without a message is no part of its mean reward
-    summed = [artifact for name, artifact in artifacts.items() if name not in names(ABLATED_REPLAYS)]
-    content, place = summary_content(summed), (scope.layout, scope.run, scope.round, scope.variant)
-    recorded = catalog.recorded_summary(*place)
-    if recorded is None or recorded["of"] != content:
+    summed = [artifact for name, artifact in artifacts.items() if name not in ABLATED_REPLAYS.names]
+    content, layout, ref = summary_content(summed), session.round.layout, session.round.ref
+    recorded = RoundRecord.load(layout, ref).summary
+    if recorded is None or recorded.content != content:
         figures, signal = round_summary(summed)
-        recorded = {"of": content, "figures": figures, "signal": signal}
-        with suppress(StoreError):  # it only saves the next command a query
-            catalog.record_summary(*place, recorded)
-    return recorded["figures"], recorded["signal"]
-
-
-def seeded_run(run: str, seed: int | None) -> str:
-    """The run's name in a sweep over seeds."""
-    return run if seed is None else f"{run}-seed{seed}"
+        recorded = RoundSummary(content, figures, signal)
+        with suppress(StoreError), edit_round(layout, ref) as record:  # it only saves the next command a query
+            record.summary = recorded
+    return recorded.figures, recorded.signal

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from configs.errors import C3Error, CheckError, StoreError
 from pipeline.execution.runner import check
-from pipeline.rounds.round import Scope
-from pipeline.rounds.state import Look
-from pipeline.steps import DIAGNOSIS, EVALUATION, INTERVENTION_STEPS, Step, step_named, steps_with
+from pipeline.rounds.round import Round, load_round
+from pipeline.rounds.state import StepState
+from pipeline.steps import Step, list_with, step_named
+from stages.base.inputs import Inputs
 from stages.base.job import Job
 from store.artifacts.artifact import Artifact, load_manifest
 from store.artifacts.integrity import content_corruption, corruption, corruption_at
@@ -19,8 +19,7 @@ from store.artifacts.policy_version import PolicyVersion, version_after
 from store.disk.hashing import digest
 from store.disk.layout import IMPORTED, Layout
 from store.queries.checks import run_lineage
-from store.runs import records as catalog
-from store.runs.records import Reference
+from store.runs.records import Reference, RoundRef, RunRecord, references_of, rounds, run_folders, variants
 from store.runs.staleness import base_of
 from store.runs.variants import find_variant, steps_of
 
@@ -37,14 +36,13 @@ class Finding:
     cure: str
 
 
-def verify(store: Path, run: str | None = None) -> Iterator[tuple[Reference | None, Finding | None]]:
+def verify(layout: Layout, run: str | None = None) -> Iterator[tuple[Reference | None, Finding | None]]:
     """Look at every record of the runs and everything they refer to.
 
     Yields each reference with what is wrong with it, or None; what is wrong with a record has no reference.
     """
-    layout = Layout(store)
     seen: dict[tuple[str, str], str | None] = {}
-    for name in catalog.run_folders(layout) if run is None else [run]:
+    for name in run_folders(layout) if run is None else [run]:
         for found in look_through(layout, name):
             if isinstance(found, Finding):
                 yield None, found
@@ -59,19 +57,19 @@ def verify(store: Path, run: str | None = None) -> Iterator[tuple[Reference | No
 def look_through(layout: Layout, run: str) -> Iterator[Reference | Finding]:
     """What a run's records refer to, and those of them that are corrupt or gone."""
     try:
-        if catalog.recorded_config(layout, run, 1) is None:
-            problem = f"{layout.run(run) / catalog.RUN_RECORD}: is missing"
+        if RunRecord.load(layout, run) is None:
+            problem = f"{layout.run_record(run)}: is missing"
             yield Finding(f"run {run}", problem, f"put back a copy, or c3 run iteration --run {run} --config ...")
     except StoreError as error:
         yield Finding(f"run {run}", *_halves(error))
-    for variant in catalog.variants(layout, run):
+    for variant in variants(layout, run):
         first = 1
         try:
             branch = find_variant(layout, run, variant)
             first = branch.round if branch else 1
         except StoreError as error:
             yield Finding(f"run {run} {variant}", *_halves(error))
-        begun = catalog.rounds(layout, run, variant)
+        begun = rounds(layout, run, variant)
         for round in sorted({*begun, *range(first, max(begun, default=0) + 1)}):
             place = f"run {run} round {round} {variant}"
             if round not in begun:
@@ -79,7 +77,7 @@ def look_through(layout: Layout, run: str) -> Iterator[Reference | Finding]:
                 yield Finding(place, f"{layout.round(run, variant, round)}: is missing", cure)
                 continue
             try:
-                yield from catalog.references_of(layout, run, round, variant)
+                yield from references_of(layout, RoundRef(run, round, variant))
             except StoreError as error:
                 yield Finding(place, *_halves(error))
 
@@ -98,11 +96,10 @@ def _cure(reference: Reference) -> str:
     if reference.key.startswith(IMPORTED):
         return f"c3 import FILE --run {reference.run} --round {reference.round} takes the same transcripts again"
     variant = "" if reference.variant == "main" else f" --variant {reference.variant}"
-    steps = steps_with(reference.step)
-    if steps is INTERVENTION_STEPS:
+    steps = list_with(reference.step)
+    if steps.recorded_as == "interventions":
         return f"the same c3 what-if --run {reference.run} --round {reference.round}{variant} makes it again"
-    command = "diagnose" if steps is DIAGNOSIS else f"run {'evaluation' if steps is EVALUATION else 'iteration'}"
-    return f"c3 {command} --run {reference.run} --round {reference.round}{variant} makes it again"
+    return f"c3 {steps.command} --run {reference.run} --round {reference.round}{variant} makes it again"
 
 
 def problem_of(layout: Layout, reference: Reference) -> str | None:
@@ -129,20 +126,21 @@ def problem_of(layout: Layout, reference: Reference) -> str | None:
 
 def _broken_rule(layout: Layout, reference: Reference, artifact: Artifact, inputs: dict[str, Artifact]) -> str | None:
     """The first SQL check, or step of the lineage, that does not hold."""
-    scope = Scope(layout.root, reference.run, reference.round, reference.variant)
+    step = step_named(reference.step)
     try:
-        job = replace(Job(scope.config, reference.round, inputs), policy=_of_no_weights())
-        look = Look(step_named(reference.step), job, reference.key, {}, None)
+        round = load_round(layout, RoundRef(reference.run, reference.round, reference.variant))
+        job = step.stage.job_type(round.config, reference.round, Inputs(inputs), _of_no_weights())
+        state = StepState(step, job, reference.key, {}, None)
         try:
-            check(look, artifact)
+            check(state, artifact)
         except CheckError:
-            if not _made_otherwise(job, steps_with(reference.step), [artifact, *_upstream(layout, [artifact])]):
+            if not _made_otherwise(job, list_with(reference.step), [artifact, *_upstream(layout, [artifact])]):
                 raise
             # a configuration recorded since plans something else: `c3 status` calls such a round stale
-            check(look, artifact, planned=False)
+            check(state, artifact, planned=False)
         if reference.step == "advantages":
             run_lineage([*inputs.values(), *_upstream(layout, inputs.values()), artifact])
-            return _lost_policy(scope, inputs.values())
+            return _lost_policy(round, inputs.values())
     except CheckError as error:
         return str(error)
     except C3Error as error:
@@ -163,28 +161,28 @@ def _made_otherwise(job: Job, steps: Iterable[Step], artifacts: Iterable[Artifac
     return False
 
 
-def _lost_policy(scope: Scope, samples: Iterable[Artifact]) -> str | None:
+def _lost_policy(round: Round, samples: Iterable[Artifact]) -> str | None:
     """Why the policy that these were sampled by cannot be followed to the update that made it; None: it can.
 
     An untrained policy was made by none. One that the round before has since been drawn or made again without is no corruption:
     `c3 status` calls the round stale.
     """
     sampled = [each for each in samples if "policy" in each.manifest.get("cache_key_inputs", {})]
-    if scope.round <= 1 or not sampled:
+    if round.ref.round <= 1 or not sampled:
         return None
-    version, before = sampled[0].manifest["cache_key_inputs"]["policy"], scope.round - 1
+    version, before = sampled[0].manifest["cache_key_inputs"]["policy"], round.ref.round - 1
     lost = f"the policy {version} it was sampled by cannot be followed: "
-    entry = steps_of(scope.layout, scope.run, scope.variant, before).get("update")
+    entry = steps_of(round.layout, replace(round.ref, round=before)).get("update")
     if entry is None:
         return f"{lost}no update is recorded in round {before}"
-    lost += f"update {entry['key'][:12]} of round {before}"
-    update = load_manifest(scope.layout, entry["stage"], entry["key"])
+    lost += f"update {entry.key[:12]} of round {before}"
+    update = load_manifest(round.layout, entry.stage, entry.key)
     if update is None:
         return f"{lost} is gone"
     if corruption(update):
         return f"{lost} is corrupt"
-    recorded = update.digest == entry["digest"]
-    if not recorded and version_after(update, base_of(sampled[0]), scope.config.policies) != version:
+    recorded = update.digest == entry.digest
+    if not recorded and version_after(update, base_of(sampled[0]), round.config.policies) != version:
         return f"{lost} now has other weights"
     return None
 

@@ -6,7 +6,7 @@ What a person reads of it is in what_if_text.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import sqrt
 from typing import Any
 
@@ -14,12 +14,11 @@ import numpy as np
 
 from configs.errors import ConfigError
 from pipeline.commands.run import run_intervention
-from pipeline.execution.context import Progress
+from pipeline.commands.session import Session
 from pipeline.execution.runner import StepReport
-from pipeline.rounds.round import Scope
 from pipeline.rounds.stored import stored_artifacts
-from pipeline.steps import INTERVENTION_STEPS
-from stages.base.job import Intervention
+from pipeline.steps import INTERVENTIONS
+from stages.base.job import Intervention, InterventionJob
 from stages.diagnostics.intervals import of_draws
 from stages.diagnostics.statistics import mean_over_groups
 from stages.intervention import asked_for
@@ -37,54 +36,61 @@ of one replay, an interval over one problem.
 _NEEDED = ("problems", "rollout", "freeze", "sample", "replay", "grade", "advantages")
 
 
-def question(scope: Scope, name: str | None, role: str | None, message: str | None, empty: bool, replays: int) -> Scope:
-    """The scope, asked what a command line asks. ConfigError unless that is one message at one state or role."""
+def ask(
+    session: Session, name: str | None, role: str | None, message: str | None, empty: bool, replays: int
+) -> Session:
+    """The session, asked what a command line asks. ConfigError unless that is one message at one state or role."""
     if (name is None) == (role is None):
         raise ConfigError(
             "c3 what-if: say where: the ID of a state or of a decision there, or --role NAME for every state of a role"
         )
     if (message is None) == (not empty):
         raise ConfigError("c3 what-if: say what: one of --message TEXT, --message-file FILE and --empty")
-    samples = stored_artifacts(scope, _NEEDED)
+    samples = stored_artifacts(session.resolver, _NEEDED)
     if name is None:
-        known = [known.name for known in scope.config.roles]
+        known = [known.name for known in session.round.config.roles]
         if role not in known:
             raise ConfigError(f"c3 what-if --role {role}: no such role; there is {', '.join(known)}")
-        return scope.asking(Intervention(message or "", replays, role=role))
+        return _asking(session, Intervention(message or "", replays, role=role))
     found = named_states(samples, name)
     if not found:
         raise ConfigError(
-            f"c3 what-if {name}: no frozen state of round {scope.round} of run '{scope.run}' has that id, nor has a "
+            f"c3 what-if {name}: no frozen state of round {session.round.ref.round} of run '{session.round.ref.run}' has that id, nor has a "
             f'decision at one; `c3 sql "SELECT state_id, role FROM contexts"` lists them'
         )
-    return scope.asking(Intervention(message or "", replays, state_id=found[0]["state_id"]))
+    return _asking(session, Intervention(message or "", replays, state_id=found[0]["state_id"]))
 
 
-def price(scope: Scope) -> tuple[dict[str, int], bool]:
+def _asking(session: Session, intervention: Intervention) -> Session:
+    return Session(replace(session.round, intervention=intervention), session.context)
+
+
+def cost(session: Session) -> tuple[dict[str, int], bool]:
     """What the question costs, and whether that is spent already."""
-    look = scope.look(INTERVENTION_STEPS[0], scope.artifacts_beside(INTERVENTION_STEPS))
+    look = session.resolver.resolve(INTERVENTIONS.steps[0], session.resolver.inputs_of(INTERVENTIONS))
+    assert isinstance(look.job, InterventionJob)
     return asked_for(look.job), look.artifact is not None
 
 
-def what_if(scope: Scope, progress: Progress) -> tuple[Page, Sequence[StepReport]]:
+def what_if(session: Session) -> tuple[Page, Sequence[StepReport]]:
     """Put the message there, continue and grade it (or find that done), and set it beside the alternatives."""
-    assert scope.intervention is not None
-    cost, _ = price(scope)
-    reports, answer = run_intervention(scope, progress)
-    samples = stored_artifacts(scope, _NEEDED)
+    assert session.round.intervention is not None
+    price, _ = cost(session)
+    reports, answer = run_intervention(session)
+    samples = stored_artifacts(session.resolver, _NEEDED)
     states = [_with_error(row) for row in interventions(samples, answer)]
     page: Page = {
-        **scope.name,
-        "asked": asdict(scope.intervention),
-        "cost": cost,
+        **session.round.label,
+        "asked": asdict(session.round.intervention),
+        "cost": price,
         "role": states[0]["role"],
         "text": states[0]["text"],
         "states": states,
-        "mean": _over(scope, states, lambda row: row["mean_return"]),
-        "difference": _over(scope, states, lambda row: row["difference"]),
+        "mean": _over(session, states, lambda row: row["mean_return"]),
+        "difference": _over(session, states, lambda row: row["difference"]),
         "left_out": sum(row["difference"] is None for row in states),
     }
-    return page | (_one_state(samples, answer, states[0]) if scope.intervention.state_id else {}), reports
+    return page | (_one_state(samples, answer, states[0]) if session.round.intervention.state_id else {}), reports
 
 
 def _with_error(row: Row) -> Row:
@@ -93,13 +99,13 @@ def _with_error(row: Row) -> Row:
     return {**{name: value for name, value in row.items() if name != "spread"}, "standard_error": error}
 
 
-def _over(scope: Scope, states: Sequence[Row], figure: Callable[[Row], float | None]) -> Page | None:
+def _over(session: Session, states: Sequence[Row], figure: Callable[[Row], float | None]) -> Page | None:
     """The mean of a figure over states that have it, with its 95% interval (bootstrap over problems)."""
     told = [(value, row["problem_id"]) for row in states if (value := figure(row)) is not None]
     if not told:
         return None
     values, problems = zip(*told, strict=True)
-    rng = np.random.default_rng(seed_from("what-if", scope.config.seed, scope.round))
+    rng = np.random.default_rng(seed_from("what-if", session.round.config.seed, session.round.ref.round))
     found = mean_over_groups(values, problems, rng)
     return {"value": found.value, "low": found.low, "high": found.high, "states": len(told)}
 

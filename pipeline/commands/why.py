@@ -7,7 +7,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 from pipeline.formatting import number, signed
-from pipeline.rounds.round import Scope
+from pipeline.rounds.resolve import StepResolver
 from pipeline.rounds.stored import stored_artifacts
 from stages.engines.registry import make_codec
 from store.artifacts.artifact import Row
@@ -22,25 +22,25 @@ A group's context, its number of tokens and its upstream messages are None where
 NEEDED = ("problems", "rollout", "freeze", "sample", "replay", "grade", "advantages")
 
 
-def why(scope: Scope, question: str, parameters: Mapping[str, Any]) -> Page:
+def explain(resolver: StepResolver, question: str, parameters: Mapping[str, Any]) -> Page:
     """Everything behind the advantages that a question picks. ConfigError when it picks none."""
-    roles = [role.name for role in scope.config.roles]
+    roles = [role.name for role in resolver.round.config.roles]
     if parameters.get("role") not in (None, *roles):
         raise ConfigError(f"c3 why: --role {parameters['role']}: no such role; there is {', '.join(roles)}")
-    found = behind(stored_artifacts(scope, NEEDED, also=("update",)), question, parameters)
+    found = behind(stored_artifacts(resolver, NEEDED, also=("update",)), question, parameters)
     if not found.chosen:
         raise ConfigError(
-            f"c3 why: nothing in round {scope.round} of run '{scope.run}' answers to {_asked(parameters)}; "
+            f"c3 why: nothing in round {resolver.round.ref.round} of run '{resolver.round.ref.run}' answers to {_asked(parameters)}; "
             f'`c3 sql "SELECT decision_id, state_id, problem_id, role, advantage FROM advantages"` lists what is there'
         )
     first = found.alternatives[0]
     return {
-        "run": scope.run,
-        "round": scope.round,
-        "variant": scope.variant,
+        "run": resolver.round.ref.run,
+        "round": resolver.round.ref.round,
+        "variant": resolver.round.ref.variant,
         "estimator": first["estimator"],
         "normalisation": first["normalisation"],
-        "groups": _groups(scope, found),
+        "groups": _groups(resolver, found),
     }
 
 
@@ -65,9 +65,9 @@ def _asked(parameters: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in parameters.items() if value is not None)
 
 
-def _groups(scope: Scope, found: Behind) -> list[Page]:
+def _groups(resolver: StepResolver, found: Behind) -> list[Page]:
     """One page per group asked about, in the order asked."""
-    codec = make_codec(scope.config.engine)
+    codec = make_codec(resolver.round.config.engine)
     members: dict[str, list[Row]] = {}
     for row in found.alternatives:
         members.setdefault(row["group_id"], []).append(row)

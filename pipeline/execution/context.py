@@ -1,4 +1,4 @@
-"""The process's tools and progress display. One per process, because a model is loaded once per process."""
+"""What a command works with: resources, progress, caps, and how many parts are made side by side."""
 
 from __future__ import annotations
 
@@ -13,43 +13,57 @@ from stages.base.resources import Resources
 
 
 class Progress(Protocol):
-    """What shows how far a step has come."""
+    """Show how far a step has come."""
 
     def start(self, step: str, total: int) -> None:
-        """A step begins that will take `total` messages (0: not counted)."""
+        """Begin a step that will take `total` messages (0: not counted)."""
         ...
 
     def advance(self, count: int) -> None:
-        """So many more are done."""
+        """Add `count` finished messages."""
         ...
 
     def finish(self) -> None:
-        """The step is over."""
+        """End the step."""
         ...
 
 
 class NullProgress:
-    """Shows nothing."""
+    """Show nothing."""
 
     def start(self, step: str, total: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def advance(self, count: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def finish(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
-class Workbench:
-    """Tools, the progress that hears of finished messages, the caps, and how many parts are made side by side."""
+@lru_cache(maxsize=1)
+def process_resources() -> Resources:
+    """Return this process's resources: there is one set, because a model is loaded once per process."""
+    return Resources()
 
-    def __init__(self) -> None:
-        self.progress: Progress = NullProgress()
-        self.resources = Resources(self._advance)
+
+class ExecutionContext:
+    """Carry what one command works with. It is passed down; only the resources belong to the process."""
+
+    def __init__(
+        self,
+        progress: Progress | None = None,
+        limits: Limits | None = None,
+        workers: WorkersConfig | None = None,
+        resources: Resources | None = None,
+    ) -> None:
+        """`resources`: by default this process's, which report finished messages to this context from now on."""
+        self.progress = progress or NullProgress()
+        self.limits = limits or Limits()
+        self.workers = workers or WorkersConfig()
+        self.resources = resources or process_resources()
+        self.resources.on_message = self._advance
         self._advancing = threading.Lock()  # parts may be made side by side, a terminal has one bar
-        self.limits = Limits()
-        self.workers = WorkersConfig()
         self._loading: threading.Thread | None = None
 
     def _advance(self, count: int) -> None:
@@ -57,13 +71,13 @@ class Workbench:
             self.progress.advance(count)
 
     @property
-    def far(self) -> bool:
-        """Whether parts are made in other processes, which have workbenches of their own."""
+    def is_remote(self) -> bool:
+        """Whether parts are made in other processes, which have resources of their own."""
         return self.workers.runner != "threads"
 
     def load_ahead(self, config: Config) -> None:
         """Load the engine's model in the background, while a server starts."""
-        if self._loading is None and not self.far:
+        if self._loading is None and not self.is_remote:
             self._loading = threading.Thread(target=self._load, args=(config,), daemon=True)
             self._loading.start()
 
@@ -74,15 +88,9 @@ class Workbench:
             return  # the stage that needs the engine will meet the same error where it can be reported
 
     def ready(self) -> Resources:
-        """The tools, once any loading ahead is over."""
+        """Return the resources, once any loading ahead is over."""
         loading = self._loading  # parts made side by side all come here
         if loading is not None:
             loading.join()
             self._loading = None
         return self.resources
-
-
-@lru_cache(maxsize=1)
-def workbench() -> Workbench:
-    """This process's workbench."""
-    return Workbench()

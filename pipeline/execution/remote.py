@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.execution.context import workbench
+from pipeline.execution.context import ExecutionContext
 from pipeline.execution.limits import Limits
 from pipeline.execution.runner import make_part
-from pipeline.rounds.state import Look
+from pipeline.rounds.state import StepState
 from pipeline.steps import step_named
-from stages.base.job import Job, Part
+from stages.base.inputs import Inputs, Part
+from stages.base.job import Job
 from stages.base.resources import Resources
 from stages.mismatch.engine_check import assume_agreement, ensure_agreement
 from store.artifacts.policy_version import PolicyVersion
@@ -25,8 +26,8 @@ from store.disk.layout import Layout
 
 
 @dataclass(frozen=True)
-class Order:
-    """One part, asked for from afar. Paths are absolute: a worker has a directory of its own."""
+class PartTask:
+    """Ask a worker for one part. Paths are absolute: a worker has a directory of its own."""
 
     step: str
     key: str
@@ -39,40 +40,42 @@ class Order:
     """Whether the command has compared the engine with the trainer: servers are the same for every worker."""
 
 
-def order(look: Look, layout: Layout, part: Part, limits: Limits) -> Order:
-    """What a worker needs to know to make this part."""
+def part_task(state: StepState, layout: Layout, part: Part, limits: Limits) -> PartTask:
+    """Return what a worker needs to know to make this part."""
     job = replace(
-        look.job,
-        inputs={name: replace(artifact, path=artifact.path.resolve()) for name, artifact in look.job.inputs.items()},
-        policy=None if look.job.policy is None else _absolute(look.job.policy),
-        output=look.job.output.resolve(),
+        state.job,
+        inputs=Inputs(
+            {name: replace(artifact, path=artifact.path.resolve()) for name, artifact in state.job.inputs.items()}
+        ),
+        policy=None if state.job.policy is None else _absolute(state.job.policy),
+        output=state.job.output.resolve(),
     )
     left = limits.seconds_left
     ends_at = None if left is None else time.time() + left
-    return Order(look.step.name, look.key, layout.root.resolve(), job, part, ends_at, _shares_servers(look))
+    return PartTask(state.step.name, state.key, layout.root.resolve(), job, part, ends_at, _shares_servers(state))
 
 
-def check_shared_engine(look: Look, resources: Resources) -> None:
-    """Before anything is ordered: what all workers will ask is compared with the trainer here, once for all of them."""
-    if _shares_servers(look):
-        ensure_agreement(resources, look.job.config, look.job.weights)
+def check_shared_engine(state: StepState, resources: Resources) -> None:
+    """Compare servers that all workers will ask with the trainer, once for all of them. EngineError when they disagree."""
+    if _shares_servers(state):
+        ensure_agreement(resources, state.job.config, state.job.weights)
 
 
-def _shares_servers(look: Look) -> bool:
-    generates = look.step.stage.weights == "samples" and look.step.stage.messages(look.job) > 0
-    return generates and look.job.config.engine.kind == "vllm_server"
+def _shares_servers(state: StepState) -> bool:
+    generates = state.step.stage.weights == "samples" and state.step.stage.messages(state.job) > 0
+    return generates and state.job.config.engine.kind == "vllm_server"
 
 
-def fill(asked: Order) -> dict[str, Any]:
-    """In the worker: make the part and put it in place; its record."""
-    step = step_named(asked.step)
-    look = Look(step, asked.job, asked.key, {}, None)
-    writer = ArtifactWriter(Layout(asked.store), step.stage.name, asked.key)
-    limits = Limits(None if asked.ends_at is None else asked.ends_at - time.time())
-    resources = workbench().ready()
-    if asked.engine_checked:
-        assume_agreement(resources, asked.job.config, asked.job.weights)
-    return make_part(writer, look, asked.part, resources, limits)
+def run_part_task(task: PartTask) -> dict[str, Any]:
+    """Make the part in a worker's process and put it in place; return its record."""
+    step = step_named(task.step)
+    state = StepState(step, task.job, task.key, {}, None)
+    writer = ArtifactWriter(Layout(task.store), step.stage.name, task.key)
+    limits = Limits(None if task.ends_at is None else task.ends_at - time.time())
+    context = ExecutionContext(limits=limits)
+    if task.engine_checked:
+        assume_agreement(context.resources, task.job.config, task.job.weights)
+    return make_part(writer, state, task.part, context)
 
 
 def _absolute(policy: PolicyVersion) -> PolicyVersion:

@@ -3,41 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
 from configs.load import DEFAULT_FILE, build_config, load_config
 from configs.schema import Config
-from pipeline.rounds.cost import round_cost
-from pipeline.rounds.round import Scope
-from pipeline.rounds.state import Look
+from pipeline.rounds.policy import has_predecessor
+from pipeline.rounds.resolve import StepResolver
+from pipeline.rounds.round import Round, load_round
+from pipeline.rounds.state import StepState
 from stages.problem_sources.overlap import overlap
 from stages.problem_sources.registry import load_problems
 from store.artifacts.artifact import load_manifest
-from store.disk.layout import MAIN
-from store.runs import records as catalog
+from store.disk.layout import MAIN, Layout
+from store.runs.records import RoundRef, RunRecord, StepRecord
 from store.runs.variants import find_variant, steps_of
-
-__all__ = ["heldout_overlap", "plan_steps", "round_cost", "wanted_config"]
 
 Planned = tuple[str, str, str]
 """Step, what will become of it, why."""
 
 
-def wanted_config(scope: Scope, source: str | None, overrides: Sequence[str]) -> Config:
-    """The configuration a command would use, nothing recorded: a file, else the run's own, else c3.toml."""
-    recorded = catalog.recorded_config(scope.layout, scope.run, scope.round)
-    if scope.variant != MAIN and recorded is not None:
-        return build_config(scope.config.model_dump(mode="json"), overrides, where=f"variant '{scope.variant}'")
+def wanted_config(layout: Layout, ref: RoundRef, source: str | None, overrides: Sequence[str]) -> Config:
+    """Return the configuration a command would use, nothing recorded: a file, else the run's own, else c3.toml.
+
+    ConfigError when there is none of these.
+    """
+    record = RunRecord.load(layout, ref.run)
+    recorded = record.config_at(ref.round) if record else None
+    if ref.variant != MAIN and recorded is not None:
+        own = load_round(layout, ref).config
+        return build_config(own.model_dump(mode="json"), overrides, where=f"variant '{ref.variant}'")
     if source is None and recorded is None and Path(DEFAULT_FILE).exists():
         source = DEFAULT_FILE
     if source is not None:
         return load_config(source, overrides)
     if recorded is not None:
-        return build_config(recorded, overrides, where=f"run '{scope.run}'")
+        return build_config(recorded, overrides, where=f"run '{ref.run}'")
     raise ConfigError(
-        f"run '{scope.run}' has no configuration yet: give --config FILE_OR_PRESET, or write {DEFAULT_FILE} with `c3 init`"
+        f"run '{ref.run}' has no configuration yet: give --config FILE_OR_PRESET, or write {DEFAULT_FILE} with `c3 init`"
     )
 
 
@@ -50,54 +55,49 @@ def heldout_overlap(config: Config) -> tuple[int, int] | None:
     return len(shared), len(heldout)
 
 
-def plan_steps(scope: Scope, config: Config) -> list[Planned]:
-    """Per step of the round: reused, made, or depending on what comes before."""
-    if (
-        find_variant(scope.layout, scope.run, scope.variant) is None
-    ):  # a variant that is only thought of is the main line
-        scope = Scope(scope.store, scope.run, scope.round)
-    scope = scope.under(config)
-    if scope.round > 1 and not scope.has_predecessor():
-        return [(step.name, "made", f"once round {scope.round - 1} has run") for step in scope.steps]
-    recorded = _recorded(scope)
-    walk = scope.walk()
-    rows: list[Planned] = []
-    for look in walk.looks:
-        rows.append(_planned(scope, look, recorded.get(look.step.name)))
-    rows += [(step.name, "made", "follows what is made above") for step in walk.unknown]
-    return rows
+def plan_steps(round: Round) -> list[Planned]:
+    """Return per step of the round: reused, made, or depending on what comes before."""
+    layout, ref = round.layout, round.ref
+    if find_variant(layout, ref.run, ref.variant) is None:  # a variant that is only thought of is the main line
+        round = replace(round, ref=replace(ref, variant=MAIN))
+    resolver = StepResolver(round)
+    if not has_predecessor(round):
+        return [(step.name, "made", f"once round {ref.round - 1} has run") for step in resolver.steps]
+    recorded = _recorded(round)
+    state = resolver.resolve_steps()
+    rows = [_planned(layout, found, recorded.get(found.step.name)) for found in state.steps]
+    return rows + [(step.name, "made", "follows what is made above") for step in state.unknown]
 
 
-def _recorded(scope: Scope) -> dict[str, dict[str, Any]]:
-    """What the round's steps were when they last ran; of a variant that has not got so far, its parent's."""
-    place = (scope.layout, scope.run)
-    variant = find_variant(*place, scope.variant)
-    before = steps_of(*place, variant.parent, scope.round) if variant is not None else {}
-    return {**before, **steps_of(*place, scope.variant, scope.round)}
+def _recorded(round: Round) -> dict[str, StepRecord]:
+    """Return what the round's steps were when they last ran; of a variant that has not got so far, its parent's."""
+    layout, ref = round.layout, round.ref
+    variant = find_variant(layout, ref.run, ref.variant)
+    before = steps_of(layout, replace(ref, variant=variant.parent)) if variant is not None else {}
+    return {**before, **steps_of(layout, ref)}
 
 
-def first_changed(scope: Scope, config: Config) -> str | None:
-    """The first step of a finished or begun round whose key another configuration changes; None when none does."""
-    here, there = scope.walk(), scope.under(config).walk()
-    for look, other in zip(here.looks, there.looks, strict=False):
-        if look.key != other.key:
+def first_changed(round: Round, config: Config) -> str | None:
+    """Return the first step of a begun round whose key another configuration changes; None when none does."""
+    here = StepResolver(round).resolve_steps()
+    there = StepResolver(replace(round, config=config)).resolve_steps()
+    for state, other in zip(here.steps, there.steps, strict=False):
+        if state.key != other.key:
             return other.step.name  # of two rounds of other steps the one that is asked for
     return None
 
 
-def _planned(scope: Scope, look: Look, entry: dict[str, str] | None) -> Planned:
-    if look.artifact is not None:
-        return look.step.name, "reused", look.key[:12]
+def _planned(layout: Layout, state: StepState, entry: StepRecord | None) -> Planned:
+    name = state.step.name
+    if state.artifact is not None:
+        return name, "reused", state.key[:12]
     if entry is None:
-        return look.step.name, "made", "not there yet"
-    before = load_manifest(scope.layout, entry["stage"], entry["key"])
-    if before is None or entry["key"] == look.key:
-        return look.step.name, "made", "missing or corrupt"
-    return (
-        look.step.name,
-        "made",
-        "; ".join(differences(before.manifest["cache_key_inputs"], look.cache_key_inputs)) or "changed",
-    )
+        return name, "made", "not there yet"
+    before = load_manifest(layout, entry.stage, entry.key)
+    if before is None or entry.key == state.key:
+        return name, "made", "missing or corrupt"
+    changed = differences(before.manifest["cache_key_inputs"], state.cache_key_inputs)
+    return name, "made", "; ".join(changed) or "changed"
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:

@@ -8,17 +8,18 @@ nothing: the same command tells it later.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from configs.errors import ConfigError, StoreError
 from configs.schema import Config
-from pipeline.rounds.round import Scope
+from pipeline.rounds.round import Round, load_round
 from pipeline.trackers.protocol import Figure, Line, Tracker
 from store.artifacts.artifact import Artifact, Row
 from store.artifacts.step_timing import timed_steps
 from store.disk.hashing import digest
-from store.runs.tracker_state import line_id, record_told, told
+from store.runs.tracker_state import logged_digest, record_logged, tracked_run_id
 
 STEP_FIGURES = (
     "loss",
@@ -43,47 +44,45 @@ def check_trackers(config: Config) -> None:
             )
 
 
-def tell_round(
-    scope: Scope, artifacts: Mapping[str, Artifact], summary: Row | None, signal: Sequence[Row]
-) -> list[str]:
+def log_round(round: Round, artifacts: Mapping[str, Artifact], summary: Row | None, signal: Sequence[Row]) -> list[str]:
     """Tell of a round that has run to its update: a line for each tracker that could not be told."""
-    if not scope.config.tracking.to or "update" not in artifacts:
+    if not round.config.tracking.to or "update" not in artifacts:
         return []
-    before = sum(_steps_of(scope, number) for number in range(1, scope.round))
+    before = sum(_steps_of(round, number) for number in range(1, round.ref.round))
     content = digest([before, {name: artifact.digest for name, artifact in artifacts.items()}])
-    figures = _round_figures(scope, before, artifacts["update"], summary, signal)
-    return _tell(scope, f"round-{scope.round:05d}", content, figures)
+    figures = _round_figures(round, before, artifacts["update"], summary, signal)
+    return _tell(round, f"round-{round.ref.round:05d}", content, figures)
 
 
-def tell_evaluation(scope: Scope, evaluations: Artifact, accuracy: float, truncated: int, unscored: int) -> list[str]:
+def log_evaluation(round: Round, evaluations: Artifact, accuracy: float, truncated: int, unscored: int) -> list[str]:
     """Tell of the evaluation after a round."""
     found: list[tuple[str, float]] = [("evaluation/truncated", truncated), ("evaluation/unscored", unscored)]
     if accuracy == accuracy:  # NaN: nothing could be graded
         found.append(("evaluation/accuracy", accuracy))
-    figures = [Figure(name, value, "round", scope.round) for name, value in found]
-    return _tell(scope, f"evaluation-{scope.round:05d}", evaluations.digest, figures)
+    figures = [Figure(name, value, "round", round.ref.round) for name, value in found]
+    return _tell(round, f"evaluation-{round.ref.round:05d}", evaluations.digest, figures)
 
 
-def _tell(scope: Scope, chapter: str, content: str, figures: Sequence[Figure]) -> list[str]:
+def _tell(round: Round, chapter: str, content: str, figures: Sequence[Figure]) -> list[str]:
     """Each destination that was not told of this content yet. Content, not figures: a sum's last bit may differ."""
-    place = (scope.layout, scope.run, scope.variant)
+    place = (round.layout, round.ref.run, round.ref.variant)
     untold = []
-    for name in scope.config.tracking.to:
-        tracker = _tracker(name, scope)
-        if told(*place, tracker.destination, chapter) == content:
+    for name in round.config.tracking.to:
+        tracker = _tracker(name, round)
+        if logged_digest(*place, tracker.destination, chapter) == content:
             continue
-        line = Line(line_id(*place), scope.run, scope.variant, scope.config.model_dump(mode="json"))
+        line = Line(tracked_run_id(*place), round.ref.run, round.ref.variant, round.config.model_dump(mode="json"))
         try:
             tracker.tell(line, chapter, figures)
         except StoreError as error:
             untold.append(f"{name} was not told of {chapter}: {error}; run the same command again to tell it")
             continue
-        record_told(*place, tracker.destination, chapter, content)
+        record_logged(*place, tracker.destination, chapter, content)
     return untold
 
 
 def _round_figures(
-    scope: Scope, before: int, update: Artifact, summary: Row | None, signal: Sequence[Row]
+    round: Round, before: int, update: Artifact, summary: Row | None, signal: Sequence[Row]
 ) -> list[Figure]:
     """`before`: optimiser steps of the rounds before this one."""
     figures = [
@@ -97,23 +96,25 @@ def _round_figures(
     for row in signal:
         of_round[f"groups/{row['role']}"] = row["groups"]
         of_round[f"groups_without_signal/{row['role']}"] = row["groups_without_signal"]
-    found = [Figure(name, float(value), "round", scope.round) for name, value in of_round.items() if value is not None]
+    found = [
+        Figure(name, float(value), "round", round.ref.round) for name, value in of_round.items() if value is not None
+    ]
     return figures + found
 
 
-def _steps_of(scope: Scope, round: int) -> int:
+def _steps_of(round: Round, number: int) -> int:
     """Optimiser steps of an earlier round, as its configuration has them."""
-    update = Scope(scope.store, scope.run, round, scope.variant).config.update
+    update = load_round(round.layout, replace(round.ref, round=number)).config.update
     return update.epochs * update.minibatches
 
 
-def _tracker(name: str, scope: Scope) -> Tracker:
-    config = scope.config.tracking
+def _tracker(name: str, round: Round) -> Tracker:
+    config = round.config.tracking
     if name == "tensorboard":
         from pipeline.trackers.tensorboard import TensorBoardTracker
 
         asked = config.tensorboard_dir
-        return TensorBoardTracker(scope.layout.tensorboard if asked is None else Path(asked))
+        return TensorBoardTracker(round.layout.tensorboard if asked is None else Path(asked))
     if name == "mlflow":
         from pipeline.trackers.mlflow import MlflowTracker
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.rounds.round import Scope
+from pipeline.rounds.round import Round
 from store.artifacts.artifact import Row
 from store.disk.layout import MAIN
 from store.queries.advantages import estimators
@@ -32,10 +32,10 @@ def show_gradients(console: Console, rows: Sequence[Row]) -> None:
         _table(console, (role or "the team", "length", *map(str, range(1, len(names)))), numbered)
 
 
-def show_comparison(console: Console, scope: Scope, found: Comparison) -> None:
+def show_comparison(console: Console, round: Round, found: Comparison) -> None:
     """Three tables that fit 80 columns."""
-    variant = "" if scope.variant == MAIN else f", {scope.variant}"
-    console.print(f"[bold]run {scope.run}, round {scope.round}{variant}[/bold]: estimators on the same samples")
+    variant = "" if round.ref.variant == MAIN else f", {round.ref.variant}"
+    console.print(f"[bold]run {round.ref.run}, round {round.ref.round}{variant}[/bold]: estimators on the same samples")
     absent = [name for name in estimators() if name not in {row["estimator"] for row in found.by_estimator}]
     if absent:
         console.print(f"not among them, because the round has no stage for what they read: {', '.join(absent)}")

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from configs.schema import Config
-from configs.warnings import config_notes
 from pipeline.rounds.cost import RoundCost
 from pipeline.views.receipt import _count
 
@@ -45,10 +43,10 @@ def show_overlap(console: Console, found: tuple[int, int] | None) -> None:
         console.print(f"none of the {heldout} held-out problems is trained on")
 
 
-def show_notes(console: Console, config: Config) -> None:
-    """What the configuration means that its reader may not expect."""
-    for note in config_notes(config):
-        console.print(f"note: {note}", style="yellow")
+def show_warnings(console: Console, warnings: Sequence[str]) -> None:
+    """Print what a configuration means that its reader may not expect."""
+    for warning in warnings:
+        console.print(f"note: {warning}", style="yellow")
 
 
 def show_plan_steps(console: Console, rows: Sequence[tuple[str, str, str]]) -> None:

@@ -19,12 +19,12 @@ def show_round(console: Console, result: RoundResult) -> None:
     """The table of one finished round."""
     console.print(_headline(result))
     show_steps(console, result.reports)
-    show_untold(console, result.untold)
+    show_unlogged(console, result.unlogged)
     console.print()
 
 
-def show_untold(console: Console, lines: Sequence[str]) -> None:
-    """Trackers that could not be told: nothing is lost, and nothing was stopped by it."""
+def show_unlogged(console: Console, lines: Sequence[str]) -> None:
+    """Print which trackers could not be reached: nothing is lost, and nothing was stopped by it."""
     for line in lines:
         console.print(f"note: {line}", style="yellow", markup=False, soft_wrap=True)
 

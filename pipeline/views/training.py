@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.run import EvaluationResult, RoundResult
-from pipeline.views.receipt import _count, show_untold
-from store.queries.summaries import accuracy_change
+from pipeline.commands.training import TrainingResult
+from pipeline.views.receipt import _count, show_round, show_unlogged
 
 
-def show_training(console: Console, rounds: Sequence[RoundResult], evaluations: Sequence[EvaluationResult]) -> None:
-    """One line per round: how the reward went."""
+def show_result(console: Console, result: RoundResult | EvaluationResult) -> None:
+    """Print a round or an evaluation as soon as it is done."""
+    if isinstance(result, RoundResult):
+        show_round(console, result)
+    else:
+        show_evaluation(console, result)
+
+
+def show_training(console: Console, training: TrainingResult) -> None:
+    """Print one line per round, the evaluations, and how accuracy changed."""
     table = Table(title="training", title_justify="left", box=None, pad_edge=False)
     for heading in ("round", "reward", "spread", "no signal", "messages", "evals", "seconds"):
         table.add_column(heading, justify="right")
-    for result in rounds:
+    for result in training.rounds:
         if result.figures is None:
             continue
         groups = sum(row["groups"] for row in result.signal)
@@ -34,10 +40,10 @@ def show_training(console: Console, rounds: Sequence[RoundResult], evaluations: 
             f"{sum(report.seconds for report in result.reports):.1f}",
         )
     console.print(table)
-    for evaluation in evaluations:
+    for evaluation in training.evaluations:
         show_evaluation(console, evaluation)
-    if len(evaluations) > 1:
-        change = accuracy_change(evaluations[0].artifact, evaluations[-1].artifact)
+    if training.change is not None:
+        change = training.change
         low, high = change["change"] - change["half_interval"], change["change"] + change["half_interval"]
         console.print(
             f"change: {change['change']:+.3f}, 95% interval {low:+.3f} to {high:+.3f} "
@@ -47,10 +53,9 @@ def show_training(console: Console, rounds: Sequence[RoundResult], evaluations: 
 
 def show_evaluation(console: Console, result: EvaluationResult) -> None:
     """Greedy accuracy, with its 95% interval and what was cut off."""
-    half = 1.96 * (result.accuracy * (1 - result.accuracy) / max(result.problems - result.unscored, 1)) ** 0.5
     when = "untrained" if result.round == 0 else f"after round {result.round}"
-    text = f"greedy accuracy {when}: {result.accuracy:.3f} +- {half:.3f} on {result.problems} held-out problems"
+    text = f"greedy accuracy {when}: {result.accuracy:.3f} +- {result.half_interval:.3f} on {result.problems} held-out problems"
     notes = [f"{result.truncated} truncated"] if result.truncated else []
     notes += [f"{result.unscored} unscored"] if result.unscored else []
     console.print(text + (f" ({', '.join(notes)})" if notes else ""))
-    show_untold(console, result.untold)
+    show_unlogged(console, result.unlogged)

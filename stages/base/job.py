@@ -1,9 +1,10 @@
-"""A job: one stage requested once, with its inputs, its round and its policy."""
+"""A job: one stage requested once, with its inputs, its round and its policy.
+
+Most stages take a plain `Job`. A stage that needs something more of a round declares a job type with that field.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,9 @@ from configs.role_graph import topological_order
 from configs.roles import Role
 from configs.schema import Config
 from stages.base.draw_tree import DrawTree, draw_tree
+from stages.base.inputs import Inputs, Part
 from stages.problem_sources.protocol import Problem
-from store.artifacts.artifact import Artifact, Row
+from store.artifacts.artifact import Row
 from store.artifacts.policy_version import PolicyVersion
 from store.disk.ids import Draws
 
@@ -21,68 +23,28 @@ RETRIED = "retried"
 """The input that holds the rewards before a retry. It is no part of a step's wiring, so checks do not see it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One shard of a stage's work, fixed by the configuration."""
-
-    index: int
-    problem_ids: tuple[str, ...] = ()
-    """The problems it covers; empty for stages that are not cut by problem."""
-
-
-@dataclass(frozen=True, slots=True)
-class Intervention:
-    """A message of one's own, put into frozen states to see what follows. It is looked at: never credited, never trained on."""
-
-    text: str
-    """Empty: the state without the role's message."""
-    replays: int
-    """Independent continuations at each state; after the last role there is nothing to continue."""
-    role: str | None = None
-    """At every frozen state of this role; None: at `state_id` alone."""
-    state_id: str | None = None
-
-
 @dataclass(frozen=True)
 class Job:
-    """One stage asked for once: which round of which configuration, over which artifacts, with which weights."""
+    """Ask for one stage of a round: under which configuration, over which artifacts, with which weights."""
 
     config: Config
     round: int
-    inputs: Mapping[str, Artifact]
-    """By the name of the step that made each."""
+    """Counted from 1; 0 where the untrained team is evaluated."""
+    inputs: Inputs = field(default_factory=lambda: Inputs({}))
     policy: PolicyVersion | None = None
+    """None for stages that neither sample nor train."""
     output: Path = Path()
     """The folder of the artifact in the making: a sequential stage's part finds the one before it there."""
     draw_set: int = 0
     """0: the first draws; K: the K-th independent set of draws."""
-    retry: int = 0
-    """K: the K-th time that what the evaluator failed on is graded again; the rewards before it are the input RETRIED."""
-    independent_replay_count: int = 0
-    """Independent replays of each alternative that the round's diagnosis may spend."""
-    intervention: Intervention | None = None
-    """What `c3 what-if` asks; None in every other stage."""
-    _rows: dict[str, list[Row]] = field(default_factory=dict, compare=False, init=False)
-    _places: dict[str, dict[str, list[int]]] = field(default_factory=dict, compare=False, init=False)
 
     def rows(self, table: str) -> list[Row]:
-        """The rows of a table over all inputs that hold it, in the inputs' order. Read once."""
-        if table not in self._rows:
-            self._rows[table] = [row for artifact in self.inputs.values() for row in artifact.rows(table)]
-        return self._rows[table]
+        """Return the rows of a table over all inputs that hold it, in the inputs' order."""
+        return self.inputs.rows(table)
 
     def rows_of(self, table: str, part: Part) -> list[Row]:
-        """Those of them that belong to the part's problems, in the same order."""
-        rows = self.rows(table)
-        if table not in self._places:  # found once, because a stage of many parts would search all rows for each
-            places: defaultdict[str, list[int]] = defaultdict(list)
-            for place, row in enumerate(rows):
-                places[row["problem_id"]].append(place)
-            self._places[table] = dict(places)
-        found = self._places[table]
-        return [
-            rows[place] for place in sorted(p for problem_id in part.problem_ids for p in found.get(problem_id, ()))
-        ]
+        """Return the rows of a table that belong to the part's problems, in the inputs' order."""
+        return self.inputs.rows_of(table, part)
 
     @cached_property
     def problems(self) -> dict[str, Problem]:
@@ -110,3 +72,40 @@ class Job:
         """The policy version; stages that generate or train always have one."""
         assert self.policy is not None
         return self.policy
+
+
+@dataclass(frozen=True)
+class GradeJob(Job):
+    """Grade finished episodes, or those of them that the evaluator failed on before."""
+
+    retry: int = 0
+    """K: the K-th time that what the evaluator failed on is graded again; the rewards before it are the input RETRIED."""
+
+
+@dataclass(frozen=True)
+class IndependentReplayJob(Job):
+    """Replay a round's alternatives once more, to hold its credit against."""
+
+    count: int = 0
+    """Independent replays of each alternative that the round's diagnosis may spend; 0: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intervention:
+    """Put a user-supplied message into frozen states to see what follows; it is never credited or trained on."""
+
+    text: str
+    """Empty: the state without the role's message."""
+    replays: int
+    """Independent continuations at each state; after the last role there is nothing to continue."""
+    role: str | None = None
+    """At every frozen state of this role; None: at `state_id` alone."""
+    state_id: str | None = None
+
+
+@dataclass(frozen=True)
+class InterventionJob(Job):
+    """Continue a user-supplied message at frozen states: what `c3 what-if` asks."""
+
+    intervention: Intervention | None = None
+    """None: nothing is asked, so the stage cannot run."""

@@ -10,8 +10,8 @@ from stages.base.stage import Stage
 from store.disk.hashing import digest
 
 
-def stage_key(stage: Stage, job: Job, weights_identity: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    """The key, and the parts it was made from (kept in the manifest, so that two keys can be compared)."""
+def stage_key(stage: Stage[Any], job: Job, weights_identity: Mapping[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    """Return the key, and what it was made from (kept in the manifest, so that two keys can be compared)."""
     cache_key_inputs: dict[str, Any] = {
         "stage": stage.name,
         "version": stage.version,
@@ -22,19 +22,17 @@ def stage_key(stage: Stage, job: Job, weights_identity: Mapping[str, Any] | None
         cache_key_inputs["policy"] = job.weights.version
         cache_key_inputs["weights"] = dict(weights_identity or {})
     if stage.weights == "samples" and job.draw_set:
-        cache_key_inputs["redraw"] = job.draw_set
-    if job.retry:
-        cache_key_inputs["retry"] = job.retry
+        cache_key_inputs["draw_set"] = job.draw_set
     return digest(cache_key_inputs)[:32], cache_key_inputs
 
 
 def prompts_slice(job: Job) -> list[dict[str, Any]]:
-    """What the roles are and see: part of the key of every stage that renders prompts."""
+    """Return what the roles are and see: part of the key of every stage that renders prompts."""
     return [role.model_dump(mode="json", exclude={"policy", "max_new_tokens"}) for role in job.roles]
 
 
 def answers_slice(job: Job) -> list[dict[str, Any]]:
-    """Who answers for each role, and how long at most: part of the key of every stage that answers prompts."""
+    """Return who answers for each role, and how long at most: part of the key of every stage that answers prompts."""
     return [
         {"name": role.name, "policy": role.policy, "max_new_tokens": job.config.max_new_tokens(role)}
         for role in job.roles
@@ -42,5 +40,5 @@ def answers_slice(job: Job) -> list[dict[str, Any]]:
 
 
 def sampling_slice(job: Job) -> dict[str, Any]:
-    """How messages are drawn; how long they are at most is each role's own."""
+    """Return how messages are drawn; how long they are at most is each role's own."""
     return job.config.sampling.model_dump(mode="json", exclude={"max_new_tokens"})

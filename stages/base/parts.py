@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from math import ceil
 
 from configs.errors import ConfigError
-from stages.base.job import Job, Part
+from stages.base.inputs import Part
+from stages.base.job import Job
 from store.disk.ids import seed_from
 
 
 def selected_problems(job: Job) -> list[str]:
-    """The problems of the job's round: a permutation per epoch, dealt out in rounds of `rounds.problems_per_round`.
+    """Return the problems of the job's round: a permutation per epoch, dealt out in rounds of `rounds.problems_per_round`.
 
     Every problem comes once per epoch; an epoch's last round takes what is left. Only the seed decides the order.
     """
@@ -27,13 +28,13 @@ def selected_problems(job: Job) -> list[str]:
 
 
 def cut_problems(problem_ids: Sequence[str], size: int) -> list[Part]:
-    """Shards of `size` problems each."""
+    """Cut problems into shards of `size` problems each."""
     starts = range(0, len(problem_ids), size)
     return [Part(index, tuple(problem_ids[start : start + size])) for index, start in enumerate(starts)]
 
 
 def cut_by_problem_of(*tables: str) -> Callable[[Job], list[Part]]:
-    """Cut by the problems that tables hold, in the tables' order."""
+    """Return a function that cuts by the problems that tables hold, in the tables' order."""
 
     def cut(job: Job) -> list[Part]:
         problem_ids = dict.fromkeys(row["problem_id"] for table in tables for row in job.rows(table))
@@ -43,5 +44,5 @@ def cut_by_problem_of(*tables: str) -> Callable[[Job], list[Part]]:
 
 
 def one_part(job: Job) -> list[Part]:
-    """Not cut at all."""
+    """Return one part: the work is not cut."""
     return [Part(0)]

@@ -24,7 +24,8 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from configs.engines import ScriptedEngineConfig
 from configs.errors import C3Error, UpdateError
 from configs.schema import Config
-from stages.base.job import Job, Part
+from stages.base.inputs import Part
+from stages.base.job import Job
 from stages.learners.protocol import Learner
 from stages.learners.registry import make_learner
 from stages.runtime.child_processes import own_packages_first

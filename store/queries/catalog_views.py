@@ -17,8 +17,8 @@ from store.artifacts.step_timing import step_timing
 from store.disk.atomic import writing
 from store.disk.layout import Layout
 from store.queries.connection import MEMORY, SQL
-from store.runs import records as catalog
-from store.runs.staleness import Descents
+from store.runs.records import references, run_folders
+from store.runs.staleness import RunStaleness
 
 _LABELS = pa.schema([(name, pa.string()) for name in ("filename", "run", "variant", "step")] + [("round", pa.int32())])
 _READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.PRAGMA}
@@ -33,7 +33,7 @@ def open_catalog(layout: Layout) -> duckdb.DuckDBPyConnection:
     labels: list[Row] = []
     paces: dict[str, list[Row]] = {}
     found: dict[tuple[str, str], Artifact | None] = {}
-    for reference in catalog.references(layout):
+    for reference in references(layout):
         artifact = load_manifest(layout, reference.stage, reference.key)
         found[reference.stage, reference.key] = artifact
         if artifact is None:
@@ -58,8 +58,8 @@ def open_catalog(layout: Layout) -> duckdb.DuckDBPyConnection:
     connection.from_arrow(pa.Table.from_pylist(timed, STEP_TIMING)).create("step_timing")
     rounds = [
         asdict(entry)
-        for run in catalog.run_folders(layout)
-        for entry in Descents(layout, run, lambda _, *name: found.get(name)).all()
+        for run in run_folders(layout)
+        for entry in RunStaleness(layout, run, lambda _, *name: found.get(name)).all()
     ]
     connection.from_arrow(pa.Table.from_pylist(rounds, ROUNDS)).create("rounds")
     for table, paths in files.items():

@@ -12,7 +12,7 @@ from store.artifacts.artifact import MANIFEST, load_manifest
 from store.disk.atomic import writing
 from store.disk.layout import Layout
 from store.disk.locks import exclusive_lock
-from store.runs import records as catalog
+from store.runs.records import references
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def sweep(layout: Layout, found: Garbage) -> bool:
 
 def _kept(layout: Layout) -> set[tuple[str, str]]:
     """What the records refer to, and everything that was made from."""
-    waiting = [(reference.stage, reference.key) for reference in catalog.references(layout)]
+    waiting = [(reference.stage, reference.key) for reference in references(layout)]
     kept: set[tuple[str, str]] = set()
     while waiting:
         name = waiting.pop()

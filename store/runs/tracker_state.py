@@ -1,40 +1,36 @@
-"""What trackers were told of a line of a run, so that nothing is told twice."""
+"""What has been logged to trackers of a variant of a run, so that nothing is logged twice."""
 
 from __future__ import annotations
 
 import uuid
 
-from store.disk.atomic import writing
 from store.disk.layout import Layout
-from store.disk.locks import short_lock
-from store.disk.records import write_record
-from store.runs.records import read_record
+from store.runs.records import load_record, run_lock, write_run_file
 
 
-def line_id(layout: Layout, run: str, variant: str) -> str:
-    """The id of a run's line for trackers: made at random when first asked for, kept with the run's records."""
+def tracked_run_id(layout: Layout, run: str, variant: str) -> str:
+    """Return the id that trackers know this variant by: made at random on the first request, kept with its records."""
     path = layout.tracked(run, variant)
-    with short_lock(layout, f"records-{run}", f"run '{run}'"), writing(path.parent):
-        record = read_record(path)
+    with run_lock(layout, run):
+        record = load_record(path)
         if record is None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            record = {"id": uuid.uuid4().hex[:12], "told": {}}
-            write_record(path, record)
+            record = {"id": uuid.uuid4().hex[:12], "logged": {}}
+            write_run_file(path, record)
     return str(record["id"])
 
 
-def told(layout: Layout, run: str, variant: str, destination: str, chapter: str) -> str | None:
-    """Digest of the content that this destination was last told of a chapter; None: of none."""
-    record = read_record(layout.tracked(run, variant))
-    found: dict[str, dict[str, str]] = (record or {}).get("told", {})
-    return found.get(destination, {}).get(chapter)
+def logged_digest(layout: Layout, run: str, variant: str, destination: str, log_key: str) -> str | None:
+    """Return the digest of the content last logged to a destination under a key; None: nothing was."""
+    record = load_record(layout.tracked(run, variant))
+    logged: dict[str, dict[str, str]] = (record or {}).get("logged", {})
+    return logged.get(destination, {}).get(log_key)
 
 
-def record_told(layout: Layout, run: str, variant: str, destination: str, chapter: str, digest: str) -> None:
-    """Remember what was told. The line has an id by then."""
+def record_logged(layout: Layout, run: str, variant: str, destination: str, log_key: str, digest: str) -> None:
+    """Record what was logged. `tracked_run_id` has been called by then."""
     path = layout.tracked(run, variant)
-    with short_lock(layout, f"records-{run}", f"run '{run}'"), writing(path.parent):
-        record = read_record(path)
-        assert record is not None, "line_id was asked for first"
-        record["told"].setdefault(destination, {})[chapter] = digest
-        write_record(path, record)
+    with run_lock(layout, run):
+        record = load_record(path)
+        assert record is not None, "tracked_run_id is called first"
+        record["logged"].setdefault(destination, {})[log_key] = digest
+        write_run_file(path, record)

@@ -1,17 +1,16 @@
-"""Variants: named branches of a run. A small file says where one branches and what it overrides."""
+"""Variants: named branches of a run. A small file says where one branches off and what it overrides.
+
+Before its branch point a variant has no records of its own: there its parent's hold.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 from configs.errors import ConfigError, StoreError
-from store.disk.atomic import writing
 from store.disk.layout import MAIN, Layout
-from store.disk.locks import short_lock
-from store.disk.records import write_record
-from store.runs.records import read_record, recorded_redraw, round_steps, rounds
+from store.runs.records import RoundRecord, RoundRef, StepRecord, load_record, rounds, run_lock, write_run_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +25,10 @@ class Variant:
 
 
 def find_variant(layout: Layout, run: str, name: str) -> Variant | None:
-    """The variant of that name, or None. The main line is no variant."""
+    """Return the variant of that name, or None; the main line is no variant. StoreError when its file is lost or corrupt."""
     if name == MAIN:
         return None
-    record = read_record(layout.variant(run, name))
+    record = load_record(layout.variant(run, name))
     if record is None:
         if rounds(layout, run, name):
             raise StoreError(
@@ -41,57 +40,56 @@ def find_variant(layout: Layout, run: str, name: str) -> Variant | None:
 
 
 def record_variant(layout: Layout, run: str, name: str, variant: Variant) -> None:
-    """Write a new variant down. ConfigError when the name stands for another one already."""
-    path = layout.variant(run, name)
-    with short_lock(layout, f"records-{run}", f"variant '{name}'"), writing(path.parent):
+    """Record a new variant. ConfigError when the name stands for another one already."""
+    with run_lock(layout, run):
         found = find_variant(layout, run, name)
         if found is not None and found != variant:
             raise ConfigError(
                 f"--variant {name}: is already the branch of {found.parent} at {found.stage} of round {found.round} "
                 f"with {' '.join(found.overrides) or 'no overrides'}; choose another name for other overrides"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_record(path, asdict(variant))
+        write_run_file(layout.variant(run, name), asdict(variant))
 
 
-def line_of(layout: Layout, run: str, name: str, round: int) -> str:
-    """Whose record holds for a round of a variant: its own from the branch on, its parent's before."""
-    variant = find_variant(layout, run, name)
-    if variant is None or round >= variant.round:
-        return name
-    return line_of(layout, run, variant.parent, round)
+def line_of(layout: Layout, ref: RoundRef) -> RoundRef:
+    """Return the round whose record holds: the variant's own from its branch point on, its parent's before."""
+    variant = find_variant(layout, ref.run, ref.variant)
+    if variant is None or ref.round >= variant.round:
+        return ref
+    return line_of(layout, replace(ref, variant=variant.parent))
 
 
-def line_of_step(layout: Layout, run: str, name: str, round: int, step: str, order: Sequence[str]) -> str:
-    """Whose record holds for one step of a round: a variant's own from the stage it branches at, its parent's before.
+def line_of_step(layout: Layout, ref: RoundRef, step: str, order: Sequence[str]) -> RoundRef:
+    """Return the round whose record holds for one step: the variant's own from the step it branches at, its parent's before.
 
     `order` names every step in order.
     """
-    line = line_of(layout, run, name, round)
-    variant = find_variant(layout, run, line)
-    if variant is None or round > variant.round or order.index(step) >= order.index(variant.stage):
+    line = line_of(layout, ref)
+    variant = find_variant(layout, line.run, line.variant)
+    if variant is None or line.round > variant.round or order.index(step) >= order.index(variant.stage):
         return line
-    return line_of_step(layout, run, variant.parent, round, step, order)
+    return line_of_step(layout, replace(line, variant=variant.parent), step, order)
 
 
-def redraw_of(layout: Layout, run: str, name: str, round: int) -> int:
-    """Which set of draws a round uses, 0 the first. A variant uses its parent's, unless it was asked for its own."""
-    line = line_of(layout, run, name, round)
-    said, variant = recorded_redraw(layout, run, round, line), find_variant(layout, run, line)
-    if said is None and variant is not None and variant.round == round:
-        return redraw_of(layout, run, variant.parent, round)
-    return said or 0
+def draw_set_of(layout: Layout, ref: RoundRef) -> int:
+    """Return which set of draws a round uses, 0 the first. A variant uses its parent's unless its own was requested."""
+    line = line_of(layout, ref)
+    requested = RoundRecord.load(layout, line).draw_set
+    variant = find_variant(layout, line.run, line.variant)
+    if requested is None and variant is not None and variant.round == line.round:
+        return draw_set_of(layout, replace(line, variant=variant.parent))
+    return requested or 0
 
 
-def overrides_of(layout: Layout, run: str, name: str, round: int) -> Sequence[str]:
-    """Every override that holds for a round of a variant, its parents' first."""
-    variant = find_variant(layout, run, name)
+def overrides_of(layout: Layout, ref: RoundRef) -> tuple[str, ...]:
+    """Return every override that holds for a round of a variant, its parents' first."""
+    variant = find_variant(layout, ref.run, ref.variant)
     if variant is None:
         return ()
-    before = overrides_of(layout, run, variant.parent, round)
-    return (*before, *variant.overrides) if round >= variant.round else before
+    inherited = overrides_of(layout, replace(ref, variant=variant.parent))
+    return (*inherited, *variant.overrides) if ref.round >= variant.round else inherited
 
 
-def steps_of(layout: Layout, run: str, name: str, round: int) -> dict[str, dict[str, Any]]:
-    """The steps recorded for a round, on whichever line they lie."""
-    return round_steps(layout, run, round, line_of(layout, run, name, round))
+def steps_of(layout: Layout, ref: RoundRef) -> dict[str, StepRecord]:
+    """Return the steps recorded for a round, on whichever line they lie."""
+    return RoundRecord.load(layout, line_of(layout, ref)).steps

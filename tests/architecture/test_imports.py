@@ -1,6 +1,6 @@
-"""The import rules of docs and design, read from the source.
+"""The house's order, read from the source: imports point downward only, those for typing too.
 
-cli -> pipeline -> stages -> store -> configs       downward only
+docs/architecture.md draws the rooms; the order stands here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -20,49 +19,57 @@ import pytest
 from configs.load import load_config, presets
 
 ROOT = Path(__file__).parents[2]
-LAYERS = ("configs", "store", "stages", "pipeline", "cli")
-"""From the bottom up: a file imports from its own layer and those before it."""
+FOLDERS = ("configs", "store", "stages", "pipeline")
+ROOMS: tuple[tuple[str, ...], ...] = (
+    ("configs",),
+    ("store.disk",),
+    ("store.artifacts",),
+    ("store.runs",),
+    ("store.queries",),
+    ("stages.runtime", "stages.losses", "stages.problem_sources", "stages.diagnostics"),
+    ("stages.evaluators", "stages.models"),
+    ("stages.engines", "stages.learners"),
+    ("stages.base",),
+    ("stages.episodes",),
+    ("stages.training",),
+    ("stages.mismatch",),
+    ("stages",),
+    ("pipeline.formatting",),
+    ("pipeline.steps",),
+    ("pipeline.rounds",),
+    ("pipeline.execution", "pipeline.trackers"),
+    ("pipeline.flows",),
+    ("pipeline.commands",),
+    ("pipeline.views", "pipeline.deployments"),
+    ("cli",),
+    ("c3",),
+)
+"""From the ground up. A file imports from its own room and from rooms before it; rooms of one line do not know each other."""
 
-FAMILIES = ("engines", "evaluators", "learners", "losses", "problem_sources")
-"""Folders of stages/ whose members are exchangeable."""
-
-SHARED = {
-    # what any file may know of a family: its protocol, and its identity or choice by configuration (no member's insides)
-    "stages.engines.protocol",
-    "stages.engines.registry",
-    "stages.models.files",
-    "stages.runtime.device",
-    "stages.runtime.determinism",
-    "stages.evaluators.protocol",
-    "stages.evaluators.registry",
-    "stages.learners.protocol",
-    "stages.learners.identity",
-    "stages.learners.registry",
-    "stages.problem_sources.protocol",
-    "stages.problem_sources.registry",
-    "stages.problem_sources.overlap",
-}
-COUNTERPARTS = {
-    # a learner trains the weights that one engine samples from: the same files, loaded in the same way
-    ("stages.learners.tabular", "stages.engines.scripted"),
-    ("stages.learners.lora", "stages.engines.transformers.engine"),
-    ("stages.learners.full", "stages.engines.transformers.engine"),
-}
+SHARED_IN_A_FAMILY = ("protocol", "identity", "adapters", "quoting", "overlap", "scoring", "value_head")
+"""Names of modules that the members of a family share."""
 LIBRARY_HOMES = {
-    "duckdb": ("store.",),
+    "duckdb": ("store.", "c3"),
     "pyarrow": ("store.",),
-    "prefect": ("pipeline.",),
+    "prefect": ("pipeline.flows.", "pipeline.deployments"),
     "prefect_dask": ("pipeline.flows.task_runners",),
     "prefect_ray": ("pipeline.flows.task_runners",),
     "httpx": ("stages.engines.vllm.http_client",),
     "tenacity": ("stages.engines.vllm.servers",),
-    "vllm": ("stages.engines.vllm.in_process",),
-    "torch": ("stages.engines.", "stages.learners.", "stages.losses.", "stages.training.trainer"),
-    "scipy": ("stages.diagnostics.statistics", "stages.diagnostics.groups", "stages.diagnostics.intervals"),
+    "vllm": ("stages.engines.vllm.",),
+    "torch": (
+        "stages.engines.",
+        "stages.learners.",
+        "stages.losses.",
+        "stages.models.",
+        "stages.runtime.",
+        "stages.training.",
+    ),
+    "scipy": ("stages.diagnostics.",),
     "sklearn": ("stages.learners.value_head",),
-    "transformers": ("stages.engines.", "stages.learners."),
-    "accelerate": ("stages.training.process_group", "stages.training.launch"),
-    "peft": ("stages.engines.", "stages.learners."),
+    "transformers": ("stages.engines.", "stages.learners.", "stages.models.", "stages.runtime."),
+    "accelerate": ("stages.training.",),
+    "peft": ("stages.engines.", "stages.learners.", "stages.models."),
     "tensorboard": ("pipeline.trackers.tensorboard",),
     "wandb": ("pipeline.trackers.wandb",),
     "mlflow": ("pipeline.trackers.mlflow",),
@@ -73,7 +80,7 @@ LIBRARY_HOMES = {
 @cache
 def _sources() -> dict[str, ast.Module]:
     """Module name -> syntax tree, of everything but the tests."""
-    files = [ROOT / "cli.py", *(path for layer in LAYERS[:-1] for path in (ROOT / layer).rglob("*.py"))]
+    files = [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
     return {_module(path): ast.parse(path.read_text(encoding="utf-8")) for path in files}
 
 
@@ -81,11 +88,10 @@ def _module(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def _imports(module: str, types_too: bool = True) -> set[str]:
-    """Modules it imports anywhere, in functions too; those that only a type checker imports on demand."""
-    tree = _sources()[module]
+def _imports(module: str) -> set[str]:
+    """Modules it imports anywhere: in functions too, and those that only a type checker imports."""
     found: set[str] = set()
-    for node in ast.walk(tree) if types_too else _running(tree):
+    for node in ast.walk(_sources()[module]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -96,102 +102,96 @@ def _imports(module: str, types_too: bool = True) -> set[str]:
     return found
 
 
-def _running(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes outside `if TYPE_CHECKING`."""
-    for child in ast.iter_child_nodes(node):
-        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
-            yield child
-            yield from _running(child)
+def _rank(module: str) -> int | None:
+    """The place of a module's room in the order; None when it is none of ours."""
+    best: tuple[int, int] | None = None
+    for rank, rooms in enumerate(ROOMS):
+        for room in rooms:
+            if module == room or module.startswith(f"{room}."):
+                best = max(best or (-1, -1), (len(room), rank))
+    return best[1] if best else None
 
 
-def _family(module: str) -> str | None:
-    parts = module.split(".")
-    return parts[1] if len(parts) > 2 and parts[0] == "stages" and parts[1] in FAMILIES else None
-
-
-def _layer(module: str) -> int | None:
-    top = module.split(".")[0]
-    return LAYERS.index(top) if top in LAYERS else None
+def _room(module: str) -> str | None:
+    rooms = [room for line in ROOMS for room in line if module == room or module.startswith(f"{room}.")]
+    return max(rooms, key=len, default=None)
 
 
 def _arrows() -> list[tuple[str, str]]:
-    return [(module, found) for module in _sources() for found in sorted(_imports(module))]
+    return [(module, found) for module in _sources() for found in sorted(_imports(module)) if found != module]
 
 
-def test_imports_go_downward_only() -> None:
-    upward = [
-        (module, found)
-        for module, found in _arrows()
-        if (layer := _layer(found)) is not None and layer > (_layer(module) or 0)
-    ]
+def test_every_module_is_in_a_room() -> None:
+    assert [module for module in _sources() if _rank(module) is None and module not in ("store", "pipeline")] == []
+
+
+def test_imports_go_downward_only_those_for_typing_too() -> None:
+    upward = []
+    for module, found in _arrows():
+        here, there = _rank(module), _rank(found)
+        if here is not None and there is not None and _room(module) != _room(found) and there >= here:
+            upward.append((module, found))
     assert upward == []
 
 
 def test_no_module_is_imported_in_a_circle() -> None:
-    # imports inside functions count too: a circle that is only put off is still a circle
+    # imports inside functions and those for typing count too: a circle that is only put off is still a circle
     ours = _sources().keys()
-    graph = {module: {found for found in _imports(module, types_too=False) if found in ours} for module in ours}
+    graph = {module: {found for found in _imports(module) if found in ours and found != module} for module in ours}
     assert set(TopologicalSorter(graph).static_order()) == set(ours)
 
 
+def _declares_a_stage(tree: ast.Module) -> bool:
+    return any(
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Stage"
+        for node in ast.walk(tree)
+    )
+
+
+def test_a_file_directly_in_stages_declares_a_stage_and_no_other_file_does() -> None:
+    directly = {module for module in _sources() if module.startswith("stages.") and module.count(".") == 1}
+    rooms = {module.rpartition(".")[0] for module in _sources() if module.count(".") == 2}
+    assert {module for module, tree in _sources().items() if _declares_a_stage(tree)} == directly - rooms
+
+
 def test_stage_files_do_not_import_each_other() -> None:
-    declaring = {
-        module
-        for module, tree in _sources().items()
-        if module.startswith("stages.")
-        and any(
-            isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Stage"
-            for node in ast.walk(tree)
-        )
-    }
+    declaring = {module for module, tree in _sources().items() if _declares_a_stage(tree)}
     assert {"stages.rollout", "stages.grade", "stages.update", "stages.problems"} <= declaring
     assert [(module, found) for module, found in _arrows() if module in declaring and found in declaring] == []
 
 
-def test_engines_evaluators_learners_and_losses_do_not_know_each_other() -> None:
+@pytest.mark.parametrize("family", ["engines", "evaluators", "learners", "problem_sources"])
+def test_members_of_a_family_do_not_know_each_other(family: str) -> None:
+    # a member is what the registry chooses from: its own module, or a folder of its own
+    prefix = f"stages.{family}."
+
+    def member(module: str) -> str | None:
+        name = module.removeprefix(prefix).split(".")[0]
+        return name if module.startswith(prefix) and name not in ("registry", *SHARED_IN_A_FAMILY) else None
+
+    members = {name for module in _sources() if (name := member(module))}
+    assert len(members) >= 2
     strangers = [
         (module, found)
         for module, found in _arrows()
-        if (family := _family(module))
-        and (other := _family(found))
-        and other != family
-        and found not in SHARED
-        and (module, found) not in COUNTERPARTS
+        if (one := member(module)) and (other := member(found)) and one != other and {one, other} <= members
     ]
     assert strangers == []
 
 
-@pytest.mark.parametrize(
-    "chooser",
-    [
-        "stages.engines.registry",
-        "stages.evaluators.registry",
-        "stages.learners.registry",
-        "stages.problem_sources.registry",
-    ],
-)
-def test_members_of_a_family_do_not_know_each_other(chooser: str) -> None:
-    # a member is what the chooser chooses from; the chat codec is a part of its engine
-    codec = {"stages.models.chat_codec"}
-    members = {found for found in _imports(chooser) if _family(found) == _family(chooser)} - SHARED - codec
-    assert len(members) >= 2
-    assert [(module, found) for module, found in _arrows() if module in members and found in members - {module}] == []
+def test_rich_is_only_where_things_are_shown() -> None:
+    users = {module for module, found in _arrows() if found.split(".")[0] == "rich"}
+    assert {module for module in users if not module.startswith("pipeline.views.") and module != "cli"} == set()
 
 
-def test_what_is_shared_of_a_family_is_all_that_stages_and_the_pipeline_use_of_it() -> None:
-    # losses are called by the trainer, lessons are its data: pure functions without a choice to hide
-    allowed = {
-        ("stages.training.trainer", "stages.losses.objective"),
-        ("stages.training.trainer", "stages.losses.reductions"),
-        ("stages.training.gradient_geometry", "stages.losses.objective"),
-        ("stages.training.gradient_geometry", "stages.losses.reductions"),
-    }
-    inside = [
+def test_views_query_nothing_and_compute_no_statistics() -> None:
+    forbidden = ("store.queries", "store.runs", "stages.diagnostics", "numpy", "scipy", "duckdb", "statistics", "math")
+    found = [
         (module, found)
         for module, found in _arrows()
-        if _family(found) and not _family(module) and found not in SHARED and (module, found) not in allowed
+        if module.startswith("pipeline.views.") and found.startswith(forbidden)
     ]
-    assert inside == []
+    assert found == []
 
 
 @pytest.mark.parametrize("library", LIBRARY_HOMES)
@@ -247,7 +247,7 @@ def test_threads_are_told_to_wait_asleep_before_torch_is_there_unless_the_user_s
 
 def test_nothing_heavy_is_loaded_with_the_command_line_or_the_commands() -> None:
     script = (
-        "import sys, cli, pipeline.commands.run, pipeline.rounds.plan, pipeline.views.receipt\n"
+        "import sys, cli, pipeline.commands.training, pipeline.rounds.plan, pipeline.views.receipt\n"
         "print(sorted({'torch', 'transformers', 'peft', 'prefect', 'vllm'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -263,7 +263,7 @@ def test_the_command_line_alone_loads_neither_duckdb_nor_pydantic() -> None:
 def test_every_package_is_in_the_wheel() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = {
-        ".".join(path.parent.relative_to(ROOT).parts) for layer in LAYERS[:-1] for path in (ROOT / layer).rglob("*.py")
+        ".".join(path.parent.relative_to(ROOT).parts) for layer in FOLDERS for path in (ROOT / layer).rglob("*.py")
     }
     assert folders <= set(declared["packages"])
     assert declared["py-modules"] == ["cli"]
@@ -281,7 +281,7 @@ def test_every_data_file_is_in_the_wheel() -> None:
     }
     data = {
         path
-        for layer in LAYERS[:-1]
+        for layer in FOLDERS
         for path in (ROOT / layer).rglob("*")
         if path.is_file() and path.suffix in (".sql", ".toml", ".txt", ".json")
     }

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.steps import EVERYTHING, INTERVENTION_STEPS
+from pipeline.steps import EVERYTHING, INTERVENTIONS
 from stages.base.stage import Stage
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ SHARED = {
 
 def stages() -> list[Stage]:
     """Every stage, once."""
-    return list({step.stage.name: step.stage for step in (*EVERYTHING, *INTERVENTION_STEPS)}.values())
+    return list({step.stage.name: step.stage for step in (*EVERYTHING, *INTERVENTIONS)}.values())
 
 
 def meaning(stage: str) -> str:

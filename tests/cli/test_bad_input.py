@@ -15,8 +15,9 @@ from configs.errors import ConfigError
 from configs.problems import JsonlProblems
 from configs.schema import RoundConfig
 from store.disk.layout import Layout
-from tests.conftest import Answer, config_of, drive
+from tests.conftest import Answer
 from tests.support import worlds
+from tests.support.rounds import config_of, drive
 
 Command = Callable[..., Answer]
 DUO = ("--config", "scripted-duo")

@@ -23,12 +23,12 @@ from configs.problems import ScriptedProblems
 from configs.schema import Config, EvaluateConfig
 from configs.section import Section
 from pipeline.rounds.plan import differences, plan_steps
-from pipeline.rounds.round import Scope
+from pipeline.rounds.resolve import StepResolver
 from pipeline.steps import EVALUATION, ROUND, names
 from stages.engines.identity import engine_identity
 from stages.models.identity import base_digest, codec_identity, resolved_model
 from store.artifacts.artifact import Artifact
-from tests.conftest import drive
+from tests.support.rounds import drive
 from tests.support.worlds import trio
 
 WEIGHTS = ("rollout", "sample", "replay", "update", "answer")
@@ -270,18 +270,18 @@ class Base:
     """A finished round and evaluation to change keys of."""
 
     config: Config
-    scope: Scope
+    resolver: StepResolver
     artifacts: Mapping[str, Artifact]
 
     def keys(self, config: Config) -> dict[str, str]:
         """Every step's key under a configuration, all of them over the same inputs."""
-        scope = self.scope.under(config)
+        resolver = self.under(resolver, config)
         found = {}
         for steps in (ROUND, EVALUATION):
             if steps is EVALUATION and config.evaluate.problems is None:
                 continue
-            policy = scope.policy_after if steps is EVALUATION else None
-            found.update({step.name: scope.look(step, self.artifacts, policy).key for step in steps})
+            policy = resolver.policy_after if steps is EVALUATION else None
+            found.update({step.name: resolver.resolve(step, self.artifacts).key for step in steps})
         return found
 
     @cached_property
@@ -321,8 +321,8 @@ def base(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> An
         store = tmp_path_factory.mktemp(f"base-{name}") / "store"
         # weights are never loaded for a key, so the model's base goes on from the rows of a scripted round
         ran = drive(store, _config("tree", places) if name in MODELS else config)
-        held = drive(store, ran.scope.config, steps=EVALUATION) if config.evaluate.problems else ran
-        return Base(config, ran.scope, {**ran.artifacts, **held.artifacts})
+        held = drive(store, ran.config, steps=EVALUATION) if config.evaluate.problems else ran
+        return Base(config, ran.resolver, {**ran.artifacts, **held.artifacts})
 
     return made
 
@@ -372,7 +372,7 @@ def test_a_key_is_read_by_these_stages_and_no_others(key: str, base: Any, places
 @pytest.mark.parametrize("key", [key for key, change in TABLE.items() if change.base not in MODELS])
 def test_the_plan_says_what_is_made_again_and_why(key: str, base: Any, places: dict[str, str]) -> None:
     change, of = TABLE[key], base(TABLE[key].base)
-    rows = {step: (fate, why) for step, fate, why in plan_steps(of.scope, _changed(of, change, places))}
+    rows = {step: (fate, why) for step, fate, why in plan_steps(of.resolver, _changed(of, change, places))}
     first = next((name for name in names() if name in change.reads), None)
     before = names()[: names().index(first)] if first else names()
     assert {rows[name][0] for name in before} <= {"reused"}

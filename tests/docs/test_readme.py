@@ -9,13 +9,13 @@ from shutil import copytree
 
 import pytest
 
-from pipeline.rounds.round import Scope
 from store.disk.layout import Layout
 from store.queries.catalog_views import fetch, query
 from store.runs.variants import Variant, record_variant
-from tests.conftest import ROOT, Round, drive, drive_on
+from tests.conftest import ROOT
+from tests.support.rounds import PlayedRound, drive, drive_on, resolver_of
 
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 QUERIES = re.findall(r'^ *# (.+)\n +c3 sql "([^"]+)"', (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
@@ -23,11 +23,11 @@ QUERIES = re.findall(r'^ *# (.+)\n +c3 sql "([^"]+)"', (ROOT / "README.md").read
 def store(played: Played, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rounds of a duo, and the README's variant of the third one's credit: here, of the first's."""
     store = tmp_path_factory.mktemp("readme") / "store"
-    copytree(played("duo", "tree").scope.store, store)
-    drive(store, played("duo", "tree").scope.config, round=2)
+    copytree(played("duo", "tree").store, store)
+    drive(store, played("duo", "tree").config, round=2)
     branch = Variant("main", 1, "advantages", ("advantages.estimator=full_mean",))
     record_variant(Layout(store), "test", "no-loo", branch)
-    drive_on(Scope(store, "test", 1, "no-loo"), until="advantages")
+    drive_on(resolver_of(store, "test", 1, "no-loo"), until="advantages")
     return store
 
 

@@ -11,21 +11,20 @@ import pytest
 from configs.credit import AdvantagesConfig
 from configs.errors import ConfigError
 from configs.schema import Config
-from configs.warnings import config_notes
 from pipeline.commands.compare import compare
 from pipeline.commands.run import known_stage
 from pipeline.commands.verify import verify
 from pipeline.rounds.cost import round_cost
 from pipeline.rounds.plan import first_changed, plan_steps
-from pipeline.rounds.round import Scope
-from pipeline.steps import ROUND, names, round_steps
+from pipeline.rounds.warnings import config_warnings
+from pipeline.steps import ROUND, round_steps
 from stages.problem_sources.protocol import Problem
 from store.disk.layout import Layout
 from store.queries.catalog_views import query
 from store.runs.garbage import garbage
 from store.runs.variants import Variant, record_variant
-from tests.conftest import Round, config_of, drive, drive_on
 from tests.support.estimator_truth import credit_of, gradients, measure, play, worlds
+from tests.support.rounds import PlayedRound, config_of, drive, drive_on, resolver_of
 from tests.support.stored_rounds import state_of
 from tests.support.worlds import Truth
 
@@ -37,7 +36,7 @@ def _ccpo(world: str, plan: str, replays: int = 2, **changes: object) -> Config:
 
 
 @pytest.fixture(scope="module")
-def trio(tmp_path_factory: pytest.TempPathFactory) -> Round:
+def trio(tmp_path_factory: pytest.TempPathFactory) -> PlayedRound:
     """The trio's round under ccpo; for reading."""
     return drive(tmp_path_factory.mktemp("ccpo"), _ccpo("trio", "tree"))
 
@@ -61,7 +60,7 @@ def test_it_is_off_by_what_the_state_is_worth_with_the_message_less_what_it_is_w
     assert not moved.any()  # the last role has none
 
 
-def test_an_advantage_is_the_return_less_the_mean_of_the_states_solo_replays(trio: Round) -> None:
+def test_an_advantage_is_the_return_less_the_mean_of_the_states_solo_replays(trio: PlayedRound) -> None:
     rewards = {row["episode_id"]: row["reward"] for row in trio.rows("rewards", "ablated_grade")}
     state_of = {row["intervention_id"]: row["state_id"] for row in trio.rows("interventions", "ablated_replay")}
     earned: dict[str, list[float]] = {}
@@ -80,7 +79,7 @@ def test_an_advantage_is_the_return_less_the_mean_of_the_states_solo_replays(tri
 
 def test_what_is_earned_without_a_message_is_what_the_world_says(tmp_path: Path) -> None:
     round = drive(tmp_path, _ccpo("duo", "tree", 400), until="ablated_grade")
-    truth = Truth(round.scope.config)
+    truth = Truth(round.config)
     problems = {row["problem_id"]: Problem(**row) for row in round.rows("problems")}
     rewards = {row["episode_id"]: row["reward"] for row in round.rows("rewards", "ablated_grade")}
     for intervention in round.rows("interventions", "ablated_replay"):
@@ -120,25 +119,28 @@ def test_the_plan_counts_exactly_what_is_spent(tmp_path: Path, world: str, plan:
     assert [finding for _, finding in verify(tmp_path) if finding] == []
 
 
-def test_other_estimators_have_no_such_step_and_their_keys_do_not_know_of_it(trio: Round) -> None:
-    asked = trio.scope.config
+def test_other_estimators_have_no_such_step_and_their_keys_do_not_know_of_it(trio: PlayedRound) -> None:
+    asked = trio.config
     plain = asked.model_copy(update={"advantages": AdvantagesConfig()})
     more = asked.model_copy(update={"advantages": AdvantagesConfig(ablated_replays=9)})
     assert round_steps(plain) == ROUND
-    keys = [{look.step.name: look.key for look in trio.scope.under(config).walk().looks} for config in (plain, more)]
+    keys = [
+        {look.step.name: look.key for look in trio.under(resolver, config).resolve_steps().steps}
+        for config in (plain, more)
+    ]
     assert keys[0] == keys[1]
-    with_solo = {look.step.name: look.key for look in trio.scope.walk().looks}
-    assert set(with_solo) == {*names(ROUND), "ablated_replay", "ablated_grade"}
-    before = names(ROUND)[: names(ROUND).index("advantages")]
+    with_solo = {look.step.name: look.key for look in trio.resolver.resolve_steps().steps}
+    assert set(with_solo) == {*ROUND.names, "ablated_replay", "ablated_grade"}
+    before = ROUND.names[: ROUND.names.index("advantages")]
     assert all(keys[0][name] == with_solo[name] for name in before)
 
 
 def test_a_variant_that_asks_for_it_generates_the_solo_replays_alone(tmp_path: Path) -> None:
     main = drive(tmp_path, config_of("duo", "tree"))
     overrides = ("advantages.estimator=ccpo",)
-    assert first_changed(main.scope, _ccpo("duo", "tree", 1)) == "ablated_replay"
+    assert first_changed(main.resolver, _ccpo("duo", "tree", 1)) == "ablated_replay"
     record_variant(Layout(tmp_path), "test", "without", Variant("main", 1, "ablated_replay", overrides))
-    branch = drive_on(Scope(tmp_path, "test", 1, "without"))
+    branch = drive_on(resolver_of(tmp_path, "test", 1, "without"))
     assert branch.made == ["ablated_replay", "ablated_grade", "advantages", "update"]
     assert list(garbage(Layout(tmp_path))) == []
     assert [finding for _, finding in verify(tmp_path) if finding] == []
@@ -154,14 +156,14 @@ def test_a_lost_part_is_made_again_byte_for_byte(tmp_path: Path) -> None:
     before = round.artifacts["ablated_replay"]
     for file in before.parts()[1].glob("*.parquet"):
         file.unlink()
-    again = drive_on(Scope(tmp_path, "test", 1), until="ablated_replay")
+    again = drive_on(resolver_of(tmp_path, "test", 1), until="ablated_replay")
     assert again.made == ["ablated_replay"]
     assert again.reports["ablated_replay"].parts_made == 1
     assert again.artifacts["ablated_replay"].digest == before.digest
 
 
-def test_compare_shows_it_where_the_round_has_solo_replays(trio: Round) -> None:
-    rows = [row for row in compare(trio.scope).by_estimator if row["estimator"] == "ccpo"]
+def test_compare_shows_it_where_the_round_has_solo_replays(trio: PlayedRound) -> None:
+    rows = [row for row in compare(trio.resolver).by_estimator if row["estimator"] == "ccpo"]
     stored = trio.rows("advantages")
     for row in rows:
         values = [other["advantage"] for other in stored if other["role"] == row["role"]]
@@ -171,23 +173,23 @@ def test_compare_shows_it_where_the_round_has_solo_replays(trio: Round) -> None:
     assert {row["role"] for row in rows} == {"reasoner", "actor", "verifier"}
 
 
-def test_the_step_is_planned_and_refused_where_nobody_asks_for_it(tmp_path: Path, trio: Round) -> None:
-    planned = [name for name, _, _ in plan_steps(trio.scope, trio.scope.config)]
-    assert planned == [step.name for step in trio.scope.steps]
-    plain = Scope(tmp_path, "test", 1).under(config_of("duo", "tree"))
+def test_the_step_is_planned_and_refused_where_nobody_asks_for_it(tmp_path: Path, trio: PlayedRound) -> None:
+    planned = [name for name, _, _ in plan_steps(trio.resolver, trio.config)]
+    assert planned == [step.name for step in trio.resolver.steps]
+    plain = resolver_of(tmp_path, "test", 1).under(config_of("duo", "tree"))
     known_stage("ablated_replay")
     with pytest.raises(ConfigError, match=r"only ccpo asks for ablated replays, and advantages\.estimator is c3"):
-        plain.steps_with("ablated_replay")
+        plain.list_with("ablated_replay")
 
 
 def test_who_asks_for_it_is_told_what_the_last_role_gets() -> None:
-    [note] = config_notes(_ccpo("duo", "tree"))
+    [note] = config_warnings(_ccpo("duo", "tree"))
     assert "the last role gets no advantage" in note and "= skip" in note
 
 
-def test_solo_seeds_are_nobody_elses(trio: Round) -> None:
+def test_solo_seeds_are_nobody_elses(trio: PlayedRound) -> None:
     seeds = [row["seed"] for row in trio.rows("decisions")]
     ids = [row["decision_id"] for row in trio.rows("decisions")]
     assert len(set(seeds)) == len(seeds) and len(set(ids)) == len(ids)
-    other = replace(trio.scope, round=2).under(trio.scope.config)
-    assert other.steps == trio.scope.steps
+    other = replace(trio.resolver, round=2).under(trio.config)
+    assert other.steps == trio.resolver.steps

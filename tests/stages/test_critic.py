@@ -10,19 +10,18 @@ import pytest
 from configs.credit import AdvantagesConfig
 from configs.errors import ConfigError
 from pipeline.commands.verify import verify
-from pipeline.rounds.round import Scope
 from stages import critic
 from store.artifacts.artifact import Row
-from tests.conftest import Round, config_of, drive, drive_on
+from tests.support.rounds import PlayedRound, config_of, drive, drive_on, resolver_of
 
 LEARNED = ("mappo", "value_assisted", "value_only")
 
 
-def _round(store: Path, estimator: str) -> Round:
+def _round(store: Path, estimator: str) -> PlayedRound:
     return drive(store, config_of("duo", "tree", advantages=AdvantagesConfig(estimator=estimator)))
 
 
-def _values(round: Round) -> dict[str, Row]:
+def _values(round: PlayedRound) -> dict[str, Row]:
     return {row["decision_id"]: row for row in round.rows("critic_values")}
 
 
@@ -54,7 +53,7 @@ def test_a_round_is_credited_by_learned_values(store: Path, estimator: str) -> N
         }[estimator]
         assert row["advantage"] == pytest.approx(expected, abs=1e-12)
     assert len(round.rows("update_rows")) == len(credited)
-    assert drive_on(Scope(store, "test", 1)).made == []
+    assert drive_on(resolver_of(store, "test", 1)).made == []
     assert [finding for _, finding in verify(store) if finding] == []
 
 
@@ -103,7 +102,7 @@ def test_a_message_at_a_state_that_nobody_froze_has_no_value_and_no_advantage(st
 
 
 def test_other_folds_make_the_critic_again_and_nothing_before_it(store: Path) -> None:
-    config = _round(store, "value_only").scope.config
+    config = _round(store, "value_only").config
     again = drive(store, config.model_copy(update={"critic": config.critic.model_copy(update={"folds": 2})}))
     assert again.made == ["critic", "advantages", "update"]
 
@@ -112,4 +111,4 @@ def test_other_estimators_have_no_critic(store: Path) -> None:
     round = _round(store, "c3")
     assert "critic" not in round.made
     with pytest.raises(ConfigError, match=r"critic: only learned values ask for it, and advantages\.estimator is c3"):
-        Scope(store, "test", 1).steps_with("critic")
+        resolver_of(store, "test", 1).list_with("critic")

@@ -27,7 +27,8 @@ from stages.training.examples import Minibatch, TrainingExample, build_examples,
 from stages.training.trainer import Trainer
 from store.artifacts.artifact import Row, read_part
 from store.artifacts.policy_version import initial_policy
-from tests.conftest import ROOT, drive
+from tests.conftest import ROOT
+from tests.support.rounds import drive
 from tests.support.tiny_models import TARGETS, tiny_model
 from tests.support.worlds import duo, four_turns
 
@@ -220,7 +221,7 @@ def test_weight_decay_shrinks_weights_by_its_share_of_the_rate_beside_the_gradie
 
 def _dealt(store: Path, problems: int = 7, **update: int) -> tuple[Job, list[TrainingExample]]:
     ran = drive(store, duo(problems=problems, update=UpdateConfig(**update)), until="advantages")  # type: ignore[arg-type]
-    job = ran.scope.look(step_named("update"), ran.artifacts).job
+    job = ran.resolver.resolve(step_named("update"), ran.artifacts).job
     return job, build_examples(job)
 
 
@@ -317,13 +318,14 @@ def test_gaps_are_stored_per_role(store: Path) -> None:
     skipped = [row for row in round.rows("update_rows") if row["skipped"]]
     assert sum(row["rows"] for row in rows.values()) == len(round.rows("update_rows")) - len(skipped)
     assert all(
-        row["mean_mismatch"] < 1e-6 and row["policy_version"] == round.scope.policy.version for row in rows.values()
+        row["mean_mismatch"] < 1e-6 and row["policy_version"] == round.resolver.policy_before.version
+        for row in rows.values()
     )
 
 
 def test_rows_without_the_engines_log_probs_are_left_out_of_importance_weights(store: Path) -> None:
     ran = drive(store, duo(update=UpdateConfig(truncated_importance=2.0)), until="advantages")
-    job = ran.scope.look(step_named("update"), ran.artifacts).job
+    job = ran.resolver.resolve(step_named("update"), ran.artifacts).job
     first = job.rows("decisions")[0]
     first["behaviour_logprobs"] = None
     skipped = {example.row.decision_id: example.skipped for example in build_examples(job)}
@@ -339,7 +341,7 @@ def test_a_null_advantage_leaves_the_denominator_and_a_zero_stays_in_it(
     # or over the 6 of all three; either way only the first is computed
     update = UpdateConfig(undefined_advantage=undefined, minibatches=1)  # type: ignore[arg-type]
     ran = drive(store, duo(update=update), until="advantages")
-    job = ran.scope.look(step_named("update"), ran.artifacts).job
+    job = ran.resolver.resolve(step_named("update"), ran.artifacts).job
     for row in job.rows("advantages"):
         row["advantage"] = None
     actors = [row for row in job.rows("advantages") if row["role"] == "actor"][:3]

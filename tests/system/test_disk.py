@@ -15,9 +15,10 @@ from configs.training import UpdateConfig
 from pipeline.commands.verify import Finding, look_through, verify
 from store.disk.layout import Layout
 from store.runs.records import run_folders
-from tests.conftest import Answer, drive
+from tests.conftest import Answer
 from tests.support import worlds
 from tests.support.kill import contents, temporary_files
+from tests.support.rounds import drive
 
 PAGE = 4096
 SIZE = 16 << 20

@@ -15,7 +15,6 @@ from configs.engines import TransformersEngineConfig
 from configs.environment import cache_root
 from configs.schema import Config
 from configs.training import KlConfig, PolicyConfig, UpdateConfig
-from pipeline.rounds.round import Scope
 from stages.base.resources import Resources
 from stages.engines.protocol import Request, SamplingParameters
 from stages.engines.transformers.engine import TransformersEngine
@@ -25,8 +24,9 @@ from stages.models.embedded import embedded_model
 from stages.models.protocol import ChatMessage
 from store.artifacts.artifact import StageOutput
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
-from tests.conftest import ROOT, Round, drive
+from tests.conftest import ROOT
 from tests.stages.learners.scoring.test_layouts import AWKWARD
+from tests.support.rounds import PlayedRound, drive, resolver_of
 from tests.support.tiny_models import END, FAMILIES, LETTERS, TARGETS, logprobs_alone, tiny_model, write_tiny_model
 from tests.support.worlds import duo
 
@@ -172,8 +172,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     )
 
 
-def _digests(ran: Round) -> dict[str, str]:
-    return {name: adapter.digest for name, adapter in ran.scope.policy_after.adapters.items()}
+def _digests(ran: PlayedRound) -> dict[str, str]:
+    return {name: adapter.digest for name, adapter in ran.resolver.policy_after.adapters.items()}
 
 
 def test_a_round_made_again_is_the_same_bytes_also_after_a_kill_between_two_parts_of_its_update(
@@ -198,7 +198,7 @@ def test_a_round_made_again_is_the_same_bytes_also_after_a_kill_between_two_part
     assert resumed.made == ["update"]
     assert {name: artifact.digest for name, artifact in resumed.artifacts.items()} == digests
     assert _digests(resumed) == _digests(whole) == _digests(again)
-    assert _digests(whole) != {name: adapter.digest for name, adapter in whole.scope.policy.adapters.items()}
+    assert _digests(whole) != {name: adapter.digest for name, adapter in whole.resolver.policy_before.adapters.items()}
 
 
 def test_the_layout_of_the_update_does_not_matter(config: Config, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_command_makes_a_round_of_the_embedded_model_on_a_gpu(tmp_path: Path) 
     command += ["--config", "arithmetic-duo", *(word for override in small for word in ("--set", override))]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
-    scope = Scope(tmp_path, "gpu", 1)
-    assert scope.policy_after.version != scope.policy.version
+    resolver = resolver_of(tmp_path, "gpu", 1)
+    assert resolver.policy_after.version != resolver.policy_before.version
     again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert again.returncode == 0, again.stdout + again.stderr

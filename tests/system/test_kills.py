@@ -16,9 +16,10 @@ import pytest
 
 from configs.schema import Config
 from configs.training import UpdateConfig
-from tests.conftest import ROOT, drive
+from tests.conftest import ROOT
 from tests.support import worlds
 from tests.support.kill import Victim, contents, finished_parts, repeated, temporary_files, unfinished
+from tests.support.rounds import drive
 
 SEED = 20
 STAGES = ("problems", "rollout", "freeze", "sample", "replay", "grade", "advantages", "update")
@@ -216,7 +217,7 @@ def test_kills_of_a_real_model_change_no_byte_and_repeat_at_most_a_part_each(
 _KILLS_ITSELF = """
 import os, signal, sys
 from pathlib import Path
-from tests.conftest import drive
+from tests.support.rounds import (drive)
 from tests.system.test_kills import small_world
 
 store, when, place = sys.argv[1:]

@@ -23,7 +23,7 @@ from stages.engines.registry import make_codec
 from stages.episodes.state import frozen_state, render
 from stages.problem_sources.protocol import Problem
 from store.queries.comparison import comparable
-from tests.conftest import Round, drive
+from tests.support.rounds import PlayedRound, drive
 
 pytestmark = pytest.mark.slow
 
@@ -53,12 +53,12 @@ def resources() -> Iterator[Resources]:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory, resources: Resources) -> Round:
+def real(tmp_path_factory: pytest.TempPathFactory, resources: Resources) -> PlayedRound:
     return drive(tmp_path_factory.mktemp("real"), _config(), resources=resources)
 
 
-def test_a_frozen_context_renders_again_from_its_transcript_to_the_same_tokens(real: Round) -> None:
-    config = real.scope.config
+def test_a_frozen_context_renders_again_from_its_transcript_to_the_same_tokens(real: PlayedRound) -> None:
+    config = real.config
     codec = make_codec(config.engine)
     roles = {role.name: role for role in config.roles}
     problems = {row["problem_id"]: Problem(**row) for row in real.rows("problems")}
@@ -69,15 +69,15 @@ def test_a_frozen_context_renders_again_from_its_transcript_to_the_same_tokens(r
         assert render(roles[row["role"]], state, codec) == row["token_ids"]
 
 
-def test_what_was_said_reads_as_its_tokens(real: Round) -> None:
-    codec = make_codec(real.scope.config.engine)
+def test_what_was_said_reads_as_its_tokens(real: PlayedRound) -> None:
+    codec = make_codec(real.config.engine)
     for row in real.rows("decisions"):
         assert codec.decode(row["token_ids"]) == row["text"]
         ended = row["token_ids"][-1] in codec.end_token_ids
         assert ended == (row["finish_reason"] == "stop")
 
 
-def test_the_trainer_finds_the_log_probs_the_engine_sampled_with(real: Round) -> None:
+def test_the_trainer_finds_the_log_probs_the_engine_sampled_with(real: PlayedRound) -> None:
     behaviour = real.by_id("decisions", "decision_id")
     rows = [row for row in real.rows("update_rows") if row["policy_logprobs"] is not None]
     assert rows
@@ -92,17 +92,17 @@ def test_the_trainer_finds_the_log_probs_the_engine_sampled_with(real: Round) ->
     assert fmean(gaps) < 0.05
 
 
-def test_the_new_policy_is_an_adapter_that_peft_loads_and_that_changes_the_model(real: Round) -> None:
+def test_the_new_policy_is_an_adapter_that_peft_loads_and_that_changes_the_model(real: PlayedRound) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     from stages.models.identity import resolved_model
 
-    after = real.scope.policy_after
+    after = real.resolver.policy_after
     (adapter,) = after.adapters.values()
     assert adapter.directory is not None
-    base = AutoModelForCausalLM.from_pretrained(resolved_model(real.scope.config.engine), dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(resolved_model(real.config.engine), dtype=torch.float32)
     ids = torch.tensor([real.rows("contexts")[0]["token_ids"]])
     with torch.no_grad():
         before_T = base(input_ids=ids).logits
@@ -112,16 +112,16 @@ def test_the_new_policy_is_an_adapter_that_peft_loads_and_that_changes_the_model
     assert not str(saved["base_model_name_or_path"]).startswith("/")
 
 
-def test_the_same_round_again_has_the_same_rows(real: Round, tmp_path: Path) -> None:
+def test_the_same_round_again_has_the_same_rows(real: PlayedRound, tmp_path: Path) -> None:
     again = drive(tmp_path, _config())  # with a model loaded anew
     for name, artifact in real.artifacts.items():
         assert again.artifacts[name].digest == artifact.digest, name
 
 
-def test_compare_puts_the_estimators_side_by_side_and_generates_nothing(real: Round) -> None:
-    before = {path: path.stat().st_mtime_ns for path in real.scope.store.rglob("*") if path.is_file()}
-    found = compare(real.scope)
-    assert {path: path.stat().st_mtime_ns for path in real.scope.store.rglob("*") if path.is_file()} == before
+def test_compare_puts_the_estimators_side_by_side_and_generates_nothing(real: PlayedRound) -> None:
+    before = {path: path.stat().st_mtime_ns for path in real.store.rglob("*") if path.is_file()}
+    found = compare(real.resolver)
+    assert {path: path.stat().st_mtime_ns for path in real.store.rglob("*") if path.is_file()} == before
     assert {row["estimator"] for row in found.by_estimator} == set(comparable(False))
     stored = [row for row in real.rows("advantages") if row["role"] == "actor"]
     [c3] = [row for row in found.by_estimator if (row["estimator"], row["role"]) == ("c3", "actor")]
@@ -132,16 +132,16 @@ def test_compare_puts_the_estimators_side_by_side_and_generates_nothing(real: Ro
     alike = pairs.get(("c3", "full_mean", "actor")) or pairs["full_mean", "c3", "actor"]
     assert alike["sign_agreement"] == 1
     console = Console(file=StringIO(), record=True, width=80)
-    show_comparison(console, real.scope, found)
+    show_comparison(console, real.resolver, found)
     text = console.export_text()
     assert all(f"{name} " in text for name in comparable(False))
 
 
-def test_why_shows_the_question_what_was_seen_and_the_arithmetic_of_a_real_advantage(real: Round) -> None:
-    codec = make_codec(real.scope.config.engine)
+def test_why_shows_the_question_what_was_seen_and_the_arithmetic_of_a_real_advantage(real: PlayedRound) -> None:
+    codec = make_codec(real.config.engine)
     credit, contexts = real.by_id("advantages", "decision_id"), real.by_id("contexts", "state_id")
     problems = real.by_id("problems", "problem_id")
-    page = why(real.scope, *question_of(None, "actor", None, 3, None))
+    page = why(real.resolver, *question_of(None, "actor", None, 3, None))
     lines = list(page_lines(page))
     assert max(map(len, lines)) <= 80
     text = " ".join(" ".join(line.removeprefix("  |") for line in lines).split())
@@ -160,26 +160,26 @@ def test_why_shows_the_question_what_was_seen_and_the_arithmetic_of_a_real_advan
             assert f"= {signed(j['advantage'])}" in shown["arithmetic"][-1]
 
 
-def test_two_rounds_go_on_from_the_new_policy(real: Round, resources: Resources) -> None:
-    second = drive(real.scope.store, _config(), round=2, until="rollout", resources=resources)
-    assert {row["policy_version"] for row in second.rows("decisions")} == {real.scope.policy_after.version}
-    assert {row["policy_version"] for row in real.rows("decisions")} == {real.scope.policy.version}
+def test_two_rounds_go_on_from_the_new_policy(real: PlayedRound, resources: Resources) -> None:
+    second = drive(real.store, _config(), round=2, until="rollout", resources=resources)
+    assert {row["policy_version"] for row in second.rows("decisions")} == {real.resolver.policy_after.version}
+    assert {row["policy_version"] for row in real.rows("decisions")} == {real.resolver.policy_before.version}
 
 
 def test_each_role_can_have_an_adapter_of_its_own(tmp_path: Path, resources: Resources) -> None:
     ran = drive(tmp_path, _config(*APART), resources=resources)
-    after = ran.scope.policy_after
+    after = ran.resolver.policy_after
     assert set(after.adapters) == {"plans", "answers"}
     assert len({adapter.digest for adapter in after.adapters.values()}) == 2
     assert {row["policy"] for row in ran.rows("steps")} == {"plans", "answers"}
 
 
-def test_the_layout_of_the_update_does_not_matter(real: Round, resources: Resources) -> None:
+def test_the_layout_of_the_update_does_not_matter(real: PlayedRound, resources: Resources) -> None:
     # in float32: in bfloat16 messages whose gradients cancel leave little but rounding, and how much depends on the processor
     steps = {}
     for layout in ("packed", "padded", "single"):
         config = _config("update.dtype=float32", f"update.layout={layout}")
-        ran = drive(real.scope.store, config, run=layout, resources=resources)
+        ran = drive(real.store, config, run=layout, resources=resources)
         assert set(ran.made) == {"update"}
         steps[layout] = {(row["step"], row["role"]): row for row in ran.rows("steps")}
     for layout in ("padded", "single"):

@@ -19,21 +19,20 @@ from configs.role_graph import ancestors
 from configs.training import PolicyConfig, UpdateConfig
 from pipeline.execution.limits import Limits
 from pipeline.execution.runner import make_part, make_step
-from pipeline.rounds.round import Scope
 from pipeline.steps import ROUND
 from stages.base.resources import Resources
 from stages.problem_sources.protocol import Problem
 from store.artifacts.policy_version import policy_of
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
-from store.runs import records as catalog
-from tests.conftest import PLAYED, Round, config_of, drive
+from store.runs.records import record_config
+from tests.support.rounds import PLAYED, PlayedRound, config_of, drive, resolver_of
 from tests.support.worlds import Truth, duo, four_turns, trio
 
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 
 
-def _bytes(round: Round) -> dict[str, Any]:
+def _bytes(round: PlayedRound) -> dict[str, Any]:
     """Per step the sha256 of every file of every part."""
     return {
         name: [{file: entry["sha256"] for file, entry in part["files"].items()} for part in artifact.manifest["parts"]]
@@ -41,13 +40,13 @@ def _bytes(round: Round) -> dict[str, Any]:
     }
 
 
-def _copied(round: Round, store: Path) -> Round:
+def _copied(round: PlayedRound, store: Path) -> PlayedRound:
     """The same round in a store that may be written to."""
-    copytree(round.scope.store, store)
-    return replace(round, scope=Scope(store, round.scope.run, round.scope.round))
+    copytree(round.store, store)
+    return replace(round, resolver=resolver_of(store, round.resolver.round.ref.run, round.resolver.round))
 
 
-def _problems(round: Round) -> dict[str, Problem]:
+def _problems(round: PlayedRound) -> dict[str, Problem]:
     return {row["problem_id"]: Problem(**row) for row in round.rows("problems")}
 
 
@@ -62,7 +61,7 @@ def test_a_round_spends_its_budget_on_every_problem(played: Played, world: str, 
     evaluations: dict[str, int] = defaultdict(int)
     for row in round.rows("rewards"):
         evaluations[row["problem_id"]] += 1
-    assert evaluations == dict.fromkeys(_problems(round), round.scope.config.plan.budget)
+    assert evaluations == dict.fromkeys(_problems(round), round.config.plan.budget)
 
 
 @pytest.mark.parametrize(("world", "plan"), PLAYED)
@@ -75,7 +74,7 @@ def test_every_message_has_an_id_and_a_seed_of_its_own(played: Played, world: st
 @pytest.mark.parametrize(("world", "plan"), PLAYED)
 def test_a_context_is_a_function_of_what_the_ancestors_said(played: Played, world: str, plan: str) -> None:
     round = played(world, plan)
-    graph = {role.name: role.depends_on for role in round.scope.config.roles}
+    graph = {role.name: role.depends_on for role in round.config.roles}
     contexts: dict[Any, set[str]] = defaultdict(set)
     for row in round.rows("contexts"):
         seen = ancestors(graph, row["role"])
@@ -87,7 +86,7 @@ def test_a_context_is_a_function_of_what_the_ancestors_said(played: Played, worl
 @pytest.mark.parametrize(("world", "plan"), PLAYED)
 def test_a_frozen_context_renders_again_from_what_was_said(played: Played, world: str, plan: str) -> None:
     round = played(world, plan)
-    truth, problems = Truth(round.scope.config), _problems(round)
+    truth, problems = Truth(round.config), _problems(round)
     for row in round.rows("contexts"):
         upstream = {message["role"]: message["text"] for message in row["upstream"]}
         assert tuple(row["token_ids"]) == truth.context(problems[row["problem_id"]], upstream)
@@ -119,13 +118,13 @@ def test_a_role_may_be_shown_ancestors_it_does_not_wait_for(played: Played) -> N
 @pytest.mark.parametrize(("world", "plan"), PLAYED)
 def test_every_message_comes_from_the_frozen_policy(played: Played, world: str, plan: str) -> None:
     round = played(world, plan)
-    assert {row["policy_version"] for row in round.rows("decisions")} == {round.scope.policy.version}
+    assert {row["policy_version"] for row in round.rows("decisions")} == {round.resolver.policy_before.version}
 
 
 @pytest.mark.parametrize(("world", "plan"), PLAYED)
 def test_a_round_ends_with_a_new_policy_version(played: Played, world: str, plan: str) -> None:
     round = played(world, plan)
-    before = round.scope.policy
+    before = round.resolver.policy_before
     assert policy_of(round.artifacts["update"], before.base, before.adapters).version != before.version
 
 
@@ -133,7 +132,9 @@ def test_a_round_ends_with_a_new_policy_version(played: Played, world: str, plan
 def test_the_next_round_samples_from_it(played: Played, world: str, store: Path) -> None:
     first = _copied(played(world, "tree"), store)
     second = drive(store, config_of(world, "tree"), round=2)
-    learned = policy_of(first.artifacts["update"], first.scope.policy.base, first.scope.policy.adapters)
+    learned = policy_of(
+        first.artifacts["update"], first.resolver.policy_before.base, first.resolver.policy_before.adapters
+    )
     assert {row["policy_version"] for row in second.rows("decisions")} == {learned.version}
     assert second.made == [name for name in second.reports if name != "problems"]
     drawn = {row["decision_id"] for row in first.rows("decisions")}
@@ -150,10 +151,10 @@ def test_the_same_configuration_gives_the_same_bytes_in_another_store(
 
 def test_parts_made_in_another_order_have_the_same_bytes(played: Played, store: Path) -> None:
     config, layout = config_of("trio", "tree"), Layout(store)
-    catalog.record_config(layout, "test", 1, config.model_dump(mode="json"))
-    round, resources = Round(Scope(store, "test", 1)), Resources()
+    record_config(layout, "test", 1, config.model_dump(mode="json"))
+    round, resources = PlayedRound(resolver_of(store, "test", 1)), Resources()
     for step in ROUND:
-        look = round.scope.look(step, round.artifacts)
+        look = round.resolver.resolve(step, round.artifacts)
         with open_writer(layout, step.stage.name, look.key) as writer:
             turn = 1 if step.stage.sequential else -1
             round.artifacts[step.name], _ = make_step(
@@ -231,7 +232,7 @@ def test_a_team_learns_what_its_problems_reward(store: Path) -> None:
     # the exact V of the team, before and after four rounds over the same four problems
     config = duo((4, 4), update=UpdateConfig(learning_rate=0.5, minibatches=1))
     rounds = [drive(store, config, round=number) for number in range(1, 5)]
-    last = rounds[-1].scope.policy
+    last = rounds[-1].resolver.policy_before
     learned = policy_of(rounds[-1].artifacts["update"], last.base, last.adapters)
     problems = list(_problems(rounds[0]).values())
     before, after = (

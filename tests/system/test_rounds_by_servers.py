@@ -12,10 +12,11 @@ from configs.engines import VllmServerEngineConfig
 from configs.errors import EngineError
 from configs.schema import Config, PartsConfig
 from store.disk.layout import Layout
-from store.runs import records as catalog
-from tests.conftest import Answer, Round, drive
+from store.runs.records import record_config
+from tests.conftest import Answer
 from tests.support.fake_vllm_server import FakeServer, fake_server
 from tests.support.kill import contents, finished_parts
+from tests.support.rounds import PlayedRound, drive
 from tests.support.tiny_models import LETTERS, write_tiny_model
 from tests.support.worlds import duo
 
@@ -54,7 +55,7 @@ def _config(model: Path, server: FakeServer) -> Config:
     return duo(engine=engine, roles=roles, parts=PartsConfig(problems_per_part=1), problems=PROBLEMS, words=words)
 
 
-def _undisturbed(store: Path, model: Path) -> Round:
+def _undisturbed(store: Path, model: Path) -> PlayedRound:
     with fake_server(model=MODEL, window=400) as server:
         round = drive(store, _config(model, server), until="advantages")
     assert len(server.asked) == PROBLEMS * sum(PER_PROBLEM.values())
@@ -102,7 +103,7 @@ def test_the_command_ends_with_exit_code_4_and_the_same_command_goes_on(
 ) -> None:
     server.lasts, server.then = lasts, then
     store = tmp_path / "store"
-    catalog.record_config(Layout(store), "test", 1, _config(model, server).model_dump(mode="json"))
+    record_config(Layout(store), "test", 1, _config(model, server).model_dump(mode="json"))
     command = ("run", "iteration", "--run", "test", "--round", "1", "--until", "advantages", "--store", str(store))
     answer = c3(*command)
     assert answer.code == 4
@@ -113,7 +114,7 @@ def test_the_command_ends_with_exit_code_4_and_the_same_command_goes_on(
     answer = c3(*command)
     assert (answer.code, answer.err) == (0, "")
     assert len(server.asked) - before == _left(lasts)
-    made, expected = contents(store), contents(_undisturbed(tmp_path / "undisturbed", model).scope.store)
+    made, expected = contents(store), contents(_undisturbed(tmp_path / "undisturbed", model).store)
     parquet = {name: content for name, content in expected.items() if name.endswith(".parquet")}
     assert parquet and {name: made[name] for name in parquet} == parquet
 

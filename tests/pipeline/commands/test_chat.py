@@ -18,13 +18,14 @@ from configs.errors import ConfigError
 from configs.training import PolicyConfig
 from pipeline.commands.chat import Chat, Spoken, chat_lines
 from pipeline.commands.export_policy import export_policy
-from pipeline.rounds.round import Scope
+from pipeline.rounds.resolve import StepResolver
 from stages.learners.lora import LoraLearner
 from stages.models.export import write_plain_model
 from store.artifacts.policy_version import Adapter, initial_policy
 from store.disk.layout import Layout
-from store.runs import records as catalog
-from tests.conftest import Answer, config_of, drive
+from store.runs.records import record_config
+from tests.conftest import Answer
+from tests.support.rounds import config_of, drive, resolver_of
 from tests.support.tiny_models import TARGETS, tiny_model
 from tests.support.worlds import WORDS, Truth, duo
 
@@ -46,16 +47,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Adapter]:
     return folder / "model", Adapter("d", learner.save(folder)["team"])
 
 
-def _scope(folder: Path, model: Path, adapter: Adapter) -> Scope:
+def _scope(folder: Path, model: Path, adapter: Adapter) -> StepResolver:
     """A round that ended with that adapter."""
     store = folder / "store"
     config = config_of("duo", "tree").model_dump(mode="json")
     config["engine"] = {"kind": "transformers", "model": str(model)}
-    catalog.record_config(Layout(store), "test", 1, config)
-    scope = Scope(store, "test", 0)
+    record_config(Layout(store), "test", 1, config)
+    resolver = resolver_of(store, "test", 0)
     version = initial_policy("base", ["team"])
-    scope.__dict__["policy_after"] = type(version)("v", "base", {"team": adapter})
-    return scope
+    resolver.__dict__["policy_after"] = type(version)("v", "base", {"team": adapter})
+    return resolver
 
 
 def _logits(model: torch.nn.Module) -> torch.Tensor:
@@ -94,27 +95,27 @@ def test_the_untrained_team_merged_is_the_base(trained: tuple[Path, Adapter], tm
 
 def test_what_cannot_be_exported_is_said(trained: tuple[Path, Adapter], tmp_path: Path, store: Path) -> None:
     model, adapter = trained
-    scope = _scope(tmp_path, model, adapter)
+    resolver = _scope(tmp_path, model, adapter)
     (tmp_path / "full").mkdir()
     shutil.copyfile(model / "config.json", tmp_path / "full/mine.json")
     with pytest.raises(ConfigError, match="full: is there already; name a directory that is new or empty"):
-        export_policy(scope, tmp_path / "full", None, merge=True)
+        export_policy(resolver, tmp_path / "full", None, merge=True)
     with pytest.raises(ConfigError, match="--policy nobody: no such policy; there is team"):
-        export_policy(scope, tmp_path / "out", "nobody", merge=True)
+        export_policy(resolver, tmp_path / "out", "nobody", merge=True)
     untrained = _scope(tmp_path, model, Adapter("untrained", None))
     with pytest.raises(ConfigError, match="policy 'team' is untrained and has no adapter; --merge writes the base"):
         export_policy(untrained, tmp_path / "other", None, merge=False)
     with pytest.raises(ConfigError, match="a scripted world has tables, no model"):
-        export_policy(drive(store, duo()).scope, tmp_path / "out", None, merge=True)
+        export_policy(drive(store, duo()).resolver, tmp_path / "out", None, merge=True)
 
 
 def test_the_team_answers_as_its_policy_would_and_nothing_is_stored(store: Path) -> None:
-    scope = drive(store, duo()).scope
+    resolver = drive(store, duo()).resolver
     before = sorted(path for path in store.rglob("*") if path.is_file())
-    spoken = list(Chat(scope).ask("problem 1"))
+    spoken = list(Chat(resolver).ask("problem 1"))
     assert sorted(path for path in store.rglob("*") if path.is_file()) == before
     assert [message.role for message in spoken] == ["reasoner", "actor"]
-    truth = Truth(scope.config, scope.policy_after)
+    truth = Truth(resolver.round.config, resolver.policy_after)
     from stages.problem_sources.protocol import Problem
 
     problem, upstream = Problem("chat", "chat", "problem 1", ""), {}
@@ -124,14 +125,14 @@ def test_the_team_answers_as_its_policy_would_and_nothing_is_stored(store: Path)
 
 
 def test_sampled_answers_differ_from_question_to_question_and_come_again_in_another_chat(store: Path) -> None:
-    scope = drive(store, duo()).scope
+    resolver = drive(store, duo()).resolver
     asked = [
         [[message.text for message in team.ask("problem 1")] for _ in range(12)]
-        for team in (Chat(scope, True), Chat(scope, True))
+        for team in (Chat(resolver, True), Chat(resolver, True))
     ]
     assert asked[0] == asked[1]
     assert len({tuple(texts) for texts in asked[0]}) > 1
-    assert len({tuple(m.text for m in Chat(scope).ask("problem 1")) for _ in range(3)}) == 1
+    assert len({tuple(m.text for m in Chat(resolver).ask("problem 1")) for _ in range(3)}) == 1
 
 
 def test_a_message_of_several_lines_stays_below_its_role() -> None:

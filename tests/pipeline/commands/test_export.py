@@ -12,13 +12,12 @@ import pytest
 
 from pipeline.commands.export import episodes, preference_pairs, write_lines
 from pipeline.commands.import_transcripts import import_transcripts
-from pipeline.rounds.round import Scope
 from store.disk.layout import Layout
-from store.runs import records as catalog
-from tests.conftest import Round, config_of
+from store.runs.records import record_config
+from tests.support.rounds import PlayedRound, config_of, resolver_of
 from tests.support.worlds import WORDS
 
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -31,7 +30,7 @@ def test_a_pair_is_the_best_and_the_worst_alternative_of_a_state(
 ) -> None:
     round = played(world, plan)
     path = tmp_path / "pairs.jsonl"
-    count = write_lines(preference_pairs(round.scope, None), path)
+    count = write_lines(preference_pairs(round.resolver, None), path)
     states: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in round.rows("advantages"):
         states[row["state_id"]].append(row)
@@ -52,7 +51,7 @@ def test_a_pair_is_the_best_and_the_worst_alternative_of_a_state(
 
 def test_every_pair_is_a_line_of_one_schema_as_trl_reads_it(played: Played, tmp_path: Path) -> None:
     # TRL wants prompt, chosen and rejected as plain strings, and adds the end token; `datasets` wants one type a column
-    write_lines(preference_pairs(played("duo", "tree").scope, None), tmp_path / "pairs.jsonl")
+    write_lines(preference_pairs(played("duo", "tree").resolver, None), tmp_path / "pairs.jsonl")
     pairs = _lines(tmp_path / "pairs.jsonl")
     assert {tuple((name, type(value)) for name, value in pair.items()) for pair in pairs} == {
         (
@@ -65,14 +64,14 @@ def test_every_pair_is_a_line_of_one_schema_as_trl_reads_it(played: Played, tmp_
 
 
 def test_pairs_of_one_role(played: Played) -> None:
-    pairs = list(preference_pairs(played("duo", "tree").scope, "reasoner"))
+    pairs = list(preference_pairs(played("duo", "tree").resolver, "reasoner"))
     assert pairs and {pair["role"] for pair in pairs} == {"reasoner"}
 
 
 def test_every_episode_is_exported_once_with_its_reward(played: Played) -> None:
     round = played("trio", "replay")
     rewards = round.by_id("rewards", "episode_id")
-    found = list(episodes(round.scope, None))
+    found = list(episodes(round.resolver, None))
     assert {row["episode_id"]: row["reward"] for row in found} == {name: row["reward"] for name, row in rewards.items()}
     assert len(found) == len(rewards)
     assert all(list(row["messages"]) == ["reasoner", "actor", "verifier"] for row in found)
@@ -81,9 +80,9 @@ def test_every_episode_is_exported_once_with_its_reward(played: Played) -> None:
 def test_what_is_exported_can_be_imported(played: Played, store: Path, tmp_path: Path) -> None:
     round = played("duo", "tree")
     path = tmp_path / "episodes.jsonl"
-    assert write_lines(episodes(round.scope, "rollout"), path) == len(round.rows("transcripts"))
-    catalog.record_config(Layout(store), "again", 1, config_of("duo", "tree").model_dump(mode="json"))
-    taken = import_transcripts(Scope(store, "again", 1), path)
+    assert write_lines(episodes(round.resolver, "rollout"), path) == len(round.rows("transcripts"))
+    record_config(Layout(store), "again", 1, config_of("duo", "tree").model_dump(mode="json"))
+    taken = import_transcripts(resolver_of(store, "again", 1), path)
     columns = ("decision_id", "state_id", "text", "token_ids", "behaviour_logprobs", "finish_reason")
     made = [{name: row[name] for name in columns} for row in taken.rows("decisions")]
     own = {row["decision_id"]: row for row in round.rows("decisions", "rollout")}

@@ -22,9 +22,9 @@ from store.artifacts.writer import ArtifactWriter, _settled
 from store.disk.layout import Layout
 from store.disk.records import read_record, write_record
 from store.queries.connection import SQL
-from store.runs import records as catalog
-from tests.conftest import drive
+from store.runs.records import RoundRecord, RoundRef, edit_round, record_config
 from tests.support import worlds
+from tests.support.rounds import drive
 
 Change = Callable[[list[Row]], list[Row]]
 LINEAGE = {path.stem: path.read_text().splitlines()[0].removeprefix("-- ") for path in (SQL / "lineage").glob("*.sql")}
@@ -51,8 +51,8 @@ def forged(whole: Path, store: Path) -> Path:
 
 
 def _folder(store: Path, step: str, round: int = 2) -> Path:
-    entry = catalog.round_steps(Layout(store), "test", round)[step]
-    return Layout(store).artifact(entry["stage"], entry["key"])
+    entry = RoundRecord.load(Layout(store), RoundRef("test", round)).steps[step]
+    return Layout(store).artifact(entry.stage, entry.key)
 
 
 def _record(path: Path) -> dict[str, Any]:
@@ -239,14 +239,15 @@ def test_advantages_whose_policy_now_has_other_weights_are_named(forged: Path) -
 
 
 def test_a_round_before_that_was_drawn_anew_is_no_corruption(forged: Path) -> None:
-    catalog.record_redraw(Layout(forged), "test", 1, "main", 1)
+    with edit_round(Layout(forged), RoundRef("test", 1)) as record:
+        record.draw_set = 1
     drive(forged, _config(), 1)
     assert _found(forged) == {}
 
 
 def test_a_round_made_under_a_configuration_that_was_replaced_is_whole(forged: Path) -> None:
     # planned now: other episodes of other roles; `c3 status` calls the round stale, but nothing of it is corrupt
-    catalog.record_config(Layout(forged), "test", 1, worlds.trio().model_dump(mode="json"))
+    record_config(Layout(forged), "test", 1, worlds.trio().model_dump(mode="json"))
     assert [finding for _, finding in verify(forged) if finding] == []
     # what no plan has a say in is still looked at, however well the forger recorded it
     _forge(forged, "grade", "rewards", lambda rows: [*rows, rows[-1]], content=True)

@@ -14,8 +14,7 @@ import cli
 from configs.errors import ConfigError
 from pipeline.commands.verify import verify
 from pipeline.commands.what_if import price, question
-from pipeline.rounds.round import Scope
-from pipeline.steps import INTERVENTION_STEPS
+from pipeline.steps import INTERVENTIONS
 from pipeline.views.what_if import page_lines
 from stages.problem_sources.protocol import Problem
 from store.artifacts.artifact import Row
@@ -23,30 +22,32 @@ from store.disk.layout import Layout
 from store.queries.catalog_views import query
 from store.runs.garbage import garbage
 from store.runs.records import references
-from tests.conftest import Round, config_of, drive, drive_on
+from tests.support.rounds import PlayedRound, config_of, drive, drive_on, resolver_of
 from tests.support.worlds import WORDS, Truth
 
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 
 
-def _ask(round: Round, name: str | None = None, role: str | None = None, text: str = "", replays: int = 4) -> Round:
+def _ask(
+    round: PlayedRound, name: str | None = None, role: str | None = None, text: str = "", replays: int = 4
+) -> PlayedRound:
     """The question driven without Prefect."""
-    scope = question(round.scope, name, role, text or None, not text, replays)
-    return drive_on(scope, steps=INTERVENTION_STEPS)
+    resolver = question(round.resolver, name, role, text or None, not text, replays)
+    return drive_on(resolver, steps=INTERVENTIONS)
 
 
 @pytest.fixture(scope="module")
-def duo(tmp_path_factory: pytest.TempPathFactory) -> Round:
+def duo(tmp_path_factory: pytest.TempPathFactory) -> PlayedRound:
     """A round that questions may be recorded in."""
     return drive(tmp_path_factory.mktemp("what-if"), config_of("duo", "tree"))
 
 
-def _problem(round: Round, row: Row) -> Problem:
+def _problem(round: PlayedRound, row: Row) -> Problem:
     [found] = [given for given in round.rows("problems") if given["problem_id"] == row["problem_id"]]
     return Problem(**found)
 
 
-def _rewards(answer: Round) -> dict[str, list[float]]:
+def _rewards(answer: PlayedRound) -> dict[str, list[float]]:
     reward = {row["episode_id"]: row["reward"] for row in answer.rows("rewards", "intervention_grade")}
     found: dict[str, list[float]] = {}
     for row in answer.rows("replays", "intervention"):
@@ -55,8 +56,8 @@ def _rewards(answer: Round) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("text", ["", WORDS[0]])
-def test_a_probe_earns_what_the_world_says_it_does(duo: Round, text: str) -> None:
-    world = Truth(duo.scope.config)
+def test_a_probe_earns_what_the_world_says_it_does(duo: PlayedRound, text: str) -> None:
+    world = Truth(duo.config)
     answer = _ask(duo, role="reasoner", text=text, replays=400)
     rewards = _rewards(answer)
     interventions = answer.rows("interventions", "intervention")
@@ -71,17 +72,17 @@ def test_a_probe_earns_what_the_world_says_it_does(duo: Round, text: str) -> Non
         assert abs(drawn.mean() - truth) < 4 * drawn.std(ddof=1) / 20 + 1e-9  # four standard errors
 
 
-def test_the_last_roles_probe_is_graded_once_and_draws_nothing(duo: Round) -> None:
+def test_the_last_roles_probe_is_graded_once_and_draws_nothing(duo: PlayedRound) -> None:
     state = next(row for row in duo.rows("contexts") if row["role"] == "actor")
     answer = _ask(duo, state["state_id"], text=WORDS[1])
     assert answer.rows("decisions", "intervention") == []
     [replay], [reward] = answer.rows("replays", "intervention"), answer.rows("rewards", "intervention_grade")
     assert replay["output"] == WORDS[1]
-    world = Truth(duo.scope.config)
+    world = Truth(duo.config)
     assert reward["reward"] == world.rewards(_problem(duo, state))[WORDS.index(WORDS[1])]
 
 
-def test_a_probe_draws_with_seeds_and_ids_of_its_own(duo: Round) -> None:
+def test_a_probe_draws_with_seeds_and_ids_of_its_own(duo: PlayedRound) -> None:
     state = next(row for row in duo.rows("contexts") if row["role"] == "reasoner")
     first, second = _ask(duo, state["state_id"]), _ask(duo, state["state_id"], replays=5)
     for column in ("seed", "decision_id"):
@@ -91,17 +92,17 @@ def test_a_probe_draws_with_seeds_and_ids_of_its_own(duo: Round) -> None:
         assert len({*seen, *drawn}) == len(seen) + len(drawn)
 
 
-def test_what_was_asked_is_not_made_again_and_the_round_never_reads_it(duo: Round) -> None:
-    before = {look.step.name: look.key for look in duo.scope.walk().looks}
+def test_what_was_asked_is_not_made_again_and_the_round_never_reads_it(duo: PlayedRound) -> None:
+    before = {look.step.name: look.key for look in duo.resolver.resolve_steps().steps}
     answer = _ask(duo, role="reasoner", text=WORDS[2])
     again = _ask(duo, role="reasoner", text=WORDS[2])
     assert answer.made == ["intervention", "intervention_grade"]
     assert again.made == []
-    assert {look.step.name: look.key for look in Scope(duo.scope.store, "test", 1).walk().looks} == before
+    assert {look.step.name: look.key for look in resolver_of(duo.store, "test", 1).resolve_steps().steps} == before
     interventions = {row["intervention_id"] for row in answer.rows("interventions", "intervention")}
     assert not interventions & {row["decision_id"] for row in duo.rows("advantages")}
-    tokens = 16 * duo.scope.config.sampling.max_new_tokens
-    assert price(answer.scope) == ({"states": 4, "evaluations": 16, "messages": 16, "tokens_at_most": tokens}, True)
+    tokens = 16 * duo.config.sampling.max_new_tokens
+    assert price(answer.resolver) == ({"states": 4, "evaluations": 16, "messages": 16, "tokens_at_most": tokens}, True)
 
 
 def test_questions_are_kept_verified_and_queried(tmp_path: Path) -> None:
@@ -135,15 +136,15 @@ def test_a_corrupt_answer_is_found_and_made_again(tmp_path: Path) -> None:
         finding for reference, finding in verify(tmp_path) if finding and reference and reference.step == "intervention"
     ]
     assert "what-if" in finding.cure
-    again = _ask(Round(Scope(tmp_path, "test", 1)), role="reasoner")
+    again = _ask(PlayedRound(resolver_of(tmp_path, "test", 1)), role="reasoner")
     assert again.made == ["intervention"]
     assert again.artifacts["intervention"].digest == answer.artifacts["intervention"].digest
 
 
-def test_the_page_sets_the_probe_beside_the_alternatives(duo: Round, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_sets_the_probe_beside_the_alternatives(duo: PlayedRound, capsys: pytest.CaptureFixture[str]) -> None:
     decision = next(row for row in duo.rows("advantages") if row["role"] == "reasoner")
     answer = _ask(duo, decision["decision_id"])
-    command = ["what-if", decision["decision_id"], "--empty", "--run", "test", "--store", str(duo.scope.store)]
+    command = ["what-if", decision["decision_id"], "--empty", "--run", "test", "--store", str(duo.store)]
     page = json.loads(_run([*command, "--json"], capsys))
     group = [row for row in duo.rows("advantages") if row["state_id"] == decision["state_id"]]
     assert {row["decision_id"]: row["mean_return"] for row in page["alternatives"]} == {
@@ -163,7 +164,7 @@ def test_the_page_sets_the_probe_beside_the_alternatives(duo: Round, capsys: pyt
     assert all(other["decision_id"] in out for other in group)
 
 
-def test_a_role_is_summed_up_over_its_states(duo: Round, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_role_is_summed_up_over_its_states(duo: PlayedRound, capsys: pytest.CaptureFixture[str]) -> None:
     answer = _ask(duo, role="reasoner", replays=3)
     command = [
         "what-if",
@@ -175,7 +176,7 @@ def test_a_role_is_summed_up_over_its_states(duo: Round, capsys: pytest.CaptureF
         "--run",
         "test",
         "--store",
-        str(duo.scope.store),
+        str(duo.store),
     ]
     page = json.loads(_run([*command, "--json"], capsys))
     rewards = _rewards(answer)
@@ -189,7 +190,7 @@ def test_a_role_is_summed_up_over_its_states(duo: Round, capsys: pytest.CaptureF
     assert f"{page['difference']['value']:+.4g}" in out
 
 
-def test_a_long_message_and_a_single_replay_still_fit_the_page(duo: Round) -> None:
+def test_a_long_message_and_a_single_replay_still_fit_the_page(duo: PlayedRound) -> None:
     from pipeline.commands.what_if import what_if
 
     class Quiet:
@@ -199,7 +200,7 @@ def test_a_long_message_and_a_single_replay_still_fit_the_page(duo: Round) -> No
 
     state = next(row for row in duo.rows("contexts") if row["role"] == "reasoner")
     answer = _ask(duo, state["state_id"], replays=1)
-    page, _ = what_if(answer.scope, Quiet())
+    page, _ = what_if(answer.resolver, Quiet())
     assert (
         page["states"][0]["standard_error"] is None and page["interval"] is None and page["difference"]["low"] is None
     )
@@ -220,9 +221,9 @@ def test_a_long_message_and_a_single_replay_still_fit_the_page(duo: Round) -> No
         ((None, "reasoner", "ant", True), "say what"),
     ],
 )
-def test_a_question_that_cannot_be_answered_is_refused(duo: Round, asked: Any, said: str) -> None:
+def test_a_question_that_cannot_be_answered_is_refused(duo: PlayedRound, asked: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        question(duo.scope, *asked, 4)
+        question(duo.resolver, *asked, 4)
 
 
 def _run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

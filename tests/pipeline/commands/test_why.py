@@ -17,16 +17,16 @@ from configs.errors import ConfigError
 from pipeline.commands.why import NEEDED, arithmetic, question_of, why
 from pipeline.views.why import page_lines
 from stages.models.scripted_world import ScriptedCodec
-from tests.conftest import Round, config_of, drive
+from tests.support.rounds import PlayedRound, config_of, drive
 from tests.support.worlds import WORDS
 
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 
 
-def _page(round: Round, *arguments: Any, **options: Any) -> dict[str, Any]:
+def _page(round: PlayedRound, *arguments: Any, **options: Any) -> dict[str, Any]:
     names = ("id", "role", "worst", "best", "tied")
     asked = {**dict.fromkeys(names), **dict(zip(names, arguments, strict=False)), **options}
-    return why(round.scope, *question_of(**asked))
+    return why(round.resolver, *question_of(**asked))
 
 
 def test_every_number_is_the_stored_one(played: Played) -> None:
@@ -162,7 +162,7 @@ def test_the_command_prints_a_page_and_json_of_the_latest_round(
     round = played("duo", "tree")
 
     def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["c3", *arguments, "--run", "test", "--store", str(round.scope.store)])
+        monkeypatch.setattr(sys, "argv", ["c3", *arguments, "--run", "test", "--store", str(round.store)])
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert not end.value.code

@@ -17,10 +17,11 @@ import pytest
 
 from configs.load import load_config
 from store.disk.layout import Layout
-from store.runs.records import round_steps
-from tests.conftest import ROOT, Answer, drive
+from store.runs.records import RoundRecord, RoundRef
+from tests.conftest import ROOT, Answer
 from tests.store.artifacts.test_corruption import HARMS
 from tests.support.kill import contents
+from tests.support.rounds import drive
 
 Command = Callable[..., Answer]
 STEPS = ["problems", "rollout", "freeze", "sample", "replay", "grade", "advantages", "update"]
@@ -92,8 +93,8 @@ def test_a_round_is_seen_with_its_steps_and_their_parts_by_name(
     assert _states(prefect_server, again) == {f"{step} · round 1": "Cached" for step in STEPS}
 
     # Prefect still remembers the grades, but they are gone: not a hit
-    entry = round_steps(Layout(store), "seen", 1)["grade"]
-    rmtree(Layout(store).artifact(entry["stage"], entry["key"]))
+    entry = RoundRecord.load(Layout(store), RoundRef("seen", 1)).steps["grade"]
+    rmtree(Layout(store).artifact(entry.stage, entry.key))
     reporting(*iteration)
     known = {first["id"], again["id"]}
     [third] = [run for run in _flow_runs(prefect_server, "seen · round 1") if run["id"] not in known]
@@ -103,11 +104,11 @@ def test_a_round_is_seen_with_its_steps_and_their_parts_by_name(
         "part-00000 of grade · round 1": "Completed",
         "part-00001 of grade · round 1": "Completed",
     }
-    assert round_steps(Layout(store), "seen", 1)["grade"] == entry
+    assert RoundRecord.load(Layout(store), RoundRef("seen", 1)).steps["grade"] == entry
 
     # nor is a rollout with a corrupt part: that part is made again, and nothing else
-    entry = round_steps(Layout(store), "seen", 1)["rollout"]
-    harmed = Layout(store).part(entry["stage"], entry["key"], 1) / "decisions.parquet"
+    entry = RoundRecord.load(Layout(store), RoundRef("seen", 1)).steps["rollout"]
+    harmed = Layout(store).part(entry.stage, entry.key, 1) / "decisions.parquet"
     whole = harmed.read_bytes()
     harmed.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     reporting(*iteration)

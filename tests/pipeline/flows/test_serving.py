@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from configs.load import load_config
-from tests.conftest import ROOT, Answer, drive
+from tests.conftest import ROOT, Answer
 from tests.support.kill import contents
+from tests.support.rounds import drive
 
 _PATIENCE_SECONDS = 600
 

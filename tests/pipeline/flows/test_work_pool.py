@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from configs.load import load_config
-from tests.conftest import ROOT, drive
+from tests.conftest import ROOT
 from tests.pipeline.flows.test_serving import finished_run
 from tests.support.kill import contents, end
+from tests.support.rounds import drive
 
 pytestmark = pytest.mark.slow
 

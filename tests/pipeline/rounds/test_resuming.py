@@ -26,8 +26,8 @@ from pipeline.commands.import_transcripts import import_transcripts
 from pipeline.commands.verify import verify
 from pipeline.execution.limits import Limits
 from pipeline.execution.runner import make_part
-from pipeline.rounds.round import Scope
-from pipeline.rounds.status import standings
+from pipeline.rounds.resolve import StepResolver
+from pipeline.rounds.status import round_statuses
 from pipeline.steps import DIAGNOSIS, EVALUATION, names, step_named
 from pipeline.views.receipt import retrying
 from pipeline.views.status import show_status
@@ -37,13 +37,14 @@ from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
 from store.disk.locks import exclusive_lock
 from store.queries.catalog_views import query
-from store.runs import records as catalog
 from store.runs.garbage import garbage, sweep
-from tests.conftest import ROOT, Answer, Round, config_of, drive, drive_on, run_c3
+from store.runs.records import RoundRecord, RoundRef, StepRecord, edit_round, record_config
+from tests.conftest import ROOT, Answer, run_c3
 from tests.support.kill import on_import
+from tests.support.rounds import PlayedRound, config_of, drive, drive_on, resolver_of
 from tests.support.worlds import solo
 
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 NO_LOO = ["advantages.estimator=full_mean"]
 
 
@@ -74,22 +75,24 @@ def _without_times(value: Any) -> Any:
 
 
 @pytest.fixture
-def duo(played: Played, store: Path) -> Round:
+def duo(played: Played, store: Path) -> PlayedRound:
     """The duo's first round, in a store that may be written to."""
-    copytree(played("duo", "tree").scope.store, store)
-    return drive_on(Scope(store, "test", 1))
+    copytree(played("duo", "tree").store, store)
+    return drive_on(resolver_of(store, "test", 1))
 
 
-def _variant(round: Round, name: str, overrides: list[str], stage: str | None = None, number: int = 1) -> Scope:
-    scope = Scope(round.scope.store, round.scope.run, number, name)
-    commands.settle_config(scope, None, overrides, stage)
-    return Scope(round.scope.store, round.scope.run, number, name)
+def _variant(
+    round: PlayedRound, name: str, overrides: list[str], stage: str | None = None, number: int = 1
+) -> StepResolver:
+    resolver = resolver_of(round.store, round.resolver.round.ref.run, number, name)
+    commands.settle_config(resolver, None, overrides, stage)
+    return resolver_of(round.store, round.resolver.round.ref.run, number, name)
 
 
 # ---- variants
 
 
-def test_a_variant_generates_nothing_and_is_a_row_in_every_table_by_its_name(duo: Round) -> None:
+def test_a_variant_generates_nothing_and_is_a_row_in_every_table_by_its_name(duo: PlayedRound) -> None:
     branch = drive_on(_variant(duo, "no-loo", NO_LOO, "advantages"), until="advantages")
     assert branch.made == ["advantages"]
     assert {name: branch.artifacts[name].key for name in branch.artifacts if name != "advantages"} == {
@@ -99,12 +102,12 @@ def test_a_variant_generates_nothing_and_is_a_row_in_every_table_by_its_name(duo
     for table in ("problems", "transcripts", "decisions", "contexts", "replays", "rewards", "episodes", "advantages"):
         counts = {
             row["variant"]: row["n"]
-            for row in _rows(duo.scope.store, f"SELECT variant, count(*) AS n FROM {table} GROUP BY variant")
+            for row in _rows(duo.store, f"SELECT variant, count(*) AS n FROM {table} GROUP BY variant")
         }
         assert counts["no-loo"] == counts["main"] > 0
     # fanout 2,4: groups of 2 and of 4, and full_mean is (n - 1)/n of c3 where replay counts are equal
     pairs = _rows(
-        duo.scope.store,
+        duo.store,
         "SELECT a.advantage AS whole, b.advantage AS full_mean, a.group_size AS n FROM advantages a "
         "JOIN advantages b USING (decision_id) WHERE a.variant = 'main' AND b.variant = 'no-loo'",
     )
@@ -112,26 +115,30 @@ def test_a_variant_generates_nothing_and_is_a_row_in_every_table_by_its_name(duo
     assert [p["full_mean"] for p in pairs] == pytest.approx([p["whole"] * (p["n"] - 1) / p["n"] for p in pairs])
 
 
-def test_a_variant_goes_on_to_an_update_and_rounds_of_its_own(duo: Round) -> None:
+def test_a_variant_goes_on_to_an_update_and_rounds_of_its_own(duo: PlayedRound) -> None:
     config = config_of("duo", "tree")
-    main = [duo, drive(duo.scope.store, config, round=2)]
+    main = [duo, drive(duo.store, config, round=2)]
     branch = drive_on(_variant(duo, "no-loo", NO_LOO, "advantages"))
     assert branch.made == ["advantages", "update"]
     second = drive_on(_variant(duo, "no-loo", [], number=2))
     assert second.made == [name for name in second.reports if name != "problems"]
-    assert second.scope.policy.version == branch.scope.policy_after.version != main[1].scope.policy.version
+    assert (
+        second.resolver.policy_before.version
+        == branch.resolver.policy_after.version
+        != main[1].resolver.policy_before.version
+    )
     assert {row["estimator"] for row in second.rows("advantages")} == {"full_mean"}
-    assert drive(duo.scope.store, config, round=2).made == []  # the main line is as it was
+    assert drive(duo.store, config, round=2).made == []  # the main line is as it was
 
 
-def test_a_variant_can_branch_at_an_earlier_stage(duo: Round) -> None:
+def test_a_variant_can_branch_at_an_earlier_stage(duo: PlayedRound) -> None:
     branch = drive_on(_variant(duo, "hot", ["sampling.temperature=2.0"]))
     assert branch.made == [name for name in branch.reports if name != "problems"]
     with pytest.raises(ConfigError, match="already changes rollout, which comes before advantages"):
         _variant(duo, "hotter", ["sampling.temperature=3.0"], "advantages")
 
 
-def test_a_variant_of_the_same_name_with_other_overrides_is_refused(duo: Round) -> None:
+def test_a_variant_of_the_same_name_with_other_overrides_is_refused(duo: PlayedRound) -> None:
     _variant(duo, "no-loo", NO_LOO, "advantages")
     _variant(duo, "no-loo", NO_LOO, "advantages")
     _variant(duo, "no-loo", [])
@@ -139,9 +146,10 @@ def test_a_variant_of_the_same_name_with_other_overrides_is_refused(duo: Round) 
         _variant(duo, "no-loo", ["advantages.group_by=context"], "advantages")
 
 
-def test_a_variant_shares_draws_that_the_main_line_was_told_to_use(duo: Round) -> None:
-    catalog.record_redraw(duo.scope.layout, "test", 1, "main", 1)
-    again = drive_on(Scope(duo.scope.store, "test", 1))
+def test_a_variant_shares_draws_that_the_main_line_was_told_to_use(duo: PlayedRound) -> None:
+    with edit_round(duo.layout, RoundRef("test", 1)) as record:
+        record.draw_set = 1
+    again = drive_on(resolver_of(duo.store, "test", 1))
     branch = drive_on(_variant(duo, "no-loo", NO_LOO, "advantages"), until="advantages")
     assert branch.made == ["advantages"]
     assert branch.artifacts["rollout"].key == again.artifacts["rollout"].key != duo.artifacts["rollout"].key
@@ -150,16 +158,18 @@ def test_a_variant_shares_draws_that_the_main_line_was_told_to_use(duo: Round) -
 # ---- other draws
 
 
-def test_a_redraw_draws_anew_and_the_first_draws_are_still_there(duo: Round) -> None:
-    store = duo.scope.store
-    catalog.record_redraw(duo.scope.layout, "test", 1, "main", 1)
-    again = drive_on(Scope(store, "test", 1))
+def test_a_redraw_draws_anew_and_the_first_draws_are_still_there(duo: PlayedRound) -> None:
+    store = duo.store
+    with edit_round(duo.layout, RoundRef("test", 1)) as record:
+        record.draw_set = 1
+    again = drive_on(resolver_of(store, "test", 1))
     assert again.made == [name for name in again.reports if name != "problems"]
     drawn = {row["decision_id"] for row in duo.rows("decisions")}
     assert drawn.isdisjoint(row["decision_id"] for row in again.rows("decisions"))
     assert {row["seed"] for row in duo.rows("decisions")}.isdisjoint(row["seed"] for row in again.rows("decisions"))
-    catalog.record_redraw(duo.scope.layout, "test", 1, "main", 0)
-    assert drive_on(Scope(store, "test", 1)).made == []
+    with edit_round(duo.layout, RoundRef("test", 1)) as record:
+        record.draw_set = 0
+    assert drive_on(resolver_of(store, "test", 1)).made == []
 
 
 # ---- graded again: only what the evaluator failed on
@@ -206,7 +216,7 @@ def sums(tmp_path: Path) -> Config:
     return world.model_copy(update={"problems": JsonlProblems(path=str(problems)), "grade": grade})
 
 
-def _by_output(round: Round) -> dict[str, set[float | None]]:
+def _by_output(round: PlayedRound) -> dict[str, set[float | None]]:
     said = {row["episode_id"]: row["output"] for row in round.rows("transcripts")}
     found: dict[str, set[float | None]] = {}
     for row in round.rows("rewards"):
@@ -224,8 +234,8 @@ def test_only_missing_rewards_are_graded_again(store: Path, sums: Config, out_of
     assert drive(store, sums).made == []  # what failed is not asked for again by itself
 
     out_of_order.write_text("1\n3\n")  # 1 would now fail, but it has its reward
-    assert commands.settle_retry(Scope(store, "test", 1))
-    second = drive_on(Scope(store, "test", 1))
+    assert commands.request_retry(resolver_of(store, "test", 1))
+    second = drive_on(resolver_of(store, "test", 1))
     missing = said.count("2") + said.count("3")
     assert second.reports["grade"].usage == {"evaluations": missing, "retried": missing, "now_scored": said.count("2")}
     assert retrying(second.reports["grade"]) == (
@@ -239,12 +249,12 @@ def test_only_missing_rewards_are_graded_again(store: Path, sums: Config, out_of
     assert first.artifacts["grade"].path.exists() and second.artifacts["grade"].key != first.artifacts["grade"].key
 
     out_of_order.write_text("")
-    assert commands.settle_retry(Scope(store, "test", 1))
-    third = drive_on(Scope(store, "test", 1))
+    assert commands.request_retry(resolver_of(store, "test", 1))
+    third = drive_on(resolver_of(store, "test", 1))
     assert third.reports["grade"].usage["now_scored"] == said.count("3")
     assert None not in set().union(*_by_output(third).values())
-    assert not commands.settle_retry(Scope(store, "test", 1))  # nothing is missing any more
-    assert drive_on(Scope(store, "test", 1)).made == []
+    assert not commands.request_retry(resolver_of(store, "test", 1))  # nothing is missing any more
+    assert drive_on(resolver_of(store, "test", 1)).made == []
     assert [finding for _, finding in verify(store) if finding] == []
     assert list(garbage(Layout(store))) == [g for g in garbage(Layout(store)) if g.stage in ("advantages", "update")]
     unscored = _rows(store, "SELECT count(*) - count(reward) AS n, count(*) AS all FROM rewards")
@@ -262,11 +272,11 @@ def test_a_retry_that_fails_as_before_leaves_what_follows_as_it_is(
 ) -> None:
     out_of_order.write_text("3\n")
     drive(store, sums)
-    assert commands.settle_retry(Scope(store, "test", 1))
-    assert drive_on(Scope(store, "test", 1)).made == ["grade"]
+    assert commands.request_retry(resolver_of(store, "test", 1))
+    assert drive_on(resolver_of(store, "test", 1)).made == ["grade"]
     # asked again, it is tried again: another attempt is another artifact
-    assert commands.settle_retry(Scope(store, "test", 1))
-    assert drive_on(Scope(store, "test", 1)).made == ["grade"]
+    assert commands.request_retry(resolver_of(store, "test", 1))
+    assert drive_on(resolver_of(store, "test", 1)).made == ["grade"]
 
 
 def test_retried_rewards_that_are_corrupt_are_made_again_from_those_before(
@@ -275,10 +285,10 @@ def test_retried_rewards_that_are_corrupt_are_made_again_from_those_before(
     out_of_order.write_text("3\n")
     first = drive(store, sums)
     out_of_order.write_text("")
-    commands.settle_retry(Scope(store, "test", 1))
-    retried = drive_on(Scope(store, "test", 1)).artifacts["grade"]
+    commands.request_retry(resolver_of(store, "test", 1))
+    retried = drive_on(resolver_of(store, "test", 1)).artifacts["grade"]
     (retried.path / "part-00000/rewards.parquet").write_bytes(b"")
-    again = drive_on(Scope(store, "test", 1))
+    again = drive_on(resolver_of(store, "test", 1))
     assert again.made == ["grade"]
     assert (again.reports["grade"].parts_made, again.reports["grade"].parts_reused) == (1, 1)
     assert again.artifacts["grade"].digest == retried.digest != first.artifacts["grade"].digest
@@ -289,13 +299,13 @@ def test_a_retry_is_asked_of_the_line_that_holds_the_rewards(store: Path, sums: 
     main = drive(store, sums)
     branch = _variant(main, "full", NO_LOO, "advantages")
     with pytest.raises(ConfigError, match="takes its grade of round 1 from 'main'; retry it there: c3 run stage grade"):
-        commands.settle_retry(branch)
+        commands.request_retry(branch)
     with pytest.raises(ConfigError, match="freeze gives no rewards"):
-        commands.settle_retry(main.scope, "freeze")
+        commands.request_retry(main.resolver, "freeze")
     out_of_order.write_text("")
-    commands.settle_retry(main.scope)
-    retried = drive_on(Scope(store, "test", 1))
-    shared = drive_on(Scope(store, "test", 1, "full"), until="advantages")
+    commands.request_retry(main.resolver)
+    retried = drive_on(resolver_of(store, "test", 1))
+    shared = drive_on(resolver_of(store, "test", 1, "full"), until="advantages")
     assert shared.artifacts["grade"].key == retried.artifacts["grade"].key
     assert shared.made == ["advantages"]
 
@@ -306,8 +316,8 @@ def test_too_many_failures_are_no_artifact_and_need_no_retry(store: Path, sums: 
     with pytest.raises(EvaluatorError, match=r"RuntimeError: math-verify: .*out of order"):
         drive(store, strict)
     out_of_order.write_text("")
-    assert commands.settle_retry(Scope(store, "test", 1))  # it goes on: there is nothing to retry yet
-    round = drive_on(Scope(store, "test", 1))
+    assert commands.request_retry(resolver_of(store, "test", 1))  # it goes on: there is nothing to retry yet
+    round = drive_on(resolver_of(store, "test", 1))
     assert round.made == ["grade", "advantages", "update"]
     assert "retried" not in round.reports["grade"].usage
 
@@ -319,12 +329,12 @@ def test_the_missing_rewards_of_an_evaluation_are_graded_again(store: Path, sums
     first = drive(store, config, round=0, steps=EVALUATION)
     assert {row["reward"] for row in first.rows("rewards")} == {None}
     out_of_order.write_text("")
-    scope = Scope(store, "test", 0)
-    assert commands.settle_retry(scope, "answer_grade")
-    second = drive_on(scope, steps=EVALUATION)
+    resolver = resolver_of(store, "test", 0)
+    assert commands.request_retry(resolver, "answer_grade")
+    second = drive_on(resolver, steps=EVALUATION)
     assert second.made == ["answer_grade", "evaluate"]
     assert None not in {row["reward"] for row in second.rows("rewards")}
-    assert drive_on(scope, steps=EVALUATION).made == []
+    assert drive_on(resolver, steps=EVALUATION).made == []
 
 
 # ---- elsewhere
@@ -338,10 +348,10 @@ def test_a_store_copied_elsewhere_goes_on_with_nothing_made_again(store: Path, t
     for folder in ("runs", "artifacts"):
         copytree(store / folder, elsewhere / folder)
     shutil.rmtree(store)
-    assert drive_on(Scope(elsewhere, "test", 1)).made == []
-    assert drive_on(Scope(elsewhere, "test", 1, "no-loo")).made == []
+    assert drive_on(resolver_of(elsewhere, "test", 1)).made == []
+    assert drive_on(resolver_of(elsewhere, "test", 1, "no-loo")).made == []
     assert [finding for _, finding in verify(elsewhere) if finding] == []
-    assert drive_on(Scope(elsewhere, "test", 2)).made[:1] == ["rollout"]
+    assert drive_on(resolver_of(elsewhere, "test", 2)).made[:1] == ["rollout"]
 
 
 def test_a_run_goes_on_without_the_problem_files_that_it_has_read(
@@ -353,9 +363,9 @@ def test_a_run_goes_on_without_the_problem_files_that_it_has_read(
     drive(store, config)
     drive(store, config, steps=EVALUATION)
     (tmp_path / "sums.jsonl").unlink()
-    assert drive_on(Scope(store, "test", 1)).made == []
-    assert drive_on(Scope(store, "test", 1), steps=EVALUATION).made == []
-    assert drive_on(Scope(store, "test", 2)).made == names()[1:]
+    assert drive_on(resolver_of(store, "test", 1)).made == []
+    assert drive_on(resolver_of(store, "test", 1), steps=EVALUATION).made == []
+    assert drive_on(resolver_of(store, "test", 2)).made == names()[1:]
     assert [finding for _, finding in verify(store) if finding] == []
     # what was never read cannot be known: another run, or the same file read in another way
     with pytest.raises(ConfigError, match=r"sums\.jsonl: cannot be read"):
@@ -365,21 +375,19 @@ def test_a_run_goes_on_without_the_problem_files_that_it_has_read(
         drive(store, limited, round=3)
 
 
-def test_no_file_says_where_it_lies(duo: Round) -> None:
+def test_no_file_says_where_it_lies(duo: PlayedRound) -> None:
     drive_on(_variant(duo, "no-loo", NO_LOO))
-    files = [
-        path for folder in ("runs", "artifacts") for path in (duo.scope.store / folder).rglob("*") if path.is_file()
-    ]
+    files = [path for folder in ("runs", "artifacts") for path in (duo.store / folder).rglob("*") if path.is_file()]
     assert len(files) > 50
-    places = [str(duo.scope.store).encode(), str(Path.home()).encode() + b"/", os.getcwd().encode()]
+    places = [str(duo.store).encode(), str(Path.home()).encode() + b"/", os.getcwd().encode()]
     assert [path for path in files for place in places if place in path.read_bytes()] == []
 
 
 # ---- garbage
 
 
-def test_garbage_is_shown_first_and_only_what_nothing_refers_to_is_removed(duo: Round) -> None:
-    store, layout = duo.scope.store, duo.scope.layout
+def test_garbage_is_shown_first_and_only_what_nothing_refers_to_is_removed(duo: PlayedRound) -> None:
+    store, layout = duo.store, duo.layout
     branch = drive_on(_variant(duo, "no-loo", NO_LOO))
     drive(store, config_of("duo", "tree", seed=7), run="gone")
     shutil.rmtree(store / "runs/gone")
@@ -392,24 +400,24 @@ def test_garbage_is_shown_first_and_only_what_nothing_refers_to_is_removed(duo: 
     assert {stage for stage, _ in found} == {"rollout", "freeze", "sample", "replay", "grade", "advantages", "update"}
     assert all(sweep(layout, entry) for entry in list(garbage(layout)))
     assert {(path.parent.name, path.name) for path in layout.artifacts.glob("*/*")} == used
-    assert drive_on(Scope(store, "test", 1)).made == drive_on(Scope(store, "test", 1, "no-loo")).made == []
+    assert drive_on(resolver_of(store, "test", 1)).made == drive_on(resolver_of(store, "test", 1, "no-loo")).made == []
 
 
-def test_garbage_that_a_live_writer_holds_is_left(duo: Round) -> None:
-    with open_writer(duo.scope.layout, "rollout", "in-the-making") as writer:
+def test_garbage_that_a_live_writer_holds_is_left(duo: PlayedRound) -> None:
+    with open_writer(duo.layout, "rollout", "in-the-making") as writer:
         (writer.path / "part-00000").mkdir()
-        [entry] = garbage(duo.scope.layout)
+        [entry] = garbage(duo.layout)
         assert not entry.finished
-        assert not sweep(duo.scope.layout, entry)
+        assert not sweep(duo.layout, entry)
         assert (writer.path / "part-00000").exists()
-    assert sweep(duo.scope.layout, entry)
+    assert sweep(duo.layout, entry)
     assert not writer.path.exists()
 
 
 # ---- transcripts of another system
 
 
-def _transcripts(round: Round, path: Path, tokens: bool) -> None:
+def _transcripts(round: PlayedRound, path: Path, tokens: bool) -> None:
     decisions = round.by_id("decisions", "decision_id")
     lines = []
     for row in round.rows("transcripts"):
@@ -435,16 +443,16 @@ def test_imported_transcripts_are_credited_from_freeze_on(
     other = played("duo", "tree")
     _transcripts(other, tmp_path / "theirs.jsonl", tokens)
     config = config_of("duo", "tree")
-    catalog.record_config(Layout(store), "taken", 1, config.model_dump(mode="json"))
-    rollout = import_transcripts(Scope(store, "taken", 1), tmp_path / "theirs.jsonl")
+    record_config(Layout(store), "taken", 1, config.model_dump(mode="json"))
+    rollout = import_transcripts(resolver_of(store, "taken", 1), tmp_path / "theirs.jsonl")
     assert rollout.key.startswith("import-")
-    round = drive_on(Scope(store, "taken", 1))
+    round = drive_on(resolver_of(store, "taken", 1))
     assert round.made == ["freeze", "sample", "replay", "grade", "advantages", "update"]
     assert round.artifacts["rollout"].key == rollout.key
-    scope = Scope(store, "taken", 1)
-    look = scope.look(step_named("rollout"), {"problems": round.artifacts["problems"]})
+    resolver = resolver_of(store, "taken", 1)
+    look = resolver.resolve(step_named("rollout"), {"problems": round.artifacts["problems"]})
     with pytest.raises(ConfigError, match="--from rollout: the transcripts of round 1 were imported"):
-        scope.beside(look)
+        resolver.beside(look)
     assert [row["text"] for row in round.rows("decisions", "rollout")] == [
         row["text"] for row in other.rows("decisions", "rollout")
     ]
@@ -460,7 +468,7 @@ def test_imported_transcripts_are_credited_from_freeze_on(
 def test_a_file_that_does_not_fit_the_plan_is_refused_with_its_line(
     played: Played, store: Path, tmp_path: Path
 ) -> None:
-    catalog.record_config(Layout(store), "taken", 1, config_of("duo", "tree").model_dump(mode="json"))
+    record_config(Layout(store), "taken", 1, config_of("duo", "tree").model_dump(mode="json"))
     path = tmp_path / "theirs.jsonl"
     for text, complaint in [
         ('{"problem_id": "x", "messages": {}}\n', "line 1: problem_id 'x' is not in the run's problem set"),
@@ -476,7 +484,7 @@ def test_a_file_that_does_not_fit_the_plan_is_refused_with_its_line(
     ]:
         path.write_text(text)
         with pytest.raises(ConfigError, match=complaint):
-            import_transcripts(Scope(store, "taken", 1), path)
+            import_transcripts(resolver_of(store, "taken", 1), path)
     assert list((store / "artifacts").glob("rollout/*/manifest.json")) == []
 
 
@@ -484,14 +492,14 @@ def test_a_file_that_does_not_fit_the_plan_is_refused_with_its_line(
 
 
 def _standing(store: Path, round: int = 1, variant: str = "main", run: str = "test") -> Any:
-    for entry in standings(store, run):
+    for entry in round_statuses(store, run):
         if (entry["round"], entry["variant"]) == (round, variant):
             return SimpleNamespace(**entry)
     raise AssertionError("not there")
 
 
-def test_status_tells_what_was_made_reused_and_is_missing(duo: Round) -> None:
-    store = duo.scope.store
+def test_status_tells_what_was_made_reused_and_is_missing(duo: PlayedRound) -> None:
+    store = duo.store
     drive_on(_variant(duo, "no-loo", NO_LOO), until="advantages")
     main, branch = _standing(store), _standing(store, variant="no-loo")
     round = ["problems", "rollout", "freeze", "sample", "replay", "grade", "advantages", "update"]
@@ -500,15 +508,15 @@ def test_status_tells_what_was_made_reused_and_is_missing(duo: Round) -> None:
     assert main.states["evaluate"] == "missing"
 
 
-def test_status_tells_partial_running_failed_and_corrupt_and_why(duo: Round) -> None:
-    store, layout = duo.scope.store, duo.scope.layout
+def test_status_tells_partial_running_failed_and_corrupt_and_why(duo: PlayedRound) -> None:
+    store, layout = duo.store, duo.layout
     grade, rollout = duo.artifacts["grade"], duo.artifacts["rollout"]
     (grade.path / "manifest.json").unlink()
     shutil.rmtree(grade.path / "part-00001")
     assert _standing(store).states["grade"] == "corrupt"  # it was whole once
     drive(store, config_of("duo", "tree", seed=5), run="begun", until="replay")
-    begun = Scope(store, "begun", 1)
-    look = next(look for look in begun.walk().looks if look.step.name == "grade")
+    begun = resolver_of(store, "begun", 1)
+    look = next(look for look in begun.resolve_steps().steps if look.step.name == "grade")
     with open_writer(layout, "grade", look.key) as writer:
         copytree(grade.path / "part-00000", writer.path / "part-00000")
         standing = _standing(store, run="begun")
@@ -528,7 +536,7 @@ def test_status_tells_partial_running_failed_and_corrupt_and_why(duo: Round) -> 
 def _status(store: Path, width: int = 80) -> list[dict[str, str]]:
     """The table of `c3 status`, by its headings, which stand where their column begins."""
     console = Console(file=StringIO(), record=True, width=width)
-    show_status(console, standings(store))
+    show_status(console, round_statuses(store))
     headings, *lines = [line for line in console.export_text().splitlines() if line.strip()]
     places = [(found[0], found.start()) for found in re.finditer(r"\S+", headings)]
     ends = [start for _, start in places[1:]] + [width]
@@ -538,11 +546,11 @@ def _status(store: Path, width: int = 80) -> list[dict[str, str]]:
 USUAL = ["run", "variant", "round", "roll", "frz", "samp", "repl", "grade", "adv", "upd", "eval", "diag"]
 
 
-def test_status_has_columns_for_the_steps_that_only_some_rounds_have_where_one_has_them(duo: Round) -> None:
-    store = duo.scope.store
+def test_status_has_columns_for_the_steps_that_only_some_rounds_have_where_one_has_them(duo: PlayedRound) -> None:
+    store = duo.store
     [main] = _status(store)
     assert list(main) == USUAL
-    drive_on(duo.scope, steps=DIAGNOSIS)  # without a replay of its own
+    drive_on(duo.resolver, steps=DIAGNOSIS)  # without a replay of its own
     [main] = _status(store)
     assert (list(main), main["diag"]) == (USUAL, "ok")
 
@@ -553,25 +561,26 @@ def test_status_has_columns_for_the_steps_that_only_some_rounds_have_where_one_h
     (solo.artifacts["ablated_replay"].path / "manifest.json").unlink()
     shutil.rmtree(solo.artifacts["ablated_replay"].path / "part-00001")
     assert _status(store)[1]["abl"] == "BROKEN"
-    solo.scope.record_failure(step_named("ablated_grade"), "the grader fell over")
+    solo.resolver.record_failure(step_named("ablated_grade"), "the grader fell over")
     assert _status(store)[1]["ablgr"] == "FAILED"
 
 
-def test_status_has_a_column_for_learned_values_and_for_replays_that_were_bought(duo: Round) -> None:
-    store = duo.scope.store
+def test_status_has_a_column_for_learned_values_and_for_replays_that_were_bought(duo: PlayedRound) -> None:
+    store = duo.store
     drive_on(_variant(duo, "mappo", ["advantages.estimator=mappo"]))
     main, branch = _status(store, 100)
     assert list(branch) == [*USUAL[:8], "crit", *USUAL[8:]]
     assert (main["crit"], branch["crit"]) == ("", "ok")
-    catalog.record_extra_replays(duo.scope.layout, "test", 1, "main", 2)
-    scope = Scope(store, "test", 1)
-    look = scope.look(step_named("independent_replay"), scope.artifacts_beside(DIAGNOSIS))
-    with open_writer(duo.scope.layout, "independent_replay", look.key) as writer:
+    with edit_round(duo.layout, RoundRef("test", 1)) as record:
+        record.independent_replays = 2
+    resolver = resolver_of(store, "test", 1)
+    look = resolver.resolve(step_named("independent_replay"), resolver.inputs_of(DIAGNOSIS))
+    with open_writer(duo.layout, "independent_replay", look.key) as writer:
         make_part(writer, look, look.step.stage.cut(look.job)[1], Resources(), Limits())
     main, branch = _status(store, 100)
     assert list(main) == [*USUAL[:8], "crit", *USUAL[8:11], "indep", "indgr", "diag"]
     assert [(line["indep"], line["indgr"]) for line in (main, branch)] == [("part", "."), ("", "")]
-    drive_on(Scope(store, "test", 1), steps=DIAGNOSIS)
+    drive_on(resolver_of(store, "test", 1), steps=DIAGNOSIS)
     assert [(line["indep"], line["indgr"], line["diag"]) for line in _status(store, 100)] == [
         ("ok", "ok", "ok"),
         ("", "", "."),
@@ -591,7 +600,7 @@ class Story:
         self.store = folder / "store"
         self._environment = {"PREFECT_API_URL": server, "PREFECT_HOME": str(folder / "prefect-home")}
         self._folder = folder
-        self.steps: dict[str, dict[str, dict[str, str]]] = {}
+        self.steps: dict[str, dict[str, StepRecord]] = {}
         """What the round referred to after each command that succeeded."""
 
     def tell(self, name: str, *arguments: str, store: Path | None = None) -> Answer:
@@ -600,7 +609,7 @@ class Story:
         answer = run_c3(
             self._folder, *command, "--run", "told", "--store", str(store or self.store), env=self._environment
         )
-        self.steps[name] = catalog.round_steps(Layout(store or self.store), "told", 1)
+        self.steps[name] = RoundRecord.load(Layout(store or self.store), RoundRef("told", 1)).steps
         return answer
 
 
@@ -659,9 +668,7 @@ def test_a_cap_stops_at_the_end_of_a_part_and_the_same_command_goes_on(story: Si
 @pytest.mark.slow
 def test_the_receipt_is_what_the_tables_hold(story: SimpleNamespace) -> None:
     receipt, layout = _receipt(story.whole), Layout(story.told.store)
-    found = {
-        name: load_manifest(layout, entry["stage"], entry["key"]) for name, entry in story.told.steps["whole"].items()
-    }
+    found = {name: load_manifest(layout, entry.stage, entry.key) for name, entry in story.told.steps["whole"].items()}
     until, generated = _receipt(story.until), found["rollout"].rows("decisions")
     assert until["rollout"]["messages"] == str(len(generated))
     tokens = sum(row["prompt_tokens"] + len(row["token_ids"]) for row in generated)
@@ -722,23 +729,21 @@ def test_a_stage_made_again_to_other_rows_says_so_and_is_the_one_that_the_round_
     }
     assert {name for name, line in receipt.items() if line["seconds"] == "reused"} == set(STEPS[:5])
 
-    layout, steps = Layout(store), catalog.round_steps(Layout(store), "told", 1)
-    before, again = (
-        load_manifest(layout, "grade", key) for key in (first.artifacts["grade"].key, steps["grade"]["key"])
-    )
+    layout, steps = Layout(store), RoundRecord.load(Layout(store), RoundRef("told", 1)).steps
+    before, again = (load_manifest(layout, "grade", key) for key in (first.artifacts["grade"].key, steps["grade"].key))
     assert before is not None and again is not None
     assert again.key == f"{before.key}~2"
-    assert again.digest == steps["grade"]["digest"] != before.digest
+    assert again.digest == steps["grade"].digest != before.digest
     earned = [{row["episode_id"]: row["reward"] for row in made.rows("rewards")} for made in (before, again)]
     assert earned[1] == {episode: 1 - reward for episode, reward in earned[0].items()}
     for name in ("advantages", "update"):
-        remade = load_manifest(layout, name, steps[name]["key"])
+        remade = load_manifest(layout, name, steps[name].key)
         assert remade is not None and remade.digest != first.artifacts[name].digest
         given = {"advantages": "grade", "update": "advantages"}[name]
-        assert remade.manifest["inputs"][given]["key"] == steps[given]["key"]
+        assert remade.manifest["inputs"][given]["key"] == steps[given].key
 
     # the copy is the round's from now on, for a command like any other too
-    settled = drive_on(Scope(store, "told", 1))
+    settled = drive_on(resolver_of(store, "told", 1))
     assert settled.made == []
     assert settled.artifacts["grade"].key == again.key
     assert [finding for _, finding in verify(store) if finding] == []
@@ -758,7 +763,10 @@ def test_a_variant_is_one_command_that_generates_nothing(story: SimpleNamespace)
     assert {name: (line["made"], line["messages"]) for name, line in _receipt(story.branched).items()} == {
         "advantages": ("1", "0")
     }
-    main, branch = story.told.steps["redrawn"], catalog.round_steps(Layout(story.told.store), "told", 1, "no-loo")
+    main, branch = (
+        story.told.steps["redrawn"],
+        RoundRecord.load(Layout(story.told.store), RoundRef("told", 1, "no-loo")).steps,
+    )
     assert [name for name in branch if branch[name] != main[name]] == ["advantages"]
     assert story.refused.code == 2
     assert story.refused.err.startswith("c3: --variant no-loo: is already the branch of main at advantages of round 1")
@@ -770,7 +778,7 @@ def test_parts_made_by_two_workers_have_the_same_bytes(story: SimpleNamespace) -
     side = story.told.store / "side"
     assert story.told.steps["workers"] == story.told.steps["whole"]
     for entry in story.told.steps["workers"].values():
-        folder = f"artifacts/{entry['stage']}/{entry['key']}"
+        folder = f"artifacts/{entry.stage}/{entry.key}"
         assert _files(side, folder) == _files(story.told.store, folder)
 
 
@@ -798,7 +806,7 @@ def test_the_table_of_parts_and_tokens_is_what_the_tables_hold(store: Path) -> N
     half = drive(store, config, until="sample")
     shutil.rmtree(half.artifacts["sample"].path / "part-00003")
     shutil.rmtree(half.artifacts["sample"].path / "part-00001")
-    round = drive_on(Scope(store, "test", 1))
+    round = drive_on(resolver_of(store, "test", 1))
     report = round.reports["sample"]
     assert (report.parts_made, report.parts_reused) == (2, 2)
     parts = list(dict.fromkeys(row["problem_id"] for row in round.rows("contexts", "freeze")))
@@ -810,7 +818,7 @@ def test_the_table_of_parts_and_tokens_is_what_the_tables_hold(store: Path) -> N
         assert usage["new_tokens"] == sum(row["new_tokens"] for row in counted)
     records = {part["name"]: part for part in round.artifacts["sample"].manifest["parts"]}
     assert report.saved_seconds == records["part-00000"]["seconds"] + records["part-00002"]["seconds"]
-    everything = drive_on(Scope(store, "test", 1))
+    everything = drive_on(resolver_of(store, "test", 1))
     for name in ("rollout", "sample", "replay"):
         rows = everything.rows("decisions", name)
         assert everything.reports[name].saved["messages"] == len(rows)

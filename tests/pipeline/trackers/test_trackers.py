@@ -19,32 +19,31 @@ from configs.schema import EvaluateConfig, TrackingConfig
 from configs.training import UpdateConfig
 from pipeline.commands import run as commands
 from pipeline.execution.context import NullProgress
-from pipeline.rounds.round import Scope
 from pipeline.steps import EVALUATION
 from pipeline.trackers.report import STEP_FIGURES
 from store.artifacts.step_timing import timed_steps
 from store.disk.layout import Layout
 from store.queries.catalog_views import fetch, query
-from store.runs import records as catalog
-from tests.conftest import Round, drive
+from store.runs.records import record_config
+from tests.support.rounds import PlayedRound, drive, resolver_of
 from tests.support.worlds import duo
 
 UPDATE = UpdateConfig(minibatches=2)
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 Curves = Mapping[str, Mapping[int, float]]
 """Name -> step or round -> value."""
 
 
-def _played(store: Path, rounds: int = 2, **tracking: Any) -> list[Round]:
+def _played(store: Path, rounds: int = 2, **tracking: Any) -> list[PlayedRound]:
     """Finished rounds, which are then asked for as a command asks: they are there, and trackers hear of them."""
     config = duo(update=UPDATE, tracking=TrackingConfig(**tracking))
     ran = [drive(store, config, round=number) for number in range(1, rounds + 1)]
     for round in ran:
-        assert commands.run_iteration(round.scope, NullProgress()).untold == []
+        assert commands.run_iteration(round.resolver, NullProgress()).untold == []
     return ran
 
 
-def _expected(rounds: list[Round]) -> Curves:
+def _expected(rounds: list[PlayedRound]) -> Curves:
     """What the tables say, by the names that trackers are told."""
     curves: dict[str, dict[int, float]] = {}
     for number, round in enumerate(rounds):
@@ -57,7 +56,7 @@ def _expected(rounds: list[Round]) -> Curves:
     return curves
 
 
-def _assert_told(found: Curves, rounds: list[Round]) -> None:
+def _assert_told(found: Curves, rounds: list[PlayedRound]) -> None:
     for name, curve in _expected(rounds).items():
         assert found[name] == {at: pytest.approx(value, rel=1e-6) for at, value in curve.items()}, name
 
@@ -86,10 +85,10 @@ def test_a_round_is_told_once_and_again_only_where_its_figures_differ(store: Pat
     [round] = _played(store, rounds=1, to=("tensorboard",))
     folder = store / "tensorboard/test/main"
     [before] = folder.iterdir()
-    commands.run_iteration(round.scope, NullProgress())
+    commands.run_iteration(round.resolver, NullProgress())
     assert list(folder.iterdir()) == [before]
-    again = drive(store, round.scope.config.model_copy(update={"update": UpdateConfig(minibatches=1)}))
-    commands.run_iteration(again.scope, NullProgress())
+    again = drive(store, round.config.model_copy(update={"update": UpdateConfig(minibatches=1)}))
+    commands.run_iteration(again.resolver, NullProgress())
     [after] = folder.iterdir()
     assert after != before and after.name.endswith(".round-00001")
     assert set(_tensorboard(folder)["loss/actor"]) == {1}
@@ -102,10 +101,10 @@ def test_tracking_that_is_asked_for_later_tells_of_rounds_that_were_there(store:
     _assert_told(_told_again(store, round, to=("tensorboard",)), [round])
 
 
-def _told_again(store: Path, round: Round, **tracking: Any) -> Curves:
-    config = round.scope.config.model_copy(update={"tracking": TrackingConfig(**tracking)})
-    catalog.record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
-    commands.run_iteration(Scope(store, "test", 1), NullProgress())
+def _told_again(store: Path, round: PlayedRound, **tracking: Any) -> Curves:
+    config = round.config.model_copy(update={"tracking": TrackingConfig(**tracking)})
+    record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
+    commands.run_iteration(resolver_of(store, "test", 1), NullProgress())
     return _tensorboard(store / "tensorboard/test/main")
 
 
@@ -115,7 +114,7 @@ def test_an_evaluation_is_told_at_its_round(store: Path) -> None:
     config = duo(update=UPDATE, tracking=tracking, evaluate=heldout)
     round = drive(store, config)
     drive(store, config, steps=EVALUATION)
-    result = commands.run_evaluation(round.scope, NullProgress())
+    result = commands.run_evaluation(round.resolver, NullProgress())
     [file] = (store / "tensorboard/test/main").iterdir()
     assert file.name.endswith(".evaluation-00001")
     assert _tensorboard(file.parent) == {
@@ -129,11 +128,11 @@ def test_a_tracker_that_cannot_be_told_stops_nothing_and_is_told_later(store: Pa
     (tmp_path / "taken").write_text("a file where a folder should be")
     config = duo(update=UPDATE, tracking=TrackingConfig(to=("tensorboard",), tensorboard_dir=str(tmp_path / "taken")))
     round = drive(store, config)
-    [line] = commands.run_iteration(round.scope, NullProgress()).untold
+    [line] = commands.run_iteration(round.resolver, NullProgress()).untold
     assert line.startswith("tensorboard was not told of round-00001: ") and str(tmp_path / "taken") in line
     assert line.endswith("run the same command again to tell it")
     (tmp_path / "taken").unlink()
-    assert commands.run_iteration(round.scope, NullProgress()).untold == []
+    assert commands.run_iteration(round.resolver, NullProgress()).untold == []
     _assert_told(_tensorboard(tmp_path / "taken/test/main"), [round])
 
 
@@ -143,7 +142,7 @@ def test_a_missing_library_is_named_before_anything_is_recorded(
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say that a module cannot be imported
     with pytest.raises(ConfigError, match=rf"'{name}' is not installed here; pip install 'c3-credit\[{name}\]'"):
-        commands.settle_config(Scope(store, "test", 1), "scripted-duo", [f"tracking.to=['{name}']"])
+        commands.settle_config(resolver_of(store, "test", 1), "scripted-duo", [f"tracking.to=['{name}']"])
     assert not store.exists()
 
 
@@ -154,7 +153,7 @@ def test_the_steps_table_says_how_fast_a_step_went(played: Played) -> None:
     assert [row["tokens_per_second"] for row in rows] == [row["tokens"] / row["seconds"] for row in rows]
     asked = "select step, role, seconds, tokens_per_second from steps order by step, role"
     keys = ("step", "role", "seconds", "tokens_per_second")
-    assert fetch(query(round.scope.layout, asked)) == sorted(tuple(row[name] for name in keys) for row in rows)
+    assert fetch(query(round.layout, asked)) == sorted(tuple(row[name] for name in keys) for row in rows)
 
 
 def test_a_step_that_was_not_timed_has_no_pace(played: Played) -> None:

@@ -17,8 +17,8 @@ from configs.errors import StoreError
 from pipeline.commands.verify import verify
 from pipeline.execution.limits import Limits
 from pipeline.execution.runner import make_part
-from pipeline.rounds.round import Scope
-from pipeline.rounds.status import standings
+from pipeline.rounds.resolve import StepResolver
+from pipeline.rounds.status import round_statuses
 from pipeline.steps import DIAGNOSIS, ROUND
 from pipeline.views.diagnose import show_figures
 from stages.base.resources import Resources
@@ -30,13 +30,14 @@ from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
 from store.queries.catalog_views import fetch, query
 from store.queries.diagnostics import diagnosed_rows
-from store.runs import records as catalog
 from store.runs.garbage import garbage
+from store.runs.records import RoundRef, edit_round
 from store.runs.variants import Variant, record_variant
-from tests.conftest import Answer, Round, config_of, drive, drive_on
+from tests.conftest import Answer
+from tests.support.rounds import PlayedRound, config_of, drive, drive_on, resolver_of
 from tests.support.stored_rounds import Ending, credit, samples
 
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 NEEDS_REPLAYS = {"variance_confirmed", "fidelity", "fidelity_ceiling", "pooled_rank", "pooled_slope", "pooled_rmse"}
 
 
@@ -250,16 +251,20 @@ def test_leaves_below_one_message_are_one_replay_of_those_above_it(tmp_path: Pat
     ]
 
 
-def _diagnosed(scope: Scope, replays: int) -> Round:
-    line = scope.line("independent_replay")
-    catalog.record_extra_replays(scope.layout, scope.run, scope.round, line, replays)
-    return drive_on(Scope(scope.store, scope.run, scope.round, scope.variant), steps=DIAGNOSIS)
+def _diagnosed(resolver: StepResolver, replays: int) -> PlayedRound:
+    line = resolver.line("independent_replay")
+    with edit_round(resolver.round.layout, RoundRef(resolver.round.ref.run, resolver.round, line)) as record:
+        record.independent_replays = replays
+    return drive_on(
+        resolver_of(resolver.round.layout.root, resolver.round.ref.run, resolver.round, resolver.round.ref.variant),
+        steps=DIAGNOSIS,
+    )
 
 
 @pytest.mark.parametrize(("world", "plan"), [("trio", "tree"), ("trio", "replay"), ("diamond", "tree")])
 def test_every_alternative_is_replayed_alike_by_the_policy_of_its_round(world: str, plan: str, store: Path) -> None:
     round = drive(store, config_of(world, plan), until="advantages")
-    extra = _diagnosed(round.scope, 3)
+    extra = _diagnosed(round.resolver, 3)
     decisions = round.by_id("decisions", "decision_id")
     last = max(row["depth"] for row in decisions.values())
     groups = {row["group_id"] for row in round.rows("advantages") if row["group_size"] >= 2 and row["depth"] < last}
@@ -280,24 +285,24 @@ def test_every_alternative_is_replayed_alike_by_the_policy_of_its_round(world: s
 
 
 @pytest.fixture(scope="session")
-def round_to_diagnose(tmp_path_factory: pytest.TempPathFactory) -> Round:
+def round_to_diagnose(tmp_path_factory: pytest.TempPathFactory) -> PlayedRound:
     """A finished round of the duo with a variant of another estimator."""
     round = drive(tmp_path_factory.mktemp("diagnosed"), config_of("duo", "tree"))
     branch = Variant("main", 1, "advantages", ("advantages.estimator=full_mean",))
-    record_variant(round.scope.layout, "test", "mean", branch)
-    drive_on(Scope(round.scope.store, "test", 1, "mean"))
+    record_variant(round.layout, "test", "mean", branch)
+    drive_on(resolver_of(round.store, "test", 1, "mean"))
     return round
 
 
-def test_a_diagnosis_is_made_once_and_changes_nothing_of_the_round(round_to_diagnose: Round) -> None:
-    scope = round_to_diagnose.scope
-    before = [look.key for look in scope.walk().looks]
-    without = _diagnosed(scope, 0)
+def test_a_diagnosis_is_made_once_and_changes_nothing_of_the_round(round_to_diagnose: PlayedRound) -> None:
+    resolver = round_to_diagnose.resolver
+    before = [look.key for look in resolver.resolve_steps().steps]
+    without = _diagnosed(resolver, 0)
     assert without.reports["independent_replay"].usage["messages"] == 0
     assert {
         row["name"] for row in without.rows("diagnostics", "diagnose") if row["reason"] == ASK_FOR_ONE
     } == NEEDS_REPLAYS
-    first, second = _diagnosed(scope, 4), _diagnosed(scope, 4)
+    first, second = _diagnosed(resolver, 4), _diagnosed(resolver, 4)
     assert first.reports["independent_replay"].usage["evaluations"] == 4 * 8  # two Reasoner messages of four problems
     assert set(first.made) == {"independent_replay", "independent_grade", "diagnose"}
     assert second.made == []
@@ -306,42 +311,43 @@ def test_a_diagnosis_is_made_once_and_changes_nothing_of_the_round(round_to_diag
         None,
     }
     # the variant credits the same samples: its diagnosis generates nothing
-    variant = _diagnosed(Scope(scope.store, "test", 1, "mean"), 4)
+    variant = _diagnosed(resolver_of(resolver.round.layout.root, "test", 1, "mean"), 4)
     assert variant.made == ["diagnose"]
-    assert [look.key for look in Scope(scope.store, "test", 1).walk().looks] == before
+    assert [look.key for look in resolver_of(resolver.round.layout.root, "test", 1).resolve_steps().steps] == before
     read = {name for step in ROUND for name in step.inputs}
     assert not read & {step.name for step in DIAGNOSIS}
 
 
-def test_a_diagnosis_is_kept_verified_shown_and_queried(round_to_diagnose: Round) -> None:
-    scope = round_to_diagnose.scope
-    found = _diagnosed(scope, 4)
+def test_a_diagnosis_is_kept_verified_shown_and_queried(round_to_diagnose: PlayedRound) -> None:
+    resolver = round_to_diagnose.resolver
+    found = _diagnosed(resolver, 4)
     kept = {(artifact.stage, artifact.key) for artifact in found.artifacts.values()}
-    assert not kept & {(entry.stage, entry.key) for entry in garbage(scope.layout)}
-    assert [finding for _, finding in verify(scope.store) if finding] == []
-    states = {entry["variant"]: entry["states"] for entry in standings(scope.store)}["main"]
+    assert not kept & {(entry.stage, entry.key) for entry in garbage(resolver.round.layout)}
+    assert [finding for _, finding in verify(resolver.round.layout.root) if finding] == []
+    states = {entry["variant"]: entry["states"] for entry in round_statuses(resolver.round.layout)}["main"]
     assert [states[step.name] for step in DIAGNOSIS] == ["made"] * 3
     rows = fetch(
-        query(scope.layout, "SELECT role, value FROM diagnostics WHERE variant = 'main' AND name = 'variance'")
+        query(resolver.round.layout, "SELECT role, value FROM diagnostics WHERE variant = 'main' AND name = 'variance'")
     )
     assert [role for role, _ in rows] == ["reasoner", "actor"]
     counted = "SELECT count(*), count(reward) FROM independent_replays WHERE variant = 'main'"
-    assert fetch(query(scope.layout, counted)) == [(32, 32)]
+    assert fetch(query(resolver.round.layout, counted)) == [(32, 32)]
     ours = "SELECT count(*) FROM replays WHERE variant = 'main'"
-    assert fetch(query(scope.layout, ours)) == [(len(round_to_diagnose.rows("replays", "replay")),)]
+    assert fetch(query(resolver.round.layout, ours)) == [(len(round_to_diagnose.rows("replays", "replay")),)]
 
 
 def test_a_diagnosis_that_was_stopped_goes_on_and_gives_the_same_bytes(tmp_path: Path) -> None:
     config = config_of("duo", "tree")
-    whole, stopped = (drive(tmp_path / name, config, until="advantages").scope for name in ("whole", "stopped"))
+    whole, stopped = (drive(tmp_path / name, config, until="advantages").resolver for name in ("whole", "stopped"))
     expected = _diagnosed(whole, 2)
-    catalog.record_extra_replays(stopped.layout, "test", 1, "main", 2)
-    look = Scope(stopped.store, "test", 1).look(DIAGNOSIS[0], stopped.artifacts_beside(DIAGNOSIS))
+    with edit_round(stopped.layout, RoundRef("test", 1)) as record:
+        record.independent_replays = 2
+    look = resolver_of(stopped.store, "test", 1).resolve(DIAGNOSIS[0], stopped.inputs_of(DIAGNOSIS))
     parts = look.step.stage.cut(look.job)
     assert len(parts) == 2
     with open_writer(stopped.layout, "independent_replay", look.key) as writer:
         make_part(writer, look, parts[1], Resources(), Limits())
-    states = standings(stopped.store)[0]["states"]
+    states = round_statuses(stopped.store)[0]["states"]
     assert (states["independent_replay"], states["diagnose"]) == ("partial", "missing")
     resumed = _diagnosed(stopped, 2)
     report = resumed.reports["independent_replay"]
@@ -355,10 +361,10 @@ def _bytes(artifact: Artifact) -> dict[str, bytes]:
     return {str(path.relative_to(artifact.path)): path.read_bytes() for path in artifact.path.glob("part-*/*.parquet")}
 
 
-def test_the_roles_advantages_are_described(round_to_diagnose: Round) -> None:
+def test_the_roles_advantages_are_described(round_to_diagnose: PlayedRound) -> None:
     rows = {
         row["name"]: row["value"]
-        for row in _diagnosed(round_to_diagnose.scope, 0).rows("diagnostics", "diagnose")
+        for row in _diagnosed(round_to_diagnose.resolver, 0).rows("diagnostics", "diagnose")
         if row["role"] == "actor"
     }
     credited = [row["advantage"] for row in round_to_diagnose.rows("advantages") if row["role"] == "actor"]
@@ -370,16 +376,16 @@ def test_the_roles_advantages_are_described(round_to_diagnose: Round) -> None:
 
 
 def test_a_round_that_has_no_credit_yet_cannot_be_diagnosed(store: Path) -> None:
-    scope = drive(store, config_of("duo", "tree"), until="grade").scope
+    resolver = drive(store, config_of("duo", "tree"), until="grade").resolver
     with pytest.raises(StoreError, match=r"diagnose of round 1 needs advantages, .* `c3 run iteration .* --round 1`"):
-        scope.artifacts_beside(DIAGNOSIS)
+        resolver.inputs_of(DIAGNOSIS)
 
 
 @pytest.mark.parametrize(("problems", "warned"), [(59, True), (60, False)])
 def test_whoever_reads_variances_of_few_problems_is_told_that_their_intervals_are_too_short(
-    problems: int, warned: bool, round_to_diagnose: Round
+    problems: int, warned: bool, round_to_diagnose: PlayedRound
 ) -> None:
-    artifact = _diagnosed(round_to_diagnose.scope, 4).artifacts["diagnose"]
+    artifact = _diagnosed(round_to_diagnose.resolver, 4).artifacts["diagnose"]
     rows = [{**row, "problems": problems} for row in artifact.rows("diagnostics")]
     lines = _shown(rows)
     assert any(line.startswith(f"note: with fewer than some 60 problems (here {problems})") for line in lines) is warned
@@ -411,5 +417,5 @@ def test_the_command_says_what_it_will_spend_and_spends_it_once(c3: Callable[...
     narrow = c3("diagnose", "--round", "1", env={"COLUMNS": "80"})
     assert max(map(len, narrow.out.splitlines())) <= 80
     found = json.loads(c3("diagnose", "--round", "1", "--json").out)
-    assert (found["round"], found["independent_replay_count"]) == (1, 4)
+    assert (found["round"], found["independent_replays"]) == (1, 4)
     assert {row["name"] for row in found["figures"]} >= NEEDS_REPLAYS

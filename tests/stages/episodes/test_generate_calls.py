@@ -16,7 +16,7 @@ from stages.base.resources import Resources
 from stages.engines.protocol import Completion, Engine, Request
 from stages.engines.scripted import ScriptedEngine
 from store.artifacts.artifact import Row, read_part
-from tests.conftest import PLANS, config_of, drive
+from tests.support.rounds import PLANS, config_of, drive
 
 STEPS = ("rollout", "sample", "replay")
 

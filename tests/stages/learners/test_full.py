@@ -22,7 +22,7 @@ from stages.learners.protocol import TrainRow
 from stages.learners.registry import make_learner
 from stages.models.adapter_files import FULL_FILE
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
-from tests.conftest import drive
+from tests.support.rounds import drive
 from tests.support.tiny_models import END, FAMILIES, LETTERS, logprobs_alone, tiny_model, write_tiny_model
 from tests.support.worlds import duo
 
@@ -174,7 +174,7 @@ def test_two_rounds_train_every_weight_and_the_second_goes_on_from_the_first(tmp
     contexts = second.by_id("contexts", "state_id")
     far = 0.0
     for row in second.rows("decisions", "sample"):
-        assert row["policy_version"] == first.scope.policy_after.version == second.scope.policy.version
+        assert row["policy_version"] == first.resolver.policy_after.version == second.resolver.policy_before.version
         said = (tuple(contexts[row["state_id"]]["token_ids"]), tuple(row["token_ids"]), 1.0)
         assert row["behaviour_logprobs"] == pytest.approx(logprobs_alone(trained, *said).tolist(), abs=5e-5)
         far = max(

@@ -11,7 +11,7 @@ import torch
 from configs.errors import ConfigError
 from configs.load import build_config
 from configs.training import KlConfig, UpdateConfig
-from configs.warnings import config_notes
+from pipeline.rounds.warnings import config_warnings
 from stages.losses.clipped_policy_gradient import clipped_policy_gradient
 from stages.losses.kl_to_reference import kl_to_reference
 from stages.losses.objective import LossReferences, objective
@@ -214,7 +214,7 @@ def test_what_a_kl_in_the_loss_pushes_towards(estimator: str, towards: str) -> N
 
 def test_a_kl_that_pushes_nowhere_is_noted() -> None:
     def notes(**kl: Any) -> list[str]:
-        return config_notes(duo(update=UpdateConfig(kl=KlConfig(**kl))))
+        return config_warnings(duo(update=UpdateConfig(kl=KlConfig(**kl))))
 
     [note] = notes(coefficient=0.01, estimator="k1")
     assert note.startswith("update.kl.estimator=k1: ") and "k2 has the gradient of the KL" in note

@@ -24,7 +24,6 @@ from pipeline.execution.context import workbench
 from pipeline.execution.limits import Limits
 from pipeline.execution.remote import check_shared_engine, fill, order
 from pipeline.execution.runner import make_part, make_step
-from pipeline.rounds.round import Scope
 from pipeline.rounds.state import Look
 from pipeline.steps import step_named
 from stages.base.resources import Resources
@@ -39,9 +38,10 @@ from store.artifacts.artifact import Artifact
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
-from store.runs import records as catalog
+from store.runs.records import record_config
 from tests.conftest import Answer
 from tests.support.fake_vllm_server import FakeServer, Said, fake_server
+from tests.support.rounds import resolver_of
 from tests.support.tiny_models import END, TARGETS, VOCABULARY, tiny_model
 from tests.support.worlds import duo
 
@@ -143,18 +143,18 @@ class Bench:
 
     def rollout(self, *servers: FakeServer, adapter: Path | None, seed: int = 0, **changes: Any) -> Artifact:
         """The decisions of a round whose policy is that adapter."""
-        return self._make(self.look(*servers, adapter=adapter, seed=seed, **changes))
+        return self._make(self.resolve(*servers, adapter=adapter))
 
     def look(self, *servers: FakeServer, adapter: Path | None, seed: int = 0, **changes: Any) -> Look:
         """The same, not made yet; the problems are."""
         config = self._config([server.url for server in servers], seed, changes)
-        catalog.record_config(self.layout, "test", 1, config.model_dump(mode="json"))
-        scope = Scope(self.layout.root, "test", 1)
+        record_config(self.layout, "test", 1, config.model_dump(mode="json"))
+        resolver = resolver_of(self.layout.root, "test", 1)
         policy = initial_policy(base_digest(config.engine), ["team"])
         if adapter is not None:
             policy = PolicyVersion("v1", policy.base, {"team": Adapter(adapter_digest(adapter), adapter)})
-        problems = self._make(scope.look(step_named("problems"), {}))
-        return scope.look(step_named("rollout"), {"problems": problems}, policy)
+        problems = self._make(resolver.resolve(step_named("problems"), {}))
+        return resolver.resolve(step_named("rollout"), {"problems": problems})
 
     def _make(self, look: Look) -> Artifact:
         with open_writer(self.layout, look.step.stage.name, look.key) as writer:
@@ -263,7 +263,7 @@ def test_a_server_that_is_down_is_left_to_the_engine_unless_it_is_the_only_one(
 
 def test_workers_rely_on_the_probe_of_the_command(bench: Bench, adapters: dict[str, Path]) -> None:
     server = bench.server(deaf=True)
-    look = bench.look(server, adapter=adapters["right"])
+    look = bench.resolve(server, adapter=adapters["right"])
     with pytest.raises(EngineError, match="nothing was sampled"):
         check_shared_engine(look, bench.resources)
     probed = len(server.asked)
@@ -304,7 +304,7 @@ def test_the_doctor_looks_at_the_adapters_of_a_policy(bench: Bench, adapters: di
 
 def test_a_check_that_fails_is_exit_code_4_and_one_that_does_not_is_0(bench: Bench, c3: Callable[..., Answer]) -> None:
     server = bench.server(adapters_allowed=False)
-    catalog.record_config(bench.layout, "test", 1, bench.config(server).model_dump(mode="json"))
+    record_config(bench.layout, "test", 1, bench.config(server).model_dump(mode="json"))
     command = ("doctor", "--run", "test", "--store", str(bench.layout.root))
     answer = c3(*command)
     first, second = answer.out.splitlines()

@@ -23,7 +23,7 @@ from stages.learners.protocol import TrainRow
 from stages.mismatch.logprob_mismatch import check_mismatch, logprob_mismatch, reject_off_policy_rows
 from stages.training.examples import TrainingExample
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
-from tests.conftest import drive
+from tests.support.rounds import drive
 from tests.support.tiny_models import END, TARGETS, tiny_model
 from tests.support.worlds import duo
 
@@ -187,7 +187,7 @@ def test_rows_of_another_version_are_refused_up_to_the_lag_that_is_configured(st
     ):
         config = duo(update=UpdateConfig(max_version_lag=lag))
         ran = drive(store, config, until="advantages")
-        job = ran.scope.look(step_named("update"), ran.artifacts).job
+        job = ran.resolver.resolve(step_named("update"), ran.artifacts).job
         assert job.policy is not None
         job = replace(job, policy=replace(job.policy, earlier=earlier))
         for row in job.rows("advantages"):
@@ -202,9 +202,9 @@ def test_rows_of_another_version_are_refused_up_to_the_lag_that_is_configured(st
 def test_a_policy_knows_the_versions_before_it_as_far_as_the_lag_reaches(store: Path) -> None:
     config = duo(update=UpdateConfig(max_version_lag=2))
     rounds = [drive(store, config, round=number) for number in (1, 2, 3, 4)]
-    versions = [round.scope.policy.version for round in rounds]
+    versions = [round.resolver.policy_before.version for round in rounds]
     assert len(set(versions)) == 4
-    assert [round.scope.policy.earlier for round in rounds] == [
+    assert [round.resolver.policy_before.earlier for round in rounds] == [
         (),
         (versions[0],),
         (versions[1], versions[0]),

@@ -22,21 +22,21 @@ from stages.training.gradient_geometry import gradient_geometry
 from store.artifacts.artifact import Row
 from store.artifacts.policy_version import initial_policy
 from store.queries.comparison import credit_of_all
-from tests.conftest import Round, config_of, drive
+from tests.support.rounds import PlayedRound, config_of, drive
 from tests.support.tiny_models import TARGETS, tiny_model
 from tests.support.worlds import WORDS, Truth
 
 
 @pytest.fixture(scope="module")
-def duo(tmp_path_factory: pytest.TempPathFactory) -> Round:
+def duo(tmp_path_factory: pytest.TempPathFactory) -> PlayedRound:
     """The duo's round, its update one step of all lessons; for reading."""
     config = config_of("duo", "tree", update=UpdateConfig(minibatches=1))
     return drive(tmp_path_factory.mktemp("gradients"), config)
 
 
-def _by_hand(round: Round, credit: dict[str, float | None], role: str) -> np.ndarray:
+def _by_hand(round: PlayedRound, credit: dict[str, float | None], role: str) -> np.ndarray:
     """sum of A (one-hot - pi) over a role's defined messages, over their tokens; a block of parameters for each context."""
-    truth, contexts = Truth(round.scope.config), round.by_id("contexts", "state_id")
+    truth, contexts = Truth(round.config), round.by_id("contexts", "state_id")
     rows = [
         row for row in round.rows("decisions") if row["role"] == role and credit.get(row["decision_id"]) is not None
     ]
@@ -53,9 +53,9 @@ def _of(rows: list[Row], role: str | None) -> dict[tuple[str, str], Row]:
     return {(row["estimator"], row["other"]): row for row in rows if row["role"] == role}
 
 
-def test_the_gradients_are_those_of_the_advantages_and_the_scores(duo: Round) -> None:
-    credit = credit_of_all(stored_artifacts(duo.scope), "state")
-    rows = compare_gradients(duo.scope)
+def test_the_gradients_are_those_of_the_advantages_and_the_scores(duo: PlayedRound) -> None:
+    credit = credit_of_all(stored_artifacts(duo.resolver), "state")
+    rows = compare_gradients(duo.resolver)
     hand = {role: {name: _by_hand(duo, of, role) for name, of in credit.items()} for role in ("reasoner", "actor")}
     whole = {name: hand["reasoner"][name] + hand["actor"][name] for name in credit}
     for role, vectors in {**hand, None: whole}.items():
@@ -67,14 +67,14 @@ def test_the_gradients_are_those_of_the_advantages_and_the_scores(duo: Round) ->
             assert row["cosine"] == pytest.approx(a @ b / sqrt((a @ a) * (b @ b)), abs=1e-5)
 
 
-def test_the_rounds_own_estimator_has_the_gradient_of_its_update(duo: Round) -> None:
+def test_the_rounds_own_estimator_has_the_gradient_of_its_update(duo: PlayedRound) -> None:
     [norm] = {row["gradient_norm"] for row in duo.rows("steps")}
-    assert _of(compare_gradients(duo.scope), None)["c3", "c3"]["length"] == pytest.approx(norm, rel=1e-5)
+    assert _of(compare_gradients(duo.resolver), None)["c3", "c3"]["length"] == pytest.approx(norm, rel=1e-5)
 
 
 def test_a_role_that_an_estimator_leaves_out_has_no_angle(tmp_path: Path) -> None:
     round = drive(tmp_path, config_of("duo", "tree", advantages=AdvantagesConfig(estimator="ccpo")))
-    rows = compare_gradients(round.scope)
+    rows = compare_gradients(round.resolver)
     assert _of(rows, "actor")["ccpo", "ccpo"] == {
         "role": "actor",
         "estimator": "ccpo",
@@ -86,17 +86,17 @@ def test_a_role_that_an_estimator_leaves_out_has_no_angle(tmp_path: Path) -> Non
 
 
 def test_the_command_shows_them_in_eighty_columns_and_stores_nothing(
-    duo: Round, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    duo: PlayedRound, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    before = {path: path.stat().st_mtime_ns for path in duo.scope.store.rglob("*")}
-    command = ["compare", "--round", "1", "--run", "test", "--store", str(duo.scope.store), "--gradients"]
+    before = {path: path.stat().st_mtime_ns for path in duo.store.rglob("*")}
+    command = ["compare", "--round", "1", "--run", "test", "--store", str(duo.store), "--gradients"]
     cli.app(command, standalone_mode=False)
     out = capsys.readouterr().out
     assert "the team" in out and max(map(len, out.splitlines())) <= 80
     cli.app([*command, "--json"], standalone_mode=False)
-    assert json.loads(capsys.readouterr().out)["gradients"] == compare_gradients(duo.scope)
-    assert {path: path.stat().st_mtime_ns for path in duo.scope.store.rglob("*")} == before
+    assert json.loads(capsys.readouterr().out)["gradients"] == compare_gradients(duo.resolver)
+    assert {path: path.stat().st_mtime_ns for path in duo.store.rglob("*")} == before
 
 
 MESSAGES = [((1, 2, 3), (4, 5, 6)), ((1, 2, 3), (7, 8)), ((9, 9), (1, 2, 3, 4)), ((9, 9), (5,))]

@@ -21,16 +21,17 @@ from configs.errors import ConfigError, UpdateError
 from configs.training import KlConfig, PolicyConfig, UpdateConfig
 from pipeline.commands import run as commands
 from pipeline.execution.context import NullProgress
-from pipeline.rounds.round import Scope
 from pipeline.steps import step_named
-from stages.base.job import Job, Part
+from stages.base.inputs import Part
+from stages.base.job import Job
 from stages.learners.protocol import Learner, TrainRow
 from stages.runtime.device import gpu_count
 from stages.training.launch import train_together
 from stages.training.process_group import ProcessGroup, shares
 from store.artifacts.artifact import StageOutput
 from store.artifacts.step_timing import timed_steps
-from tests.conftest import ROOT, Round, drive
+from tests.conftest import ROOT
+from tests.support.rounds import PlayedRound, drive, resolver_of
 from tests.support.tiny_models import LETTERS, TARGETS, write_tiny_model
 from tests.support.worlds import duo
 
@@ -58,15 +59,15 @@ def test_a_process_may_be_left_without_rows() -> None:
 def test_more_processes_than_gpus_are_refused_before_anything_is_sampled(store: Path) -> None:
     wanted = (gpu_count() or 0) + 2
     overrides = ["engine.device=cuda", f"update.processes={wanted}"]
-    scope = Scope(store, "test", 1)
-    commands.settle_config(scope, "arithmetic-duo", overrides)
+    resolver = resolver_of(store, "test", 1)
+    commands.settle_config(resolver, "arithmetic-duo", overrides)
     with pytest.raises(ConfigError, match=rf"update.processes: {wanted}, but this machine has {wanted - 2} GPUs"):
-        commands.run_iteration(scope, NullProgress())
+        commands.run_iteration(resolver, NullProgress())
     assert not list(store.glob("artifacts/*/*"))
 
 
 @pytest.fixture(scope="module")
-def sampled(tmp_path_factory: pytest.TempPathFactory) -> Round:
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> PlayedRound:
     """A round of a tiny model, whose words are letters, up to its update."""
     folder = write_tiny_model(tmp_path_factory.mktemp("model"))
     roles = tuple(
@@ -82,23 +83,23 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> Round:
     return drive(tmp_path_factory.mktemp("sampled"), config, until="advantages")
 
 
-def _updated(sampled: Round, **update: Any) -> tuple[Round, dict[str, torch.Tensor]]:
+def _updated(sampled: PlayedRound, **update: Any) -> tuple[PlayedRound, dict[str, torch.Tensor]]:
     """The round with this update, and the weights it ended with."""
-    ran = drive(sampled.scope.store, sampled.scope.config.model_copy(update={"update": UpdateConfig(**update)}))
+    ran = drive(sampled.store, sampled.config.model_copy(update={"update": UpdateConfig(**update)}))
     last = ran.artifacts["update"].parts()[-1]
     assert {path.name for path in last.iterdir()} >= {"weights", "optimizer", "steps.parquet", "part.json"}
     found = {}
-    for policy in sampled.scope.config.policies:
+    for policy in sampled.config.policies:
         tensors = load_file(last / "weights" / policy / "adapter_model.safetensors")
         found |= {f"{policy}.{name}": tensor for name, tensor in tensors.items()}
     return ran, found
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_update_of_one(sampled: Round) -> None:
+def test_two_processes_give_the_update_of_one(sampled: PlayedRound) -> None:
     # every figure to 1e-4, and the weights: how far the two ends are apart to 1e-4 of the way that was gone (6e-6 was
     # measured). Two parts, so that the second goes on from the weights and the optimiser's state that two processes wrote.
-    before = copytree(sampled.scope.store, sampled.scope.store.with_name("before"))
+    before = copytree(sampled.store, sampled.store.with_name("before"))
     settings = {"epochs": 2, "minibatches": 2, "checkpoint_steps": 2, "kl": KlConfig(coefficient=0.1)}
     _, start = _updated(sampled, **settings, learning_rate=1e-12)
     (alone, one), (together, two) = (_updated(sampled, **settings, processes=count) for count in (1, 2))
@@ -113,7 +114,7 @@ def test_two_processes_give_the_update_of_one(sampled: Round) -> None:
     assert gone > 0.01
     assert _distance(one, two) < 1e-4 * gone
     assert {row["step"] for row in timed_steps(together.artifacts["update"]) if row["seconds"]} == {1, 2, 3, 4}
-    again = drive(before, together.scope.config)
+    again = drive(before, together.config)
     assert again.made == ["update"]
     assert again.artifacts["update"].digest == together.artifacts["update"].digest
 
@@ -123,7 +124,7 @@ def _distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> f
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_in_a_process_is_said_as_if_there_were_one(sampled: Round) -> None:
+def test_what_goes_wrong_in_a_process_is_said_as_if_there_were_one(sampled: PlayedRound) -> None:
     said = []
     for count in (1, 2):
         with pytest.raises(UpdateError) as raised:
@@ -137,9 +138,9 @@ def _dies(part: Part, job: Job, learner: Learner, group: ProcessGroup) -> StageO
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_update(sampled: Round) -> None:
-    config = sampled.scope.config.model_copy(update={"update": UpdateConfig(processes=2)})
-    job = sampled.scope.under(config).look(step_named("update"), sampled.artifacts).job
+def test_a_process_that_dies_ends_the_update(sampled: PlayedRound) -> None:
+    config = sampled.config.model_copy(update={"update": UpdateConfig(processes=2)})
+    job = sampled.under(resolver, config).resolve(step_named("update"), sampled.artifacts).job
     with pytest.raises(UpdateError, match=r"update: one of 2 processes failed: process \d terminated with exit code 9"):
         train_together(_dies, Part(0), job)
 
@@ -151,13 +152,13 @@ from pathlib import Path
 from pipeline.steps import step_named
 from stages.training.launch import train_together
 from stages.base.stage import Part
-from tests.conftest import drive
+from tests.support.rounds import (drive)
 from tests.stages.training.test_launch import UpdateConfig, duo, lingers
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a script, and inherited
     ran = drive(Path(sys.argv[1]), duo(update=UpdateConfig(processes=2)), until="advantages")
-    train_together(lingers, Part(0), ran.scope.look(step_named("update"), ran.artifacts).job)
+    train_together(lingers, Part(0), ran.resolver.resolve(step_named("update"), ran.artifacts).job)
 """
 
 

@@ -30,9 +30,10 @@ from store.disk.hashing import digest
 from store.disk.ids import short_id
 from store.disk.layout import Layout
 from store.disk.locks import exclusive_lock
-from tests.conftest import ROOT, Round, config_of, drive
+from tests.conftest import ROOT
+from tests.support.rounds import PlayedRound, config_of, drive
 
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 SCHEMA = pa.schema(
     [
         ("number", pa.float64()),
@@ -242,7 +243,7 @@ def test_corruption_is_noticed_and_only_the_corrupt_part_is_made_again(
     played: Played, store: Path, harm: Callable[[Path], None]
 ) -> None:
     whole = played("duo", "tree")
-    copytree(whole.scope.store, store)
+    copytree(whole.store, store)
     artifact = find(Layout(store), "rollout", whole.artifacts["rollout"].key)
     assert artifact is not None and len(artifact.parts()) == 2
     kept = artifact.parts()[0] / "decisions.parquet"
@@ -258,7 +259,7 @@ def test_corruption_is_noticed_and_only_the_corrupt_part_is_made_again(
 
 def test_a_part_whose_record_is_corrupt_is_made_again(played: Played, store: Path) -> None:
     whole = played("duo", "tree")
-    copytree(whole.scope.store, store)
+    copytree(whole.store, store)
     folder = store / "artifacts/grade" / whole.artifacts["grade"].key
     (folder / "manifest.json").unlink()
     (folder / "part-00000/part.json").write_text("{")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from shutil import copytree, rmtree
@@ -17,18 +18,17 @@ from configs.schema import Config, EvaluateConfig
 from configs.training import UpdateConfig
 from pipeline.commands.import_transcripts import import_transcripts
 from pipeline.commands.verify import Finding, look_through, problem_of, verify
-from pipeline.rounds.round import Scope
 from pipeline.steps import EVALUATION, ROUND
 from stages.base.resources import Resources
 from store.disk.layout import Layout
 from store.disk.records import read_record, write_record
-from store.runs import records as catalog
 from store.runs.garbage import garbage
-from store.runs.records import Reference
+from store.runs.records import Reference, RoundRecord, RoundRef, edit_round, record_config
 from store.runs.variants import Variant, find_variant, record_variant
-from tests.conftest import Answer, Round, drive
+from tests.conftest import Answer
 from tests.support import worlds
 from tests.support.kill import contents
+from tests.support.rounds import PlayedRound, drive, resolver_of
 
 Harm = Callable[[Path], object]
 Command = Callable[..., Answer]
@@ -91,7 +91,7 @@ def _config() -> Config:
     )
 
 
-def _drive_all(store: Path) -> dict[str, Round]:
+def _drive_all(store: Path) -> dict[str, PlayedRound]:
     """Two rounds and the evaluation after the second, in order."""
     rounds = {f"round {number}": drive(store, _config(), number) for number in (1, 2)}
     return {**rounds, "evaluation": drive(store, _config(), 2, steps=EVALUATION)}
@@ -125,14 +125,14 @@ def _findings(store: Path) -> list[Finding]:
 
 def _problem(store: Path, step: str) -> str | None:
     """What `c3 verify` finds wrong with the artifact of a step of the second round."""
-    entry = catalog.round_steps(Layout(store), "test", 2)[step]
-    return problem_of(Layout(store), Reference("test", 2, "main", step, entry["stage"], entry["key"]))
+    entry = RoundRecord.load(Layout(store), RoundRef("test", 2)).steps[step]
+    return problem_of(Layout(store), Reference("test", 2, "main", step, entry.stage, entry.key))
 
 
 def _folder(store: Path, step: str, round: int) -> Path:
     """The artifact that a round's step refers to."""
-    entry = catalog.round_steps(Layout(store), "test", round)[step]
-    return Layout(store).artifact(entry["stage"], entry["key"])
+    entry = RoundRecord.load(Layout(store), RoundRef("test", round)).steps[step]
+    return Layout(store).artifact(entry.stage, entry.key)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +227,9 @@ def test_a_corrupt_artifact_is_never_read_by_a_later_stage(corrupt: Path, needed
     part = _folder(corrupt, needed, 2) / "part-00000"
     flip_a_bit(next(part.glob("*.parquet")))
     steps = EVALUATION if step in EVALUATED else ROUND
-    scope = Scope(corrupt, "test", 2)
+    resolver = resolver_of(corrupt, "test", 2)
     with pytest.raises(StoreError, match=f"{step} of round 2 needs {needed}, which"):
-        scope.artifacts_before(step, steps, scope.policy_after if steps is EVALUATION else None)
+        resolver.artifacts_before(step)
 
 
 @pytest.mark.parametrize("harm", HARMS)
@@ -276,7 +276,7 @@ def test_a_run_without_its_record_is_named_kept_and_goes_on_with_its_configurati
 ) -> None:
     (Layout(corrupt).run("test") / "run.json").unlink()
     with pytest.raises(ConfigError, match=r"run 'test': not in .* start it with --config"):
-        _ = Scope(corrupt, "test", 2).config
+        _ = resolver_of(corrupt, "test", 2).config
     assert ["run.json: is missing" in finding.problem for finding in _findings(corrupt)][:1] == [True]
     assert list(garbage(Layout(corrupt))) == []  # what it refers to is not garbage
     assert [round.made for round in _drive_all(corrupt).values()] == [[], [], []]
@@ -303,13 +303,14 @@ def test_a_corrupt_record_of_a_round_is_refused_in_one_line_and_written_again_on
 def test_a_variant_without_a_whole_record_is_not_taken_for_the_main_line(corrupt: Path, harm: Harm) -> None:
     layout = Layout(corrupt)
     record_variant(layout, "test", "other", Variant("main", 2, "grade", ("grade.max_unscored_share=0.5",)))
-    entry = catalog.round_steps(layout, "test", 2)["grade"]
-    catalog.record_step(layout, "test", 2, "other", "grade", entry)
+    entry = RoundRecord.load(layout, RoundRef("test", 2)).steps["grade"]
+    with edit_round(layout, RoundRef("test", 2, "other")) as record:
+        record.steps["grade"] = entry
     harm(layout.variant("test", "other"))
     with pytest.raises(StoreError, match=r"variant\.json: (corrupt|is missing)"):
         find_variant(layout, "test", "other")
     with pytest.raises(StoreError, match=r"variant\.json: (corrupt|is missing)"):
-        _ = Scope(corrupt, "test", 2, "other").config
+        _ = resolver_of(corrupt, "test", 2, "other").config
     assert any("variant.json: " in finding.problem for finding in _findings(corrupt))
 
 
@@ -323,13 +324,13 @@ def test_corrupt_imported_transcripts_are_never_replaced_by_sampled_ones(
         for row in rollout.rows("transcripts", "rollout"):
             messages = dict(role_and_text[decision] for decision in row["decision_ids"])
             lines.write(json.dumps({"problem_id": row["problem_id"], "messages": messages}) + "\n")
-    catalog.record_config(Layout(store), "taken", 1, _config().model_dump(mode="json"))
-    scope = Scope(store, "taken", 1)
-    key = import_transcripts(scope, file).key
+    record_config(Layout(store), "taken", 1, _config().model_dump(mode="json"))
+    resolver = resolver_of(store, "taken", 1)
+    key = import_transcripts(resolver, file).key
     flip_a_bit(Layout(store).artifact("rollout", key) / "part-00000/decisions.parquet")
     with pytest.raises(StoreError, match=r"imported transcripts .* corrupt .*: c3 import FILE --run taken --round 1$"):
         drive(store, _config(), 1, run="taken")
-    assert import_transcripts(Scope(store, "taken", 1), file).key == key
+    assert import_transcripts(resolver_of(store, "taken", 1), file).key == key
     assert "rollout" not in drive(store, _config(), 1, run="taken").made
 
 
@@ -341,8 +342,9 @@ def test_a_corrupt_copy_that_a_round_chose_is_made_again_in_its_place(corrupt: P
     manifest = read_record(grade / "manifest.json")
     assert manifest is not None
     write_record(layout.artifact("grade", copy) / "manifest.json", {**manifest, "key": copy})
-    entry = catalog.round_steps(layout, "test", 2)["grade"]
-    catalog.record_step(layout, "test", 2, "main", "grade", {**entry, "key": copy})
+    entry = RoundRecord.load(layout, RoundRef("test", 2)).steps["grade"]
+    with edit_round(layout, RoundRef("test", 2)) as record:
+        record.steps["grade"] = replace(entry, key=copy)
     flip_a_bit(layout.artifact("grade", copy) / "part-00001/rewards.parquet")
     round = drive(corrupt, _config(), 2)
     assert round.made == ["grade"]
@@ -378,7 +380,7 @@ def test_a_corrupt_adapter_or_optimiser_state_is_made_again_to_the_same_bytes(st
     for path, harm in product(files, (flip_a_bit, Path.unlink)):
         harm(path)
         with pytest.raises(StoreError, match=f"part-00001/{path.relative_to(part)} .*--round 1` to make it again"):
-            _ = Scope(store, "test", 2).policy
+            _ = resolver_of(store, "test", 2).policy
         again = drive(store, config, resources=resources)
         assert (again.made, again.reports["update"].parts_made) == (["update"], 1)
         assert {name: file for name, file in contents(store).items() if name in whole} == whole

@@ -19,8 +19,8 @@ from configs.errors import StoreError
 from configs.plan import ReplayPlan, RoleReplays
 from configs.problems import JsonlProblems
 from configs.schema import Config, PartsConfig, RoundConfig
-from configs.warnings import config_notes
 from pipeline.rounds.stored import stored_artifacts
+from pipeline.rounds.warnings import config_warnings
 from stages.problem_sources.protocol import Problem
 from store.artifacts.artifact import Row, StageOutput, provisional
 from store.artifacts.writer import open_writer
@@ -28,11 +28,11 @@ from store.disk.layout import Layout
 from store.queries import advantages as credit
 from store.queries.advantages import advantages, estimators, open_returns, requires_critic, write_advantages
 from store.queries.connection import shared_tables
-from tests.conftest import PLAYED, Round, config_of, drive
+from tests.support.rounds import PLAYED, PlayedRound, config_of, drive
 from tests.support.stored_rounds import solo_samples, valued
 from tests.support.worlds import Truth, diamond, duo, trio
 
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 Rewards = Sequence[Sequence[float | None]]
 """Of one group: per alternative the rewards of its replays."""
 
@@ -83,7 +83,7 @@ def test_the_baseline_weighs_an_alternative_by_its_replays(tmp_path: Path) -> No
 @pytest.mark.parametrize("estimator", [name for name in estimators() if not requires_critic(name)])
 def test_few_rows_and_many_are_credited_alike(estimator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # few on the connection that the process shares, many on one of their own that may spill: the same bytes
-    samples = stored_artifacts(drive(tmp_path / "store", duo(), until="grade").scope)
+    samples = stored_artifacts(drive(tmp_path / "store", duo(), until="grade").resolver)
     for name, small in (("few", 2**30), ("many", 0)):
         monkeypatch.setattr(credit, "_SMALL", small)
         write_advantages(samples, estimator, "none", "state", tmp_path / name)
@@ -104,9 +104,9 @@ def test_an_estimator_sees_no_table_but_those_it_is_given(
     monkeypatch.setattr(credit, "_SMALL", small)
     for _ in range(2):  # and one that fails leaves nothing in the way of the next
         with pytest.raises(StoreError, match="problems does not exist"):
-            write_advantages(stored_artifacts(round.scope), "c3", "none", "state", tmp_path / "out")
+            write_advantages(stored_artifacts(round.resolver), "c3", "none", "state", tmp_path / "out")
     monkeypatch.undo()
-    write_advantages(stored_artifacts(round.scope), "c3", "none", "state", tmp_path / "out")
+    write_advantages(stored_artifacts(round.resolver), "c3", "none", "state", tmp_path / "out")
 
 
 def test_a_group_of_one_has_no_advantage(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_advantages_equal_the_formula_in_plain_python(played: Played, world: str
             assert row["advantage"] == pytest.approx(advantage, abs=1e-12)
 
 
-def _oracle(round: Round) -> dict[str, tuple[float, float | None]]:
+def _oracle(round: PlayedRound) -> dict[str, tuple[float, float | None]]:
     """decision -> (Q, A), by METHOD.md section 2, from the stored episodes alone."""
     reward = {row["episode_id"]: row["reward"] for row in round.rows("rewards")}
     state = {row["decision_id"]: row["state_id"] for row in round.rows("decisions")}
@@ -208,7 +208,7 @@ def _copies(store: Path, config: Config, count: int) -> Config:
     return config.model_copy(update=changes)
 
 
-def _groups(round: Round) -> Iterator[tuple[Problem, dict[str, str], list[tuple[Row, str]]]]:
+def _groups(round: PlayedRound) -> Iterator[tuple[Problem, dict[str, str], list[tuple[Row, str]]]]:
     """Every credited group: its problem, what was said before it, and its alternatives with their words."""
     problems = {row["problem_id"]: Problem(**row) for row in round.rows("problems")}
     same = next(iter(problems.values()))
@@ -267,7 +267,7 @@ def test_the_advantage_is_unbiased(config: Config, store: Path) -> None:
     assert errors["all"] < 1 / 35
 
 
-def _squared_errors(round: Round, config: Config, role: str) -> list[float]:
+def _squared_errors(round: PlayedRound, config: Config, role: str) -> list[float]:
     """Per copy the mean over its alternatives of (A_j - E A_j)^2 / Var A_j, the alternatives held fixed."""
     truth = Truth(config)
     by_copy: dict[str, list[float]] = defaultdict(list)
@@ -326,17 +326,17 @@ def test_a_group_z_score_brings_its_note_exactly_where_it_makes_estimators_the_s
 def _note(plan: str, estimator: str, normalisation: str) -> str:
     """The note on what a normalisation makes of an estimator; empty where there is none."""
     chosen = AdvantagesConfig.model_validate({"estimator": estimator, "normalisation": normalisation})
-    notes = config_notes(config_of("duo", plan, advantages=chosen))
+    notes = config_warnings(config_of("duo", plan, advantages=chosen))
     return next((note for note in notes if note.startswith("advantages.normalisation")), "")
 
 
-def _z_scores(round: Round, folder: Path) -> dict[str, dict[str, float]]:
+def _z_scores(round: PlayedRound, folder: Path) -> dict[str, dict[str, float]]:
     """Estimator -> what it credits each message with, of a round's samples; values and solo replays are any numbers."""
     dice = Random(3)
     states = {row["state_id"]: dice.random() for row in round.rows("decisions")}
     told = {row["decision_id"]: (states[row["state_id"]], dice.random()) for row in round.rows("decisions")}
     solo = solo_samples(folder, {state: [value] for state, value in states.items()})
-    connection = open_returns([*stored_artifacts(round.scope), valued(folder, told)], "state", [solo])
+    connection = open_returns([*stored_artifacts(round.resolver), valued(folder, told)], "state", [solo])
     found = {}
     for name in estimators():
         rows = advantages(connection, name, "group_std").to_arrow_table().to_pylist()

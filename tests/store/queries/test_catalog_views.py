@@ -24,9 +24,9 @@ from configs.schema import EvaluateConfig
 from pipeline.steps import EVALUATION
 from store.disk.layout import Layout
 from store.queries.catalog_views import fetch, query, write_parquet
-from tests.conftest import Round, config_of, drive
+from tests.support.rounds import PlayedRound, config_of, drive
 
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 
 
 def _rows(store: Path, text: str) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def _rows(store: Path, text: str) -> list[dict[str, Any]]:
 def two_runs(played: Played, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of run `test` (a round), and run `other` (two rounds, evaluated), which shares its first round's samples."""
     store = tmp_path_factory.mktemp("sql") / "store"
-    copytree(played("duo", "tree").scope.store, store)
+    copytree(played("duo", "tree").store, store)
     config = config_of(
         "duo",
         "tree",
@@ -66,9 +66,7 @@ def test_every_table_has_its_rows_once(played: Played, world: str, plan: str) ->
         "update_rows",
     ]
     counts = ", ".join(f"(SELECT count(*) FROM {table}) AS {table}" for table in tables)
-    [found] = _rows(
-        round.scope.store, f"SELECT {counts}, (SELECT count(DISTINCT episode_id) FROM episodes) AS episodes"
-    )
+    [found] = _rows(round.store, f"SELECT {counts}, (SELECT count(DISTINCT episode_id) FROM episodes) AS episodes")
     assert found == {**{table: len(round.rows(table)) for table in tables}, "episodes": len(round.rows("rewards"))}
 
 
@@ -93,7 +91,7 @@ def test_advantages_by_role_and_round(two_runs: Path) -> None:
 def test_an_advantage_joins_its_problem_its_context_its_text_and_its_replays(played: Played) -> None:
     round = played("duo", "tree")
     found = _rows(
-        round.scope.store,
+        round.store,
         """
         SELECT a.decision_id, a.text, a.mean_return, p.question, c.upstream, c.token_ids,
                list(e.reward ORDER BY e.episode_id) AS rewards
@@ -119,7 +117,7 @@ def test_an_advantage_joins_its_problem_its_context_its_text_and_its_replays(pla
 def test_the_ten_best_messages_with_their_text(played: Played) -> None:
     round = played("duo", "tree")
     found = _rows(
-        round.scope.store,
+        round.store,
         "SELECT role, advantage, text, source FROM advantages ORDER BY advantage DESC, decision_id LIMIT 10",
     )
     best = sorted((row["advantage"] for row in round.rows("advantages")), reverse=True)[:10]
@@ -130,7 +128,7 @@ def test_the_ten_best_messages_with_their_text(played: Played) -> None:
 def test_the_share_of_groups_that_tie(played: Played) -> None:
     round = played("duo", "tree")
     found = _rows(
-        round.scope.store,
+        round.store,
         """
         SELECT role, avg(CAST(tied AS INTEGER)) AS share FROM (
             SELECT role, group_id, min(mean_return) = max(mean_return) AS tied FROM advantages GROUP BY ALL
@@ -149,9 +147,9 @@ def test_the_share_of_groups_that_tie(played: Played) -> None:
 
 def test_an_alternative_is_a_message_with_siblings(played: Played) -> None:
     # fanouts 2,2,2 on four problems: 2 + 4 + 8 messages, each with a sibling; alone, only first messages have any
-    [found] = _rows(played("trio", "tree").scope.store, "SELECT count(*) AS n FROM alternatives")
+    [found] = _rows(played("trio", "tree").store, "SELECT count(*) AS n FROM alternatives")
     assert found["n"] == 4 * (2 + 4 + 8)
-    [found] = _rows(played("trio", "episodes").scope.store, "SELECT list(DISTINCT role) AS roles FROM alternatives")
+    [found] = _rows(played("trio", "episodes").store, "SELECT list(DISTINCT role) AS roles FROM alternatives")
     assert found["roles"] == ["reasoner"]
 
 
@@ -209,7 +207,7 @@ def test_a_query_reads_the_store_and_does_nothing_else(
     played: Played, text: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    store = played("duo", "tree").scope.store
+    store = played("duo", "tree").store
     before = sorted(store.rglob("*"))
     with pytest.raises(ConfigError, match=r"^c3 sql: "):
         query(Layout(store), text.format(store=store)).fetchall()
@@ -222,7 +220,7 @@ def sql(played: Played, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """`c3 sql ARGUMENTS` over the duo's round; what it prints."""
 
     def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["c3", "sql", *arguments, "--store", str(played("duo", "tree").scope.store)])
+        monkeypatch.setattr(sys, "argv", ["c3", "sql", *arguments, "--store", str(played("duo", "tree").store)])
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert not end.value.code
@@ -249,7 +247,7 @@ def test_json_has_no_numbers_that_json_does_not_have(sql: Callable[..., str]) ->
 
 
 def test_a_value_that_cannot_be_worked_with_is_an_error_of_one_line(played: Played, tmp_path: Path) -> None:
-    relation = query(Layout(played("duo", "tree").scope.store), "SELECT CAST(role AS INTEGER) AS a FROM advantages")
+    relation = query(Layout(played("duo", "tree").store), "SELECT CAST(role AS INTEGER) AS a FROM advantages")
     with pytest.raises(ConfigError, match=r"^c3 sql: Conversion Error: "):
         fetch(relation)
     with pytest.raises(ConfigError, match=r"^c3 sql: Conversion Error: "):

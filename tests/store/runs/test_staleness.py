@@ -10,15 +10,14 @@ import pytest
 from rich.console import Console
 
 from configs.errors import StoreError
-from pipeline.rounds.round import Scope
-from pipeline.rounds.status import standings
+from pipeline.rounds.status import round_statuses
 from pipeline.views.status import show_stale
 from store.disk.layout import Layout
 from store.queries.catalog_views import query
-from store.runs import records as catalog
-from store.runs.staleness import Descents
+from store.runs.records import RoundRef, edit_round
+from store.runs.staleness import RunStaleness
 from store.runs.variants import Variant, record_variant
-from tests.conftest import config_of, drive, drive_on
+from tests.support.rounds import config_of, drive, drive_on, resolver_of
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +33,9 @@ def three_rounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def redrawn(three_rounds: Path, store: Path) -> Path:
     """The same, the first round drawn again to its end."""
     copytree(three_rounds, store)
-    catalog.record_redraw(Layout(store), "test", 1, "main", 1)
-    drive_on(Scope(store, "test", 1))
+    with edit_round(Layout(store), RoundRef("test", 1)) as record:
+        record.draw_set = 1
+    drive_on(resolver_of(store, "test", 1))
     return store
 
 
@@ -46,15 +46,16 @@ def _stale(store: Path) -> list[bool | None]:
 def _said(store: Path, round: int) -> str:
     console = Console(width=200)
     with console.capture() as captured:
-        show_stale(console, Scope(store, "test", round))
+        show_stale(console, resolver_of(store, "test", round))
     return captured.get()
 
 
 def test_each_round_is_made_from_the_policy_that_the_one_before_ended_with(three_rounds: Path) -> None:
     rounds = query(Layout(three_rounds), "SELECT * FROM rounds ORDER BY round").fetchall()
-    scopes = [Scope(three_rounds, "test", round) for round in (1, 2, 3)]
+    scopes = [resolver_of(three_rounds, "test", round) for round in (1, 2, 3)]
     assert rounds == [
-        ("test", scope.round, "main", scope.policy.version, scope.policy_after.version, False) for scope in scopes
+        ("test", resolver.round, "main", resolver.policy_before.version, resolver.policy_after.version, False)
+        for resolver in scopes
     ]
     assert all(rounds[i][4] == rounds[i + 1][3] for i in (0, 1))
     assert _said(three_rounds, 1) == ""
@@ -66,22 +67,23 @@ def test_what_follows_a_redraw_is_stale_until_it_is_made_again(redrawn: Path) ->
         "stale now, made from a policy that the run no longer holds: round 2, 3; "
         "`c3 run training --run test --rounds 3` makes them again\n"
     )
-    drive_on(Scope(redrawn, "test", 2))
+    drive_on(resolver_of(redrawn, "test", 2))
     assert _stale(redrawn) == [False, False, True]
-    drive_on(Scope(redrawn, "test", 3))
+    drive_on(resolver_of(redrawn, "test", 3))
     assert _stale(redrawn) == [False, False, False]
-    catalog.record_redraw(Layout(redrawn), "test", 1, "main", 0)
-    assert drive_on(Scope(redrawn, "test", 1)).made == []
+    with edit_round(Layout(redrawn), RoundRef("test", 1)) as record:
+        record.draw_set = 0
+    assert drive_on(resolver_of(redrawn, "test", 1)).made == []
     assert _stale(redrawn) == [False, True, True]  # the first draws again, which rounds 2 and 3 no longer follow
 
 
 def test_a_round_that_is_half_made_again_is_stale_as_long_as_one_step_is(redrawn: Path) -> None:
-    drive_on(Scope(redrawn, "test", 2), until="rollout")
+    drive_on(resolver_of(redrawn, "test", 2), until="rollout")
     assert _stale(redrawn) == [False, True, True]
 
 
 def test_status_marks_every_step_that_a_policy_no_longer_held_has_made(redrawn: Path) -> None:
-    first, *later = [entry["states"] for entry in standings(redrawn, "test")]
+    first, *later = [entry["states"] for entry in round_statuses(redrawn, "test")]
     assert {first[step] for step in ("problems", "rollout", "advantages", "update")} == {"made"}
     for states in later:
         assert states["problems"] in ("made", "reused")
@@ -100,16 +102,19 @@ def test_a_variant_follows_the_line_it_branched_off(three_rounds: Path, store: P
     copytree(three_rounds, store)
     overrides = ("advantages.estimator=full_mean",)
     record_variant(Layout(store), "test", "plain", Variant("main", 2, "advantages", overrides))
-    drive_on(Scope(store, "test", 2, "plain"))
+    drive_on(resolver_of(store, "test", 2, "plain"))
     assert _stale(store) == [False, False, False, False]
-    catalog.record_redraw(Layout(store), "test", 1, "main", 1)
-    drive_on(Scope(store, "test", 1))
+    with edit_round(Layout(store), RoundRef("test", 1)) as record:
+        record.draw_set = 1
+    drive_on(resolver_of(store, "test", 1))
     assert _stale(store) == [False, True, True, True]
     assert _said(store, 1).endswith(
         "round 2, 3, 2 of plain; `c3 run training --run test --rounds 3` and "
         "`c3 run training --run test --variant plain --rounds 2` make them again\n"
     )
-    assert Descents(Layout(store), "test").later_stale("plain", 1) == []  # round 1 is the main line's
+    assert (
+        RunStaleness(Layout(store), "test").later_stale(RoundRef("test", 1, "plain")) == []
+    )  # round 1 is the main line's
 
 
 def test_the_rounds_before_a_variant_branched_off_are_rows_of_it_too(three_rounds: Path, store: Path) -> None:
@@ -118,11 +123,12 @@ def test_the_rounds_before_a_variant_branched_off_are_rows_of_it_too(three_round
         Layout(store), "test", "plain", Variant("main", 2, "advantages", ("advantages.estimator=full_mean",))
     )
     for round in (1, 2):
-        drive_on(Scope(store, "test", round, "plain"))
+        drive_on(resolver_of(store, "test", round, "plain"))
     rows = query(Layout(store), "SELECT variant, round FROM rounds ORDER BY ALL").fetchall()
     assert rows == [("main", 1), ("main", 2), ("main", 3), ("plain", 1), ("plain", 2)]
-    catalog.record_redraw(Layout(store), "test", 1, "main", 1)
-    drive_on(Scope(store, "test", 1))
+    with edit_round(Layout(store), RoundRef("test", 1)) as record:
+        record.draw_set = 1
+    drive_on(resolver_of(store, "test", 1))
     assert "round 2, 3, 2 of plain;" in _said(store, 1)  # each once
 
 
@@ -131,10 +137,10 @@ def test_a_variant_whose_record_is_lost_can_still_be_queried(three_rounds: Path,
     record_variant(
         Layout(store), "test", "plain", Variant("main", 2, "advantages", ("advantages.estimator=full_mean",))
     )
-    drive_on(Scope(store, "test", 2, "plain"))
+    drive_on(resolver_of(store, "test", 2, "plain"))
     Layout(store).variant("test", "plain").unlink()
     with pytest.raises(StoreError):
-        Scope(store, "test", 2, "plain").config  # noqa: B018
+        resolver_of(store, "test", 2, "plain").config  # noqa: B018
     assert _stale(store) == [False, False, False, None]
 
 

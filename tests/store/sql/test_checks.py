@@ -14,8 +14,7 @@ from configs.errors import CheckError, EvaluatorError
 from configs.evaluators import GradeConfig, TableEvaluator
 from configs.problems import ScriptedProblems
 from configs.schema import EvaluateConfig
-from pipeline.rounds.round import Scope
-from pipeline.steps import ABLATED_REPLAYS, DIAGNOSIS, EVALUATION, INTERVENTION_STEPS, VALUES, step_named, steps_with
+from pipeline.steps import ABLATED_REPLAYS, DIAGNOSIS, EVALUATION, INTERVENTIONS, VALUES, step_named, steps_with
 from stages.base.job import Intervention, Job
 from stages.base.resources import Resources
 from stages.evaluators.protocol import Grade
@@ -26,11 +25,11 @@ from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
 from store.queries.checks import checks_of, run_checks
 from store.queries.connection import SQL
-from store.runs import records as catalog
-from tests.conftest import Round, config_of, drive, drive_on
+from store.runs.records import RoundRef, edit_round
+from tests.support.rounds import PlayedRound, config_of, drive, drive_on, resolver_of
 
 Damage = Callable[[list[Row]], list[Row]]
-Played = Callable[[str, str], Round]
+Played = Callable[[str, str], PlayedRound]
 
 
 def _drop(rows: list[Row]) -> list[Row]:
@@ -163,44 +162,45 @@ CASES = [
 
 
 @pytest.fixture(scope="session")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Round:
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> PlayedRound:
     """The untrained duo's answers to two held-out problems."""
     config = config_of("duo", "tree", evaluate=EvaluateConfig(problems=ScriptedProblems(count=2, seed=9)))
     return drive(tmp_path_factory.mktemp("evaluated"), config, round=0, steps=EVALUATION)
 
 
 @pytest.fixture(scope="session")
-def diagnosed(tmp_path_factory: pytest.TempPathFactory) -> Round:
+def diagnosed(tmp_path_factory: pytest.TempPathFactory) -> PlayedRound:
     """The trio's round, diagnosed with two independent replays of each alternative."""
-    scope = drive(tmp_path_factory.mktemp("diagnosed"), config_of("trio", "tree"), until="advantages").scope
-    catalog.record_extra_replays(scope.layout, scope.run, 1, "main", 2)
-    return drive_on(Scope(scope.store, scope.run, 1), steps=DIAGNOSIS)
+    resolver = drive(tmp_path_factory.mktemp("diagnosed"), config_of("trio", "tree"), until="advantages").resolver
+    with edit_round(resolver.round.layout, RoundRef(resolver.round.ref.run, 1)) as record:
+        record.independent_replays = 2
+    return drive_on(resolver_of(resolver.round.layout.root, resolver.round.ref.run, 1), steps=DIAGNOSIS)
 
 
 @pytest.fixture(scope="session")
-def intervene(tmp_path_factory: pytest.TempPathFactory) -> Round:
+def intervene(tmp_path_factory: pytest.TempPathFactory) -> PlayedRound:
     """The trio's round, asked what follows when its first role says nothing."""
-    scope = drive(tmp_path_factory.mktemp("intervene"), config_of("trio", "tree"), until="replay").scope
-    return drive_on(scope.asking(Intervention("", 2, role="reasoner")), steps=INTERVENTION_STEPS)
+    resolver = drive(tmp_path_factory.mktemp("intervene"), config_of("trio", "tree"), until="replay").resolver
+    return drive_on(resolver.asking(Intervention("", 2, role="reasoner")), steps=INTERVENTIONS)
 
 
 @pytest.fixture(scope="session")
-def without(tmp_path_factory: pytest.TempPathFactory) -> Round:
+def without(tmp_path_factory: pytest.TempPathFactory) -> PlayedRound:
     """The trio's round under ccpo."""
     config = config_of("trio", "tree", advantages=AdvantagesConfig(estimator="ccpo", ablated_replays=2))
     return drive(tmp_path_factory.mktemp("without"), config, until="advantages")
 
 
 @pytest.fixture(scope="session")
-def valued(tmp_path_factory: pytest.TempPathFactory) -> Round:
+def valued(tmp_path_factory: pytest.TempPathFactory) -> PlayedRound:
     """The trio's round under mappo."""
     config = config_of("trio", "tree", advantages=AdvantagesConfig(estimator="mappo"))
     return drive(tmp_path_factory.mktemp("valued"), config, until="advantages")
 
 
-def _check(step: str, round: Round, artifact: Artifact) -> None:
+def _check(step: str, round: PlayedRound, artifact: Artifact) -> None:
     stage = step_named(step).stage
-    spending = stage.spending(Job(round.scope.config, round.scope.round, {}))
+    spending = stage.spending(Job(round.config, round.resolver.round, {}))
     run_checks(step, stage.tables, [*(round.artifacts[name] for name in step_named(step).inputs), artifact], spending)
 
 
@@ -232,7 +232,7 @@ def test_a_check_finds_what_it_looks_for(
     lists = {
         EVALUATION: "evaluated",
         DIAGNOSIS: "diagnosed",
-        INTERVENTION_STEPS: "intervene",
+        INTERVENTIONS: "intervene",
         ABLATED_REPLAYS: "without",
         VALUES: "valued",
     }

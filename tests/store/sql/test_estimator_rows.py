@@ -18,7 +18,7 @@ from configs.credit import AdvantagesConfig
 from configs.errors import ConfigError
 from store.queries import advantages as store_credit
 from store.queries.advantages import estimators
-from tests.conftest import config_of, drive
+from tests.support.rounds import config_of, drive
 from tests.support.stored_rounds import Ending, credit
 
 ROWS = Path(__file__).parent / "estimators"

@@ -32,7 +32,7 @@ from configs.schema import Config
 from pipeline.commands.doctor import examine
 from pipeline.execution.limits import Limits
 from pipeline.execution.runner import make_part, make_step
-from pipeline.rounds.round import Scope
+from pipeline.rounds.resolve import StepResolver
 from pipeline.steps import ROUND, names
 from stages.base.resources import Resources
 from stages.engines.adapters import adapter_name
@@ -46,9 +46,10 @@ from store.artifacts.artifact import Artifact, Row
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
-from store.runs import records as catalog
-from tests.conftest import ROOT, drive
+from store.runs.records import record_config
+from tests.conftest import ROOT
 from tests.support.kill import end
+from tests.support.rounds import drive, resolver_of
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("vllm", reason="vLLM is not installed; `make setup-vllm` installs its CPU build")
@@ -89,7 +90,7 @@ class Starting:
 class Played:
     """Two rounds, sampled by two policy versions."""
 
-    scope: Scope
+    resolver: StepResolver
     first: dict[str, Artifact]
     second: dict[str, Artifact]
 
@@ -114,23 +115,25 @@ class Watching(Resources):
 
 def _play(store: Path, config: Config, resources: Resources, until: str) -> Played:
     """The first round, and the second as far as `until`."""
-    catalog.record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
-    first = _steps(Scope(store, "test", 1), resources, "update")
-    return Played(Scope(store, "test", 1), first, _steps(Scope(store, "test", 2), resources, until))
+    record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
+    first = _steps(resolver_of(store, "test", 1), resources, "update")
+    return Played(resolver_of(store, "test", 1), first, _steps(resolver_of(store, "test", 2), resources, until))
 
 
-def _steps(scope: Scope, resources: Resources, until: str, policy: PolicyVersion | None = None) -> dict[str, Artifact]:
+def _steps(
+    resolver: StepResolver, resources: Resources, until: str, policy: PolicyVersion | None = None
+) -> dict[str, Artifact]:
     """The round's steps as far as `until`, under its own policy version or the one given."""
     artifacts: dict[str, Artifact] = {}
     for step in ROUND[: names().index(until) + 1]:
-        look = scope.look(step, artifacts, policy if step.stage.weights else None)
-        with open_writer(scope.layout, step.stage.name, look.key) as writer:
+        look = resolver.resolve(step, artifacts)
+        with open_writer(resolver.round.layout, step.stage.name, look.key) as writer:
             artifacts[step.name], _ = make_step(
                 writer,
                 look,
                 lambda parts, w=writer, seen=look: [make_part(w, seen, p, resources, Limits()) for p in parts],
             )
-        scope.record(step, artifacts[step.name])
+        resolver.record(step, artifacts[step.name])
     return artifacts
 
 
@@ -319,7 +322,7 @@ def _check_played(played: Played) -> None:
             logprob_mismatch = _gaps(round, role)
             assert len(logprob_mismatch) > 20
             assert fmean(logprob_mismatch) < 1e-3 and max(logprob_mismatch) < 0.02
-    before, after = played.scope.policy, played.scope.policy_after
+    before, after = played.resolver.policy_before, played.resolver.policy_after
     assert {row["policy_version"] for row in played.first["rollout"].rows("decisions")} == {before.version}
     second = played.second["rollout"].rows("decisions")
     assert {row["policy_version"] for row in second} == {after.version} != {before.version}
@@ -345,20 +348,22 @@ def test_a_duo_round_by_a_server_samples_what_the_trainer_trains(by_server: Play
 def test_the_second_round_is_sampled_with_the_trained_adapters(in_process: Played, by_server: Played) -> None:
     for played in (in_process, by_server):
         transformers = make_engine(_config().engine)
-        requests, stored = _requests_of(played.second["rollout"], played.scope)
-        for policy, close in ((played.scope.policy_after, True), (played.scope.policy, False)):
+        requests, stored = _requests_of(played.second["rollout"], played.resolver)
+        for policy, close in ((played.resolver.policy_after, True), (played.resolver.policy_before, False)):
             gap = _scored_gap(transformers, policy, requests, stored)
             assert (gap < 1e-3) == close, gap
 
 
-def _requests_of(rollout: Artifact, scope: Scope) -> tuple[list[Row], list[Row]]:
+def _requests_of(rollout: Artifact, resolver: StepResolver) -> tuple[list[Row], list[Row]]:
     """The first role's decisions and the prompts they answered."""
     from stages.episodes.state import State, render
     from stages.problem_sources.protocol import Problem
 
-    config = scope.config
+    config = resolver.round.config
     engine_codec = Resources().codec(config)
-    problems = {row["problem_id"]: Problem(**row) for row in scope.walk().artifacts["problems"].rows("problems")}
+    problems = {
+        row["problem_id"]: Problem(**row) for row in resolver.resolve_steps().artifacts["problems"].rows("problems")
+    }
     rows = [row for row in rollout.rows("decisions") if row["depth"] == 1]
     prompts = [render(config.roles[0], State(problems[row["problem_id"]], (), ()), engine_codec) for row in rows]
     return [{"prompt_ids": tuple(ids)} for ids in prompts], rows
@@ -447,9 +452,9 @@ def test_exchanged_adapters_in_process_stop_the_round_before_its_first_message(
         "answers": Adapter(answers.digest, plans.directory),
     }
     exchanged = PolicyVersion("exchanged", trained.base, adapters)
-    catalog.record_config(Layout(tmp_path), "test", 1, _config(*IN_PROCESS).model_dump(mode="json"))
+    record_config(Layout(tmp_path), "test", 1, _config(*IN_PROCESS).model_dump(mode="json"))
     with pytest.raises(EngineError, match=r"engine vllm: .*nothing was sampled under policy exchanged"):
-        _steps(Scope(tmp_path, "test", 1), resources, "rollout", exchanged)
+        _steps(resolver_of(tmp_path, "test", 1), resources, "rollout", exchanged)
     assert not list(tmp_path.glob("artifacts/rollout/*/part-*"))
 
 
@@ -527,14 +532,14 @@ def test_exchanged_adapters_at_a_server_stop_the_round_before_its_first_message(
     for role, other in (("plans", "answers"), ("answers", "plans")):
         _administer(server, "unload", {"lora_name": names[role]}, missing_ok=True)
         _administer(server, "load", {"lora_name": names[role], "lora_path": str(trained.adapters[other].directory)})
-    catalog.record_config(Layout(tmp_path), "test", 1, _config(*_served(server)).model_dump(mode="json"))
-    scope, resources = Scope(tmp_path, "test", 1), Resources()
+    record_config(Layout(tmp_path), "test", 1, _config(*_served(server)).model_dump(mode="json"))
+    resolver, resources = resolver_of(tmp_path, "test", 1), Resources()
     with pytest.raises(EngineError, match=f"server {server}: .*nothing was sampled under policy trained"):
-        _steps(scope, resources, "rollout", trained)
+        _steps(resolver, resources, "rollout", trained)
     assert not list(tmp_path.glob("artifacts/rollout/*/part-*"))
     for name in names.values():
         _administer(server, "unload", {"lora_name": name})
-    assert _steps(scope, resources, "rollout", trained)["rollout"].rows("decisions")
+    assert _steps(resolver, resources, "rollout", trained)["rollout"].rows("decisions")
     resources.close()
 
 

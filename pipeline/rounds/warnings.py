@@ -8,7 +8,7 @@ _ALIKE = (("c3", "ccpo", "full_mean", "global_mean", "mappo"), ("magrpo", "no_re
 """Estimators whose advantages differ, within a group, by a number that is the same for all of it and the factor n/(n-1)."""
 
 
-def config_notes(config: Config) -> list[str]:
+def config_warnings(config: Config) -> list[str]:
     """One line per trap that the configuration is in; empty for most."""
     notes = []
     chosen = config.advantages
