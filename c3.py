@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from configs.schema import Config
     from pipeline.commands.run import RoundResult
-    from pipeline.rounds.round import Scope
 
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("cli", "configs", "pipeline", "stages", "store")
@@ -254,12 +253,12 @@ class Store(_Tables):
         >>> group["role"], len(group["alternatives"])
         ('actor', 4)
         """
-        from pipeline.commands.why import question_of
-        from pipeline.commands.why import why as answer
-        from pipeline.rounds.stored import latest_round
+        from pipeline.commands.session import RoundOptions, latest_options, open_session
+        from pipeline.commands.why import explain, question_of
 
-        scope = _round(self.root, run, round or 1, variant)
-        return answer(scope if round else latest_round(scope, "advantages"), *question_of(id, None, None, None, None))
+        options = RoundOptions(self.root, run, round or 1, variant)
+        session = open_session(options if round else latest_options(options, "advantages"))
+        return explain(session.resolver, *question_of(id, None, None, None, None))
 
     def policy(
         self,
@@ -283,9 +282,11 @@ class Store(_Tables):
         from tempfile import mkdtemp
 
         from pipeline.commands.export_policy import export_policy
+        from pipeline.commands.session import RoundOptions, open_session
 
+        session = open_session(RoundOptions(self.root, run, round, variant))
         target = Path(directory or mkdtemp(prefix=f"c3-{run}-{round}-"))
-        export_policy(_round(self.root, run, round, variant), target, policy, merge=False)
+        export_policy(session.round, target, policy, merge=False)
         return target
 
 
@@ -367,16 +368,17 @@ def run_iteration(
     ['problems', 'rollout', 'freeze', 'sample', 'replay', 'grade', 'advantages', 'update']
     """
     from pipeline.commands import run as commands
-    from pipeline.execution.context import NullProgress
+    from pipeline.commands.session import RoundOptions, configure_session
     from pipeline.execution.process import prepare_process
 
     prepare_process()
-    scope = _round(_root(store), run, round, variant)
-    commands.settle_config(scope, None if config is None else str(config), overrides)
-    commands.settle_redraw(scope, draw_set)
-    commands.limit(max_seconds, max_evaluations)
-    commands.employ(scope, workers)
-    return commands.run_iteration(scope, NullProgress(), until, rerun_from)
+    source = None if config is None else str(config)
+    options = RoundOptions(
+        _root(store), run, round, variant, source, tuple(overrides), max_seconds, max_evaluations, workers
+    )
+    session = configure_session(options)
+    commands.request_draw_set(session, draw_set)
+    return commands.run_iteration(session, until, rerun_from)
 
 
 def __getattr__(name: str) -> Any:
@@ -399,10 +401,3 @@ def _root(store: str | Path | None) -> Path:
     from configs.environment import store_root
 
     return Path(store) if store is not None else store_root()
-
-
-def _round(root: Path, run: str, number: int, variant: str) -> Scope:
-    from pipeline.rounds.round import Scope
-    from store.disk.layout import checked_name
-
-    return Scope(root, checked_name(run, "run"), number, checked_name(variant, "variant"))

@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM
 
 import c3
 from configs.load import load_config
-from pipeline.rounds.round import Scope
 from store.disk.layout import Layout
 from store.queries.catalog_views import open_catalog
-from tests.conftest import ROOT, drive
+from tests.conftest import ROOT
 from tests.pipeline.commands.test_chat import _scope, trained  # noqa: F401 - a fixture
+from tests.support.rounds import drive
 
 PUBLIC = [
     example for example in doctest.DocTestFinder(recurse=True).find(c3, "c3", extraglobs={"c3": c3}) if example.examples
@@ -126,13 +126,15 @@ def test_a_policy_is_a_directory_that_peft_loads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, adapter = trained
-    scope = _scope(tmp_path, model, adapter)
-    monkeypatch.setattr(Scope, "policy_after", property(lambda self: scope.__dict__["policy_after"]))
-    place = c3.open(scope.store).policy("test", 1, tmp_path / "policy")
+    resolver = _scope(tmp_path, model, adapter)
+    after = resolver.policy_after
+    monkeypatch.setattr("pipeline.commands.export_policy.policy_after", lambda round: after)
+    store = c3.open(resolver.round.layout.root)
+    place = store.policy("test", 1, tmp_path / "policy")
     assert place == tmp_path / "policy"
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), place)
     assert loaded.peft_config["default"].r == 4
-    assert c3.open(scope.store).policy("test", 1).is_dir()  # a temporary one
+    assert store.policy("test", 1).is_dir()  # a temporary one
 
 
 def test_a_round_runs_inside_an_event_loop(

@@ -17,9 +17,10 @@ import pytest
 
 from configs.load import load_config
 from stages.runtime.child_processes import child_search_path
-from tests.conftest import ROOT, drive
+from tests.conftest import ROOT
 from tests.pipeline.flows.test_serving import finished_run
 from tests.support.kill import contents, end
+from tests.support.rounds import drive
 
 TAKEN = ("configs", "pipeline", "stages", "store")
 
