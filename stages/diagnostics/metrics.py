@@ -1,4 +1,4 @@
-"""The diagnostics of one role, figure by figure, from its groups (METHOD, section 6).
+"""The diagnostics of one role, figure by figure, from its groups (docs/method.md, section 6).
 
 Every figure is a row of the diagnostics table: a value with its interval, and beside it the best that can be shown against
 a noisy target and what an estimate that says nothing would show. What cannot be told has the reason in place of the value.

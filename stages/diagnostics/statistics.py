@@ -141,7 +141,7 @@ def spearman_brown(correlation: float) -> float:
 
 
 def leave_one_out(count_A: Vector) -> NDArray[np.float64]:
-    """The matrix [A, A] that turns mean returns into c3's advantages (METHOD, section 2), by replay counts."""
+    """The matrix [A, A] that turns mean returns into c3's advantages (docs/method.md, section 2), by replay counts."""
     size = len(count_A)
     weights = np.where(np.eye(size, dtype=bool), 0.0, count_A[None, :])
     return np.asarray(np.eye(size) - weights / weights.sum(axis=1, keepdims=True))
