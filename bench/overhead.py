@@ -138,7 +138,7 @@ def measure(command: dict[str, Any]) -> None:
     from pipeline.commands import run as commands
     from pipeline.execution.context import NullProgress, workbench
     from pipeline.execution.process import prepare_process
-    from tests.support.rounds import resolver_of
+    from tests.support.rounds import resolver_of, session_of
 
     prepare_process()
     store = Path(command["store"])
@@ -156,7 +156,7 @@ def measure(command: dict[str, Any]) -> None:
         for number in range(1, command["rounds"] + 1):
             spent.clear()
             started, cpu = time.perf_counter(), time.process_time()
-            commands.run_iteration(resolver_of(store, "bench", number), NullProgress())
+            commands.run_iteration(session_of(store, "bench", number))
             seconds = {"all": time.perf_counter() - started, **{name: spent[name] for name in CALLS}}
             cpu = time.process_time() - cpu
             rounds.append({**seconds, "cpu": cpu - spent["cpu"], "cpu_all": cpu})

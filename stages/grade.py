@@ -25,7 +25,6 @@ def _slice(job: GradeJob) -> dict[str, Any]:
     return {
         "problems_per_part": job.config.parts.problems_per_part,
         "grade": job.config.grade.model_dump(mode="json"),
-        **({"retry": job.retry} if job.retry else {}),
     }
 
 

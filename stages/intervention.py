@@ -74,5 +74,13 @@ def _messages(job: InterventionJob) -> int:
 
 
 INTERVENTION = Stage(
-    "intervention", 1, ("interventions", "replays", "decisions"), _slice, _cut, _make, _messages, weights="samples"
+    "intervention",
+    1,
+    ("interventions", "replays", "decisions"),
+    _slice,
+    _cut,
+    _make,
+    _messages,
+    weights="samples",
+    job_type=InterventionJob,
 )

@@ -156,7 +156,9 @@ def _made_otherwise(job: Job, steps: Iterable[Step], artifacts: Iterable[Artifac
         if made_under is None or artifact.stage not in stages:
             continue
         with suppress(C3Error):  # what the configuration names is not there any more, so it cannot be told
-            if digest(stages[artifact.stage].config_slice(job)) != digest(made_under):
+            stage = stages[artifact.stage]
+            asked = stage.job_type(job.config, job.round, job.inputs, job.policy)
+            if digest(stage.config_slice(asked)) != digest(made_under):
                 return True
     return False
 

@@ -12,6 +12,7 @@ from configs.errors import ConfigError
 from configs.load import build_config
 from configs.schema import Config
 from stages.base.job import Intervention
+from store.artifacts.policy_version import PolicyVersion
 from store.disk.layout import MAIN, Layout
 from store.runs.records import RoundRef, RunRecord, runs
 from store.runs.variants import overrides_of
@@ -24,6 +25,8 @@ class Round:
     layout: Layout
     ref: RoundRef
     config: Config
+    policy: PolicyVersion | None = None
+    """Used instead of the one that the records say, before the round and after it; None: the recorded one."""
     intervention: Intervention | None = None
     """What `c3 what-if` asks of it; None everywhere else."""
 

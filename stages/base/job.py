@@ -38,6 +38,11 @@ class Job:
     draw_set: int = 0
     """0: the first draws; K: the K-th independent set of draws."""
 
+    @property
+    def key_inputs(self) -> dict[str, int]:
+        """What of it is in the key besides the stage's slice of the configuration, the inputs and the policy."""
+        return {}
+
     def rows(self, table: str) -> list[Row]:
         """Return the rows of a table over all inputs that hold it, in the inputs' order."""
         return self.inputs.rows(table)
@@ -80,6 +85,11 @@ class GradeJob(Job):
 
     retry: int = 0
     """K: the K-th time that what the evaluator failed on is graded again; the rewards before it are the input RETRIED."""
+
+    @property
+    def key_inputs(self) -> dict[str, int]:
+        """The number of the retry; nothing the first time."""
+        return {"retry": self.retry} if self.retry else {}
 
 
 @dataclass(frozen=True)

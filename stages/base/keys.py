@@ -23,6 +23,7 @@ def stage_key(stage: Stage[Any], job: Job, weights_identity: Mapping[str, Any] |
         cache_key_inputs["weights"] = dict(weights_identity or {})
     if stage.weights == "samples" and job.draw_set:
         cache_key_inputs["draw_set"] = job.draw_set
+    cache_key_inputs |= job.key_inputs
     return digest(cache_key_inputs)[:32], cache_key_inputs
 
 

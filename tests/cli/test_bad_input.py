@@ -129,9 +129,7 @@ def test_a_file_that_is_there_is_not_written_over(command: Command) -> None:
 
 def test_a_round_whose_predecessor_has_not_run(command: Command) -> None:
     answer = command("run", "iteration", *DUO, "--round", "3")
-    _refused(
-        answer, 3, "round 2 is asked for, but that round has not run", "`c3 run iteration --run default --round 2`"
-    )
+    _refused(answer, 3, "round 2 is needed, but that round has not run", "`c3 run iteration --run default --round 2`")
     assert not Path("store/artifacts").exists()
 
 

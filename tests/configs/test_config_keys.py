@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -24,11 +24,11 @@ from configs.schema import Config, EvaluateConfig
 from configs.section import Section
 from pipeline.rounds.plan import differences, plan_steps
 from pipeline.rounds.resolve import StepResolver
-from pipeline.steps import EVALUATION, ROUND, names
+from pipeline.steps import EVALUATION, ROUND
 from stages.engines.identity import engine_identity
 from stages.models.identity import base_digest, codec_identity, resolved_model
 from store.artifacts.artifact import Artifact
-from tests.support.rounds import drive
+from tests.support.rounds import drive, under
 from tests.support.worlds import trio
 
 WEIGHTS = ("rollout", "sample", "replay", "update", "answer")
@@ -275,12 +275,11 @@ class Base:
 
     def keys(self, config: Config) -> dict[str, str]:
         """Every step's key under a configuration, all of them over the same inputs."""
-        resolver = self.under(resolver, config)
+        resolver = under(self.resolver, config)
         found = {}
         for steps in (ROUND, EVALUATION):
             if steps is EVALUATION and config.evaluate.problems is None:
                 continue
-            policy = resolver.policy_after if steps is EVALUATION else None
             found.update({step.name: resolver.resolve(step, self.artifacts).key for step in steps})
         return found
 
@@ -372,9 +371,12 @@ def test_a_key_is_read_by_these_stages_and_no_others(key: str, base: Any, places
 @pytest.mark.parametrize("key", [key for key, change in TABLE.items() if change.base not in MODELS])
 def test_the_plan_says_what_is_made_again_and_why(key: str, base: Any, places: dict[str, str]) -> None:
     change, of = TABLE[key], base(TABLE[key].base)
-    rows = {step: (fate, why) for step, fate, why in plan_steps(of.resolver, _changed(of, change, places))}
-    first = next((name for name in names() if name in change.reads), None)
-    before = names()[: names().index(first)] if first else names()
+    rows = {
+        step: (fate, why)
+        for step, fate, why in plan_steps(replace(of.resolver.round, config=_changed(of, change, places)))
+    }
+    first = next((name for name in ROUND.names if name in change.reads), None)
+    before = ROUND.names[: ROUND.names.index(first)] if first else ROUND.names
     assert {rows[name][0] for name in before} <= {"reused"}
     if first is None:
         return

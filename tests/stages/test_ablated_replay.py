@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from configs.credit import AdvantagesConfig
 from configs.errors import ConfigError
 from configs.schema import Config
 from pipeline.commands.compare import compare
-from pipeline.commands.run import known_stage
+from pipeline.commands.run import check_stage
 from pipeline.commands.verify import verify
 from pipeline.rounds.cost import round_cost
 from pipeline.rounds.plan import first_changed, plan_steps
@@ -24,7 +23,7 @@ from store.queries.catalog_views import query
 from store.runs.garbage import garbage
 from store.runs.variants import Variant, record_variant
 from tests.support.estimator_truth import credit_of, gradients, measure, play, worlds
-from tests.support.rounds import PlayedRound, config_of, drive, drive_on, resolver_of
+from tests.support.rounds import PlayedRound, config_of, drive, drive_on, resolver_of, under
 from tests.support.stored_rounds import state_of
 from tests.support.worlds import Truth
 
@@ -116,7 +115,7 @@ def test_the_plan_counts_exactly_what_is_spent(tmp_path: Path, world: str, plan:
     assert cost.evaluations == len(round.rows("rewards"))
     assert cost.messages == len(round.rows("decisions"))
     assert cost.stages.get("ablated_replay", 0) == len(round.rows("decisions", "ablated_replay"))
-    assert [finding for _, finding in verify(tmp_path) if finding] == []
+    assert [finding for _, finding in verify(Layout(tmp_path)) if finding] == []
 
 
 def test_other_estimators_have_no_such_step_and_their_keys_do_not_know_of_it(trio: PlayedRound) -> None:
@@ -125,7 +124,7 @@ def test_other_estimators_have_no_such_step_and_their_keys_do_not_know_of_it(tri
     more = asked.model_copy(update={"advantages": AdvantagesConfig(ablated_replays=9)})
     assert round_steps(plain) == ROUND
     keys = [
-        {look.step.name: look.key for look in trio.under(resolver, config).resolve_steps().steps}
+        {look.step.name: look.key for look in under(trio.resolver, config).resolve_steps().steps}
         for config in (plain, more)
     ]
     assert keys[0] == keys[1]
@@ -138,12 +137,12 @@ def test_other_estimators_have_no_such_step_and_their_keys_do_not_know_of_it(tri
 def test_a_variant_that_asks_for_it_generates_the_solo_replays_alone(tmp_path: Path) -> None:
     main = drive(tmp_path, config_of("duo", "tree"))
     overrides = ("advantages.estimator=ccpo",)
-    assert first_changed(main.resolver, _ccpo("duo", "tree", 1)) == "ablated_replay"
+    assert first_changed(main.resolver.round, _ccpo("duo", "tree", 1)) == "ablated_replay"
     record_variant(Layout(tmp_path), "test", "without", Variant("main", 1, "ablated_replay", overrides))
     branch = drive_on(resolver_of(tmp_path, "test", 1, "without"))
     assert branch.made == ["ablated_replay", "ablated_grade", "advantages", "update"]
     assert list(garbage(Layout(tmp_path))) == []
-    assert [finding for _, finding in verify(tmp_path) if finding] == []
+    assert [finding for _, finding in verify(Layout(tmp_path)) if finding] == []
     states = query(Layout(tmp_path), "select variant, source, count(*) from interventions group by all").fetchall()
     assert states == [("without", "ablated_replay", 4)]
     # the round's own episodes and rewards are the plan's, with or without
@@ -163,7 +162,7 @@ def test_a_lost_part_is_made_again_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_compare_shows_it_where_the_round_has_solo_replays(trio: PlayedRound) -> None:
-    rows = [row for row in compare(trio.resolver).by_estimator if row["estimator"] == "ccpo"]
+    rows = [row for row in compare(trio.session).by_estimator if row["estimator"] == "ccpo"]
     stored = trio.rows("advantages")
     for row in rows:
         values = [other["advantage"] for other in stored if other["role"] == row["role"]]
@@ -173,12 +172,14 @@ def test_compare_shows_it_where_the_round_has_solo_replays(trio: PlayedRound) ->
     assert {row["role"] for row in rows} == {"reasoner", "actor", "verifier"}
 
 
-def test_the_step_is_planned_and_refused_where_nobody_asks_for_it(tmp_path: Path, trio: PlayedRound) -> None:
-    planned = [name for name, _, _ in plan_steps(trio.resolver, trio.config)]
+def test_the_step_is_planned_and_refused_where_nobody_asks_for_it(trio: PlayedRound) -> None:
+    planned = [name for name, _, _ in plan_steps(trio.resolver.round)]
     assert planned == [step.name for step in trio.resolver.steps]
-    plain = resolver_of(tmp_path, "test", 1).under(config_of("duo", "tree"))
-    known_stage("ablated_replay")
-    with pytest.raises(ConfigError, match=r"only ccpo asks for ablated replays, and advantages\.estimator is c3"):
+    plain = under(trio.resolver, config_of("duo", "tree"))
+    check_stage("ablated_replay")
+    with pytest.raises(
+        ConfigError, match=r"only some estimators read ablated replays, and advantages\.estimator is c3"
+    ):
         plain.list_with("ablated_replay")
 
 
@@ -191,5 +192,3 @@ def test_solo_seeds_are_nobody_elses(trio: PlayedRound) -> None:
     seeds = [row["seed"] for row in trio.rows("decisions")]
     ids = [row["decision_id"] for row in trio.rows("decisions")]
     assert len(set(seeds)) == len(seeds) and len(set(ids)) == len(ids)
-    other = replace(trio.resolver, round=2).under(trio.config)
-    assert other.steps == trio.resolver.steps

@@ -12,6 +12,7 @@ from configs.errors import ConfigError
 from pipeline.commands.verify import verify
 from stages import critic
 from store.artifacts.artifact import Row
+from store.disk.layout import Layout
 from tests.support.rounds import PlayedRound, config_of, drive, drive_on, resolver_of
 
 LEARNED = ("mappo", "value_assisted", "value_only")
@@ -54,7 +55,7 @@ def test_a_round_is_credited_by_learned_values(store: Path, estimator: str) -> N
         assert row["advantage"] == pytest.approx(expected, abs=1e-12)
     assert len(round.rows("update_rows")) == len(credited)
     assert drive_on(resolver_of(store, "test", 1)).made == []
-    assert [finding for _, finding in verify(store) if finding] == []
+    assert [finding for _, finding in verify(Layout(store)) if finding] == []
 
 
 def test_every_role_has_a_head_of_its_own_and_siblings_share_a_state_s_value(store: Path) -> None:
@@ -110,5 +111,7 @@ def test_other_folds_make_the_critic_again_and_nothing_before_it(store: Path) ->
 def test_other_estimators_have_no_critic(store: Path) -> None:
     round = _round(store, "c3")
     assert "critic" not in round.made
-    with pytest.raises(ConfigError, match=r"critic: only learned values ask for it, and advantages\.estimator is c3"):
+    with pytest.raises(
+        ConfigError, match=r"critic: only some estimators read learned values, and advantages\.estimator is c3"
+    ):
         resolver_of(store, "test", 1).list_with("critic")

@@ -32,6 +32,11 @@ class PlayedRound:
     reports: dict[str, StepReport] = field(default_factory=dict)
 
     @property
+    def session(self) -> Session:
+        """What a command that looks at it begins with."""
+        return Session(self.resolver.round, ExecutionContext())
+
+    @property
     def config(self) -> Config:
         """The configuration it ran under."""
         return self.resolver.round.config

@@ -84,7 +84,7 @@ def whole_contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object
 
 
 def _is_sound(store: Path) -> bool:
-    return temporary_files(store) == [] and all(finding is None for _, finding in verify(store))
+    return temporary_files(store) == [] and all(finding is None for _, finding in verify(Layout(store)))
 
 
 @pytest.mark.parametrize("pages", [0, 1, 3])

@@ -14,7 +14,7 @@ from rich.console import Console
 from configs.load import load_config
 from configs.schema import Config
 from pipeline.commands.compare import compare
-from pipeline.commands.why import question_of, why
+from pipeline.commands.why import question_of
 from pipeline.formatting import number, signed
 from pipeline.views.compare import show_comparison
 from pipeline.views.why import page_lines
@@ -120,7 +120,7 @@ def test_the_same_round_again_has_the_same_rows(real: PlayedRound, tmp_path: Pat
 
 def test_compare_puts_the_estimators_side_by_side_and_generates_nothing(real: PlayedRound) -> None:
     before = {path: path.stat().st_mtime_ns for path in real.store.rglob("*") if path.is_file()}
-    found = compare(real.resolver)
+    found = compare(real.session)
     assert {path: path.stat().st_mtime_ns for path in real.store.rglob("*") if path.is_file()} == before
     assert {row["estimator"] for row in found.by_estimator} == set(comparable(False))
     stored = [row for row in real.rows("advantages") if row["role"] == "actor"]
@@ -132,7 +132,7 @@ def test_compare_puts_the_estimators_side_by_side_and_generates_nothing(real: Pl
     alike = pairs.get(("c3", "full_mean", "actor")) or pairs["full_mean", "c3", "actor"]
     assert alike["sign_agreement"] == 1
     console = Console(file=StringIO(), record=True, width=80)
-    show_comparison(console, real.resolver, found)
+    show_comparison(console, real.resolver.round, found)
     text = console.export_text()
     assert all(f"{name} " in text for name in comparable(False))
 
@@ -141,7 +141,7 @@ def test_why_shows_the_question_what_was_seen_and_the_arithmetic_of_a_real_advan
     codec = make_codec(real.config.engine)
     credit, contexts = real.by_id("advantages", "decision_id"), real.by_id("contexts", "state_id")
     problems = real.by_id("problems", "problem_id")
-    page = why(real.resolver, *question_of(None, "actor", None, 3, None))
+    page = explain(real.resolver, *question_of(None, "actor", None, 3, None))
     lines = list(page_lines(page))
     assert max(map(len, lines)) <= 80
     text = " ".join(" ".join(line.removeprefix("  |") for line in lines).split())

@@ -17,13 +17,12 @@ from configs.credit import AdvantagesConfig
 from configs.evaluators import ExactEvaluator, GradeConfig, TableEvaluator
 from configs.role_graph import ancestors
 from configs.training import PolicyConfig, UpdateConfig
-from pipeline.execution.limits import Limits
-from pipeline.execution.runner import make_part, make_step
+from pipeline.execution.context import ExecutionContext
+from pipeline.execution.runner import RoundRunner, make_part
 from pipeline.steps import ROUND
 from stages.base.resources import Resources
 from stages.problem_sources.protocol import Problem
 from store.artifacts.policy_version import policy_of
-from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
 from store.runs.records import record_config
 from tests.support.rounds import PLAYED, PlayedRound, config_of, drive, resolver_of
@@ -43,7 +42,7 @@ def _bytes(round: PlayedRound) -> dict[str, Any]:
 def _copied(round: PlayedRound, store: Path) -> PlayedRound:
     """The same round in a store that may be written to."""
     copytree(round.store, store)
-    return replace(round, resolver=resolver_of(store, round.resolver.round.ref.run, round.resolver.round))
+    return replace(round, resolver=resolver_of(store, round.resolver.round.ref.run, round.resolver.round.ref.round))
 
 
 def _problems(round: PlayedRound) -> dict[str, Problem]:
@@ -152,18 +151,15 @@ def test_the_same_configuration_gives_the_same_bytes_in_another_store(
 def test_parts_made_in_another_order_have_the_same_bytes(played: Played, store: Path) -> None:
     config, layout = config_of("trio", "tree"), Layout(store)
     record_config(layout, "test", 1, config.model_dump(mode="json"))
-    round, resources = PlayedRound(resolver_of(store, "test", 1)), Resources()
+    resolver, context = resolver_of(store, "test", 1), ExecutionContext(resources=Resources())
+    runner = RoundRunner(resolver, context)
     for step in ROUND:
-        look = round.resolver.resolve(step, round.artifacts)
-        with open_writer(layout, step.stage.name, look.key) as writer:
-            turn = 1 if step.stage.sequential else -1
-            round.artifacts[step.name], _ = make_step(
-                writer,
-                look,
-                lambda parts, w=writer, at=look, turn=turn: [
-                    make_part(w, at, part, resources, Limits()) for part in parts[::turn]
-                ][::turn],
-            )
+        for run in runner.attempts(step):
+            with run.open() as writer:
+                turn = 1 if step.stage.sequential else -1
+                made = {part.index: make_part(writer, run.state, part, context) for part in run.missing[::turn]}
+                run.close(writer, made)
+    round = PlayedRound(resolver, runner.artifacts)
     assert _bytes(round) == _bytes(played("trio", "tree"))
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from configs.errors import ConfigError
 from configs.training import PolicyConfig
 from pipeline.commands.chat import Chat, Spoken, chat_lines
 from pipeline.commands.export_policy import export_policy
-from pipeline.rounds.resolve import StepResolver
+from pipeline.commands.session import Session
+from pipeline.execution.context import ExecutionContext
+from pipeline.rounds.round import Round
 from stages.learners.lora import LoraLearner
 from stages.models.export import write_plain_model
 from store.artifacts.policy_version import Adapter, initial_policy
@@ -47,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Adapter]:
     return folder / "model", Adapter("d", learner.save(folder)["team"])
 
 
-def _scope(folder: Path, model: Path, adapter: Adapter) -> StepResolver:
+def _round(folder: Path, model: Path, adapter: Adapter) -> Round:
     """A round that ended with that adapter."""
     store = folder / "store"
     config = config_of("duo", "tree").model_dump(mode="json")
@@ -55,8 +58,8 @@ def _scope(folder: Path, model: Path, adapter: Adapter) -> StepResolver:
     record_config(Layout(store), "test", 1, config)
     resolver = resolver_of(store, "test", 0)
     version = initial_policy("base", ["team"])
-    resolver.__dict__["policy_after"] = type(version)("v", "base", {"team": adapter})
-    return resolver
+    policy = type(version)("v", "base", {"team": adapter})
+    return replace(resolver.round, policy=policy)
 
 
 def _logits(model: torch.nn.Module) -> torch.Tensor:
@@ -68,7 +71,7 @@ def test_a_merged_policy_is_a_plain_model_that_says_the_same(trained: tuple[Path
     model, adapter = trained
     assert adapter.directory is not None
     wanted = _logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), adapter.directory))
-    [written] = export_policy(_scope(tmp_path, model, adapter), tmp_path / "out", None, merge=True)
+    [written] = export_policy(_round(tmp_path, model, adapter), tmp_path / "out", None, merge=True)
     plain = AutoModelForCausalLM.from_pretrained(written)
     torch.testing.assert_close(_logits(plain), wanted, rtol=1e-4, atol=1e-4)
     assert (_logits(plain) - _logits(AutoModelForCausalLM.from_pretrained(model))).abs().max() > 0.1
@@ -80,7 +83,7 @@ def test_an_unmerged_policy_is_an_adapter_that_peft_loads_as_it_is(
     trained: tuple[Path, Adapter], tmp_path: Path
 ) -> None:
     model, adapter = trained
-    [written] = export_policy(_scope(tmp_path, model, adapter), tmp_path / "out", "team", merge=False)
+    [written] = export_policy(_round(tmp_path, model, adapter), tmp_path / "out", "team", merge=False)
     assert adapter.directory is not None
     wanted = _logits(PeftModel.from_pretrained(tiny_model(), adapter.directory))
     assert torch.equal(_logits(PeftModel.from_pretrained(tiny_model(), written)), wanted)
@@ -95,24 +98,24 @@ def test_the_untrained_team_merged_is_the_base(trained: tuple[Path, Adapter], tm
 
 def test_what_cannot_be_exported_is_said(trained: tuple[Path, Adapter], tmp_path: Path, store: Path) -> None:
     model, adapter = trained
-    resolver = _scope(tmp_path, model, adapter)
+    ended = _round(tmp_path, model, adapter)
     (tmp_path / "full").mkdir()
     shutil.copyfile(model / "config.json", tmp_path / "full/mine.json")
     with pytest.raises(ConfigError, match="full: is there already; name a directory that is new or empty"):
-        export_policy(resolver, tmp_path / "full", None, merge=True)
+        export_policy(ended, tmp_path / "full", None, merge=True)
     with pytest.raises(ConfigError, match="--policy nobody: no such policy; there is team"):
-        export_policy(resolver, tmp_path / "out", "nobody", merge=True)
-    untrained = _scope(tmp_path, model, Adapter("untrained", None))
+        export_policy(ended, tmp_path / "out", "nobody", merge=True)
+    untrained = _round(tmp_path, model, Adapter("untrained", None))
     with pytest.raises(ConfigError, match="policy 'team' is untrained and has no adapter; --merge writes the base"):
         export_policy(untrained, tmp_path / "other", None, merge=False)
     with pytest.raises(ConfigError, match="a scripted world has tables, no model"):
-        export_policy(drive(store, duo()).resolver, tmp_path / "out", None, merge=True)
+        export_policy(drive(store, duo()).resolver.round, tmp_path / "out", None, merge=True)
 
 
 def test_the_team_answers_as_its_policy_would_and_nothing_is_stored(store: Path) -> None:
     resolver = drive(store, duo()).resolver
     before = sorted(path for path in store.rglob("*") if path.is_file())
-    spoken = list(Chat(resolver).ask("problem 1"))
+    spoken = list(Chat(Session(resolver.round, ExecutionContext())).ask("problem 1"))
     assert sorted(path for path in store.rglob("*") if path.is_file()) == before
     assert [message.role for message in spoken] == ["reasoner", "actor"]
     truth = Truth(resolver.round.config, resolver.policy_after)
@@ -128,11 +131,22 @@ def test_sampled_answers_differ_from_question_to_question_and_come_again_in_anot
     resolver = drive(store, duo()).resolver
     asked = [
         [[message.text for message in team.ask("problem 1")] for _ in range(12)]
-        for team in (Chat(resolver, True), Chat(resolver, True))
+        for team in (
+            Chat(Session(resolver.round, ExecutionContext()), True),
+            Chat(Session(resolver.round, ExecutionContext()), True),
+        )
     ]
     assert asked[0] == asked[1]
     assert len({tuple(texts) for texts in asked[0]}) > 1
-    assert len({tuple(m.text for m in Chat(resolver).ask("problem 1")) for _ in range(3)}) == 1
+    assert (
+        len(
+            {
+                tuple(m.text for m in Chat(Session(resolver.round, ExecutionContext())).ask("problem 1"))
+                for _ in range(3)
+            }
+        )
+        == 1
+    )
 
 
 def test_a_message_of_several_lines_stays_below_its_role() -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from pipeline.commands.export import episodes, preference_pairs, write_lines
 from pipeline.commands.import_transcripts import import_transcripts
+from pipeline.commands.session import RoundOptions
 from store.disk.layout import Layout
 from store.runs.records import record_config
-from tests.support.rounds import PlayedRound, config_of, resolver_of
+from tests.support.rounds import PlayedRound, config_of
 from tests.support.worlds import WORDS
 
 Played = Callable[[str, str], PlayedRound]
@@ -82,7 +83,7 @@ def test_what_is_exported_can_be_imported(played: Played, store: Path, tmp_path:
     path = tmp_path / "episodes.jsonl"
     assert write_lines(episodes(round.resolver, "rollout"), path) == len(round.rows("transcripts"))
     record_config(Layout(store), "again", 1, config_of("duo", "tree").model_dump(mode="json"))
-    taken = import_transcripts(resolver_of(store, "again", 1), path)
+    taken = import_transcripts(RoundOptions(store, "again"), path)
     columns = ("decision_id", "state_id", "text", "token_ids", "behaviour_logprobs", "finish_reason")
     made = [{name: row[name] for name in columns} for row in taken.rows("decisions")]
     own = {row["decision_id"]: row for row in round.rows("decisions", "rollout")}

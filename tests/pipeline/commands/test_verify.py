@@ -98,7 +98,7 @@ def _record_anew(store: Path, folder: Path, content: bool, **described_as: Any) 
 
 def _found(store: Path) -> dict[str, str]:
     """Step and round -> what verify finds wrong there."""
-    findings = [finding for _, finding in verify(store) if finding is not None]
+    findings = [finding for _, finding in verify(Layout(store)) if finding is not None]
     return {finding.place.removeprefix("run test round ").replace(" main", ""): finding.problem for finding in findings}
 
 
@@ -248,7 +248,7 @@ def test_a_round_before_that_was_drawn_anew_is_no_corruption(forged: Path) -> No
 def test_a_round_made_under_a_configuration_that_was_replaced_is_whole(forged: Path) -> None:
     # planned now: other episodes of other roles; `c3 status` calls the round stale, but nothing of it is corrupt
     record_config(Layout(forged), "test", 1, worlds.trio().model_dump(mode="json"))
-    assert [finding for _, finding in verify(forged) if finding] == []
+    assert [finding for _, finding in verify(Layout(forged)) if finding] == []
     # what no plan has a say in is still looked at, however well the forger recorded it
     _forge(forged, "grade", "rewards", lambda rows: [*rows, rows[-1]], content=True)
     assert "every_episode_is_graded_once" in _found(forged)["2 grade"]
@@ -257,5 +257,5 @@ def test_a_round_made_under_a_configuration_that_was_replaced_is_whole(forged: P
 def test_a_corrupt_record_of_a_run_is_no_fault_of_another_that_shares_its_artifacts(forged: Path) -> None:
     copytree(forged / "runs/test", forged / "runs/other")
     (forged / "runs/other/run.json").write_text("{")
-    places = {finding.place.split()[1] for _, finding in verify(forged) if finding}
+    places = {finding.place.split()[1] for _, finding in verify(Layout(forged)) if finding}
     assert places == {"other"}

@@ -13,7 +13,7 @@ import pytest
 import cli
 from configs.errors import ConfigError
 from pipeline.commands.verify import verify
-from pipeline.commands.what_if import price, question
+from pipeline.commands.what_if import ask, cost
 from pipeline.steps import INTERVENTIONS
 from pipeline.views.what_if import page_lines
 from stages.problem_sources.protocol import Problem
@@ -32,8 +32,8 @@ def _ask(
     round: PlayedRound, name: str | None = None, role: str | None = None, text: str = "", replays: int = 4
 ) -> PlayedRound:
     """The question driven without Prefect."""
-    resolver = question(round.resolver, name, role, text or None, not text, replays)
-    return drive_on(resolver, steps=INTERVENTIONS)
+    session = ask(round.session, name, role, text or None, not text, replays)
+    return drive_on(session.resolver, steps=INTERVENTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_what_was_asked_is_not_made_again_and_the_round_never_reads_it(duo: Play
     interventions = {row["intervention_id"] for row in answer.rows("interventions", "intervention")}
     assert not interventions & {row["decision_id"] for row in duo.rows("advantages")}
     tokens = 16 * duo.config.sampling.max_new_tokens
-    assert price(answer.resolver) == ({"states": 4, "evaluations": 16, "messages": 16, "tokens_at_most": tokens}, True)
+    assert cost(answer.session) == ({"states": 4, "evaluations": 16, "messages": 16, "tokens_at_most": tokens}, True)
 
 
 def test_questions_are_kept_verified_and_queried(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_questions_are_kept_verified_and_queried(tmp_path: Path) -> None:
     answers = [_ask(round, role="reasoner"), _ask(round, role="reasoner", replays=6), _ask(round, role="actor")]
     layout = Layout(tmp_path)
     assert list(garbage(layout)) == []
-    assert [finding for _, finding in verify(tmp_path) if finding] == []
+    assert [finding for _, finding in verify(Layout(tmp_path)) if finding] == []
     asked = [reference for reference in references(layout) if reference.step in ("intervention", "intervention_grade")]
     assert len(asked) == 6
     counts = query(
@@ -133,7 +133,9 @@ def test_a_corrupt_answer_is_found_and_made_again(tmp_path: Path) -> None:
     answer = _ask(round, role="reasoner")
     answer.artifacts["intervention"].files("replays")[0].write_bytes(b"")
     [finding] = [
-        finding for reference, finding in verify(tmp_path) if finding and reference and reference.step == "intervention"
+        finding
+        for reference, finding in verify(Layout(tmp_path))
+        if finding and reference and reference.step == "intervention"
     ]
     assert "what-if" in finding.cure
     again = _ask(PlayedRound(resolver_of(tmp_path, "test", 1)), role="reasoner")
@@ -200,7 +202,7 @@ def test_a_long_message_and_a_single_replay_still_fit_the_page(duo: PlayedRound)
 
     state = next(row for row in duo.rows("contexts") if row["role"] == "reasoner")
     answer = _ask(duo, state["state_id"], replays=1)
-    page, _ = what_if(answer.resolver, Quiet())
+    page, _ = what_if(answer.session)
     assert (
         page["states"][0]["standard_error"] is None and page["interval"] is None and page["difference"]["low"] is None
     )
@@ -223,7 +225,7 @@ def test_a_long_message_and_a_single_replay_still_fit_the_page(duo: PlayedRound)
 )
 def test_a_question_that_cannot_be_answered_is_refused(duo: PlayedRound, asked: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        question(duo.resolver, *asked, 4)
+        ask(duo.session, *asked, 4)
 
 
 def _run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

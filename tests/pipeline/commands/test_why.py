@@ -14,7 +14,7 @@ import pytest
 import cli
 from configs.credit import AdvantagesConfig
 from configs.errors import ConfigError
-from pipeline.commands.why import NEEDED, arithmetic, question_of, why
+from pipeline.commands.why import NEEDED, arithmetic, explain, question_of
 from pipeline.views.why import page_lines
 from stages.models.scripted_world import ScriptedCodec
 from tests.support.rounds import PlayedRound, config_of, drive
@@ -26,7 +26,7 @@ Played = Callable[[str, str], PlayedRound]
 def _page(round: PlayedRound, *arguments: Any, **options: Any) -> dict[str, Any]:
     names = ("id", "role", "worst", "best", "tied")
     asked = {**dict.fromkeys(names), **dict(zip(names, arguments, strict=False)), **options}
-    return why(round.resolver, *question_of(**asked))
+    return explain(round.resolver, *question_of(**asked))
 
 
 def test_every_number_is_the_stored_one(played: Played) -> None:

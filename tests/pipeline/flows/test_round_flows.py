@@ -178,15 +178,16 @@ def test_a_finished_round_needs_neither_server_nor_prefect_nor_torch_nor_duckdb(
 
 _TOLD = """
 import sys
-from pipeline.flows import round_flows as flows, server
+from pipeline.execution.context import ExecutionContext
+from pipeline.flows import round_flows, server
 from prefect import flow
 from prefect.events.worker import EventsWorker
 from prefect.settings import get_current_settings
 server._temporary += [("", None)] * (sys.argv[1] == "temporary")
-flows.connect()
-flows.connect()
+round_flows.connect()
+round_flows.connect()
 told = lambda: (get_current_settings().flows.heartbeat_frequency, EventsWorker.instance().client_type.__name__)
-print(*flows.started(flow(told)))
+print(*round_flows.RoundFlows(ExecutionContext()).start(flow(told)))
 """
 
 
@@ -212,7 +213,7 @@ def test_a_question_and_a_round_with_solo_replays_are_seen_too(
     assert "(there already)" not in reporting(*question).out
     [first] = _flow_runs(prefect_server, "asked · what if, round 1")
     states = _states(prefect_server, first)
-    assert {name for name in states if " of " not in name} == {"probe · round 1", "score · round 1"}
+    assert {name for name in states if " of " not in name} == {"intervention · round 1", "intervention_grade · round 1"}
     assert set(states.values()) == {"Completed"}
     assert "(there already)" in reporting(*question).out
     again = _flow_runs(prefect_server, "asked · what if, round 1")[-1]
@@ -221,7 +222,7 @@ def test_a_question_and_a_round_with_solo_replays_are_seen_too(
     reporting("run", "iteration", "--run", "asked", "--round", "1", *ccpo)
     steps = _states(prefect_server, _flow_runs(prefect_server, "asked · round 1")[-1])
     solo = {name: state for name, state in steps.items() if name.startswith("ablated_replay") and " of " not in name}
-    assert solo == {"solo · round 1": "Completed", "ablated_grade · round 1": "Completed"}
+    assert solo == {"ablated_replay · round 1": "Completed", "ablated_grade · round 1": "Completed"}
 
 
 @pytest.mark.slow

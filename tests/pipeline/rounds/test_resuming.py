@@ -23,12 +23,14 @@ from configs.problems import JsonlProblems
 from configs.schema import Config, PartsConfig, RoundConfig
 from pipeline.commands import run as commands
 from pipeline.commands.import_transcripts import import_transcripts
+from pipeline.commands.session import RoundOptions, configure_session
 from pipeline.commands.verify import verify
-from pipeline.execution.limits import Limits
+from pipeline.execution.context import ExecutionContext
 from pipeline.execution.runner import make_part
+from pipeline.rounds.recording import record_failure
 from pipeline.rounds.resolve import StepResolver
-from pipeline.rounds.status import round_statuses
-from pipeline.steps import DIAGNOSIS, EVALUATION, names, step_named
+from pipeline.rounds.status import RoundStatus, round_statuses
+from pipeline.steps import DIAGNOSIS, EVALUATION, ROUND, step_named
 from pipeline.views.receipt import retrying
 from pipeline.views.status import show_status
 from stages.base.resources import Resources
@@ -41,7 +43,7 @@ from store.runs.garbage import garbage, sweep
 from store.runs.records import RoundRecord, RoundRef, StepRecord, edit_round, record_config
 from tests.conftest import ROOT, Answer, run_c3
 from tests.support.kill import on_import
-from tests.support.rounds import PlayedRound, config_of, drive, drive_on, resolver_of
+from tests.support.rounds import PlayedRound, config_of, drive, drive_on, resolver_of, session_of
 from tests.support.worlds import solo
 
 Played = Callable[[str, str], PlayedRound]
@@ -84,9 +86,8 @@ def duo(played: Played, store: Path) -> PlayedRound:
 def _variant(
     round: PlayedRound, name: str, overrides: list[str], stage: str | None = None, number: int = 1
 ) -> StepResolver:
-    resolver = resolver_of(round.store, round.resolver.round.ref.run, number, name)
-    commands.settle_config(resolver, None, overrides, stage)
-    return resolver_of(round.store, round.resolver.round.ref.run, number, name)
+    options = RoundOptions(round.store, round.resolver.round.ref.run, number, name, overrides=overrides)
+    return configure_session(options, stage=stage).resolver
 
 
 # ---- variants
@@ -234,7 +235,7 @@ def test_only_missing_rewards_are_graded_again(store: Path, sums: Config, out_of
     assert drive(store, sums).made == []  # what failed is not asked for again by itself
 
     out_of_order.write_text("1\n3\n")  # 1 would now fail, but it has its reward
-    assert commands.request_retry(resolver_of(store, "test", 1))
+    assert commands.request_retry(session_of(store, "test", 1))
     second = drive_on(resolver_of(store, "test", 1))
     missing = said.count("2") + said.count("3")
     assert second.reports["grade"].usage == {"evaluations": missing, "retried": missing, "now_scored": said.count("2")}
@@ -249,13 +250,13 @@ def test_only_missing_rewards_are_graded_again(store: Path, sums: Config, out_of
     assert first.artifacts["grade"].path.exists() and second.artifacts["grade"].key != first.artifacts["grade"].key
 
     out_of_order.write_text("")
-    assert commands.request_retry(resolver_of(store, "test", 1))
+    assert commands.request_retry(session_of(store, "test", 1))
     third = drive_on(resolver_of(store, "test", 1))
     assert third.reports["grade"].usage["now_scored"] == said.count("3")
     assert None not in set().union(*_by_output(third).values())
-    assert not commands.request_retry(resolver_of(store, "test", 1))  # nothing is missing any more
+    assert not commands.request_retry(session_of(store, "test", 1))  # nothing is missing any more
     assert drive_on(resolver_of(store, "test", 1)).made == []
-    assert [finding for _, finding in verify(store) if finding] == []
+    assert [finding for _, finding in verify(Layout(store)) if finding] == []
     assert list(garbage(Layout(store))) == [g for g in garbage(Layout(store)) if g.stage in ("advantages", "update")]
     unscored = _rows(store, "SELECT count(*) - count(reward) AS n, count(*) AS all FROM rewards")
     assert unscored == [{"n": 0, "all": len(said)}]
@@ -272,10 +273,10 @@ def test_a_retry_that_fails_as_before_leaves_what_follows_as_it_is(
 ) -> None:
     out_of_order.write_text("3\n")
     drive(store, sums)
-    assert commands.request_retry(resolver_of(store, "test", 1))
+    assert commands.request_retry(session_of(store, "test", 1))
     assert drive_on(resolver_of(store, "test", 1)).made == ["grade"]
     # asked again, it is tried again: another attempt is another artifact
-    assert commands.request_retry(resolver_of(store, "test", 1))
+    assert commands.request_retry(session_of(store, "test", 1))
     assert drive_on(resolver_of(store, "test", 1)).made == ["grade"]
 
 
@@ -285,7 +286,7 @@ def test_retried_rewards_that_are_corrupt_are_made_again_from_those_before(
     out_of_order.write_text("3\n")
     first = drive(store, sums)
     out_of_order.write_text("")
-    commands.request_retry(resolver_of(store, "test", 1))
+    commands.request_retry(session_of(store, "test", 1))
     retried = drive_on(resolver_of(store, "test", 1)).artifacts["grade"]
     (retried.path / "part-00000/rewards.parquet").write_bytes(b"")
     again = drive_on(resolver_of(store, "test", 1))
@@ -297,13 +298,13 @@ def test_retried_rewards_that_are_corrupt_are_made_again_from_those_before(
 def test_a_retry_is_asked_of_the_line_that_holds_the_rewards(store: Path, sums: Config, out_of_order: Path) -> None:
     out_of_order.write_text("3\n")
     main = drive(store, sums)
-    branch = _variant(main, "full", NO_LOO, "advantages")
+    _variant(main, "full", NO_LOO, "advantages")
     with pytest.raises(ConfigError, match="takes its grade of round 1 from 'main'; retry it there: c3 run stage grade"):
-        commands.request_retry(branch)
+        commands.request_retry(session_of(store, "test", 1, "full"))
     with pytest.raises(ConfigError, match="freeze gives no rewards"):
-        commands.request_retry(main.resolver, "freeze")
+        commands.request_retry(main.session, "freeze")
     out_of_order.write_text("")
-    commands.request_retry(main.resolver)
+    commands.request_retry(main.session)
     retried = drive_on(resolver_of(store, "test", 1))
     shared = drive_on(resolver_of(store, "test", 1, "full"), until="advantages")
     assert shared.artifacts["grade"].key == retried.artifacts["grade"].key
@@ -316,7 +317,7 @@ def test_too_many_failures_are_no_artifact_and_need_no_retry(store: Path, sums: 
     with pytest.raises(EvaluatorError, match=r"RuntimeError: math-verify: .*out of order"):
         drive(store, strict)
     out_of_order.write_text("")
-    assert commands.request_retry(resolver_of(store, "test", 1))  # it goes on: there is nothing to retry yet
+    assert commands.request_retry(session_of(store, "test", 1))  # it goes on: there is nothing to retry yet
     round = drive_on(resolver_of(store, "test", 1))
     assert round.made == ["grade", "advantages", "update"]
     assert "retried" not in round.reports["grade"].usage
@@ -330,7 +331,7 @@ def test_the_missing_rewards_of_an_evaluation_are_graded_again(store: Path, sums
     assert {row["reward"] for row in first.rows("rewards")} == {None}
     out_of_order.write_text("")
     resolver = resolver_of(store, "test", 0)
-    assert commands.request_retry(resolver, "answer_grade")
+    assert commands.request_retry(session_of(store, "test", 0), "answer_grade")
     second = drive_on(resolver, steps=EVALUATION)
     assert second.made == ["answer_grade", "evaluate"]
     assert None not in {row["reward"] for row in second.rows("rewards")}
@@ -350,7 +351,7 @@ def test_a_store_copied_elsewhere_goes_on_with_nothing_made_again(store: Path, t
     shutil.rmtree(store)
     assert drive_on(resolver_of(elsewhere, "test", 1)).made == []
     assert drive_on(resolver_of(elsewhere, "test", 1, "no-loo")).made == []
-    assert [finding for _, finding in verify(elsewhere) if finding] == []
+    assert [finding for _, finding in verify(Layout(elsewhere)) if finding] == []
     assert drive_on(resolver_of(elsewhere, "test", 2)).made[:1] == ["rollout"]
 
 
@@ -365,8 +366,8 @@ def test_a_run_goes_on_without_the_problem_files_that_it_has_read(
     (tmp_path / "sums.jsonl").unlink()
     assert drive_on(resolver_of(store, "test", 1)).made == []
     assert drive_on(resolver_of(store, "test", 1), steps=EVALUATION).made == []
-    assert drive_on(resolver_of(store, "test", 2)).made == names()[1:]
-    assert [finding for _, finding in verify(store) if finding] == []
+    assert drive_on(resolver_of(store, "test", 2)).made == ROUND.names[1:]
+    assert [finding for _, finding in verify(Layout(store)) if finding] == []
     # what was never read cannot be known: another run, or the same file read in another way
     with pytest.raises(ConfigError, match=r"sums\.jsonl: cannot be read"):
         drive(store, config, run="other")
@@ -444,7 +445,7 @@ def test_imported_transcripts_are_credited_from_freeze_on(
     _transcripts(other, tmp_path / "theirs.jsonl", tokens)
     config = config_of("duo", "tree")
     record_config(Layout(store), "taken", 1, config.model_dump(mode="json"))
-    rollout = import_transcripts(resolver_of(store, "taken", 1), tmp_path / "theirs.jsonl")
+    rollout = import_transcripts(RoundOptions(store, "taken"), tmp_path / "theirs.jsonl")
     assert rollout.key.startswith("import-")
     round = drive_on(resolver_of(store, "taken", 1))
     assert round.made == ["freeze", "sample", "replay", "grade", "advantages", "update"]
@@ -452,13 +453,13 @@ def test_imported_transcripts_are_credited_from_freeze_on(
     resolver = resolver_of(store, "taken", 1)
     look = resolver.resolve(step_named("rollout"), {"problems": round.artifacts["problems"]})
     with pytest.raises(ConfigError, match="--from rollout: the transcripts of round 1 were imported"):
-        resolver.beside(look)
+        resolver.copy(look)
     assert [row["text"] for row in round.rows("decisions", "rollout")] == [
         row["text"] for row in other.rows("decisions", "rollout")
     ]
     measured = {row["behaviour_logprobs"] is None for row in round.rows("decisions", "rollout")}
     assert measured == {not tokens}
-    assert [finding for _, finding in verify(store) if finding] == []
+    assert [finding for _, finding in verify(Layout(store)) if finding] == []
     # a variant branches after the import as after any rollout
     branch = drive_on(_variant(round, "no-loo", NO_LOO, "advantages"), until="advantages")
     assert branch.made == ["advantages"]
@@ -484,24 +485,24 @@ def test_a_file_that_does_not_fit_the_plan_is_refused_with_its_line(
     ]:
         path.write_text(text)
         with pytest.raises(ConfigError, match=complaint):
-            import_transcripts(resolver_of(store, "taken", 1), path)
+            import_transcripts(RoundOptions(store, "taken"), path)
     assert list((store / "artifacts").glob("rollout/*/manifest.json")) == []
 
 
-# ---- standing
+# ---- status
 
 
-def _standing(store: Path, round: int = 1, variant: str = "main", run: str = "test") -> Any:
-    for entry in round_statuses(store, run):
-        if (entry["round"], entry["variant"]) == (round, variant):
-            return SimpleNamespace(**entry)
+def _status_of(store: Path, round: int = 1, variant: str = "main", run: str = "test") -> RoundStatus:
+    for entry in round_statuses(Layout(store), run):
+        if (entry.round, entry.variant) == (round, variant):
+            return entry
     raise AssertionError("not there")
 
 
 def test_status_tells_what_was_made_reused_and_is_missing(duo: PlayedRound) -> None:
     store = duo.store
     drive_on(_variant(duo, "no-loo", NO_LOO), until="advantages")
-    main, branch = _standing(store), _standing(store, variant="no-loo")
+    main, branch = _status_of(store), _status_of(store, variant="no-loo")
     round = ["problems", "rollout", "freeze", "sample", "replay", "grade", "advantages", "update"]
     assert [main.states[name] for name in round] == ["made"] * 8
     assert [branch.states[name] for name in round] == ["reused"] * 6 + ["made", "missing"]
@@ -513,30 +514,30 @@ def test_status_tells_partial_running_failed_and_corrupt_and_why(duo: PlayedRoun
     grade, rollout = duo.artifacts["grade"], duo.artifacts["rollout"]
     (grade.path / "manifest.json").unlink()
     shutil.rmtree(grade.path / "part-00001")
-    assert _standing(store).states["grade"] == "corrupt"  # it was whole once
+    assert _status_of(store).states["grade"] == "corrupt"  # it was whole once
     drive(store, config_of("duo", "tree", seed=5), run="begun", until="replay")
     begun = resolver_of(store, "begun", 1)
     look = next(look for look in begun.resolve_steps().steps if look.step.name == "grade")
     with open_writer(layout, "grade", look.key) as writer:
         copytree(grade.path / "part-00000", writer.path / "part-00000")
-        standing = _standing(store, run="begun")
-        assert standing.states["grade"] == "running"
-        assert standing.notes[0].startswith(f"begun round 1 main grade: process {os.getpid()} on ")
-    assert _standing(store, run="begun").states["grade"] == "partial"
-    begun.record_failure(look.step, "the grader fell over")
-    standing = _standing(store, run="begun")
-    assert standing.states["grade"] == "failed"
-    assert standing.notes == ["begun round 1 main grade: the grader fell over"]
+        status = _status_of(store, run="begun")
+        assert status.states["grade"] == "running"
+        assert status.notes[0].startswith(f"begun round 1 main grade: process {os.getpid()} on ")
+    assert _status_of(store, run="begun").states["grade"] == "partial"
+    record_failure(begun, look.step, "the grader fell over")
+    status = _status_of(store, run="begun")
+    assert status.states["grade"] == "failed"
+    assert status.notes == ["begun round 1 main grade: the grader fell over"]
     with exclusive_lock(layout, f"rollout-{rollout.key}", "it"):
-        assert _standing(store).states["rollout"] == "made"  # held by a reader of the same key, but it is there
+        assert _status_of(store).states["rollout"] == "made"  # held by a reader of the same key, but it is there
     shutil.rmtree(rollout.path)
-    assert _standing(store).states["rollout"] == "corrupt"
+    assert _status_of(store).states["rollout"] == "corrupt"
 
 
 def _status(store: Path, width: int = 80) -> list[dict[str, str]]:
     """The table of `c3 status`, by its headings, which stand where their column begins."""
     console = Console(file=StringIO(), record=True, width=width)
-    show_status(console, round_statuses(store))
+    show_status(console, round_statuses(Layout(store)))
     headings, *lines = [line for line in console.export_text().splitlines() if line.strip()]
     places = [(found[0], found.start()) for found in re.finditer(r"\S+", headings)]
     ends = [start for _, start in places[1:]] + [width]
@@ -561,7 +562,7 @@ def test_status_has_columns_for_the_steps_that_only_some_rounds_have_where_one_h
     (solo.artifacts["ablated_replay"].path / "manifest.json").unlink()
     shutil.rmtree(solo.artifacts["ablated_replay"].path / "part-00001")
     assert _status(store)[1]["abl"] == "BROKEN"
-    solo.resolver.record_failure(step_named("ablated_grade"), "the grader fell over")
+    record_failure(solo.resolver, step_named("ablated_grade"), "the grader fell over")
     assert _status(store)[1]["ablgr"] == "FAILED"
 
 
@@ -576,7 +577,7 @@ def test_status_has_a_column_for_learned_values_and_for_replays_that_were_bought
     resolver = resolver_of(store, "test", 1)
     look = resolver.resolve(step_named("independent_replay"), resolver.inputs_of(DIAGNOSIS))
     with open_writer(duo.layout, "independent_replay", look.key) as writer:
-        make_part(writer, look, look.step.stage.cut(look.job)[1], Resources(), Limits())
+        make_part(writer, look, look.step.stage.cut(look.job)[1], ExecutionContext(resources=Resources()))
     main, branch = _status(store, 100)
     assert list(main) == [*USUAL[:8], "crit", *USUAL[8:11], "indep", "indgr", "diag"]
     assert [(line["indep"], line["indgr"]) for line in (main, branch)] == [("part", "."), ("", "")]
@@ -746,7 +747,7 @@ def test_a_stage_made_again_to_other_rows_says_so_and_is_the_one_that_the_round_
     settled = drive_on(resolver_of(store, "told", 1))
     assert settled.made == []
     assert settled.artifacts["grade"].key == again.key
-    assert [finding for _, finding in verify(store) if finding] == []
+    assert [finding for _, finding in verify(Layout(store)) if finding] == []
 
 
 @pytest.mark.slow

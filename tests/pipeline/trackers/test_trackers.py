@@ -18,14 +18,13 @@ from configs.problems import ScriptedProblems
 from configs.schema import EvaluateConfig, TrackingConfig
 from configs.training import UpdateConfig
 from pipeline.commands import run as commands
-from pipeline.execution.context import NullProgress
 from pipeline.steps import EVALUATION
 from pipeline.trackers.report import STEP_FIGURES
 from store.artifacts.step_timing import timed_steps
 from store.disk.layout import Layout
 from store.queries.catalog_views import fetch, query
 from store.runs.records import record_config
-from tests.support.rounds import PlayedRound, drive, resolver_of
+from tests.support.rounds import PlayedRound, configured, drive, session_of
 from tests.support.worlds import duo
 
 UPDATE = UpdateConfig(minibatches=2)
@@ -39,7 +38,7 @@ def _played(store: Path, rounds: int = 2, **tracking: Any) -> list[PlayedRound]:
     config = duo(update=UPDATE, tracking=TrackingConfig(**tracking))
     ran = [drive(store, config, round=number) for number in range(1, rounds + 1)]
     for round in ran:
-        assert commands.run_iteration(round.resolver, NullProgress()).untold == []
+        assert commands.run_iteration(round.session).unlogged == []
     return ran
 
 
@@ -85,10 +84,10 @@ def test_a_round_is_told_once_and_again_only_where_its_figures_differ(store: Pat
     [round] = _played(store, rounds=1, to=("tensorboard",))
     folder = store / "tensorboard/test/main"
     [before] = folder.iterdir()
-    commands.run_iteration(round.resolver, NullProgress())
+    commands.run_iteration(round.session)
     assert list(folder.iterdir()) == [before]
     again = drive(store, round.config.model_copy(update={"update": UpdateConfig(minibatches=1)}))
-    commands.run_iteration(again.resolver, NullProgress())
+    commands.run_iteration(again.session)
     [after] = folder.iterdir()
     assert after != before and after.name.endswith(".round-00001")
     assert set(_tensorboard(folder)["loss/actor"]) == {1}
@@ -104,7 +103,7 @@ def test_tracking_that_is_asked_for_later_tells_of_rounds_that_were_there(store:
 def _told_again(store: Path, round: PlayedRound, **tracking: Any) -> Curves:
     config = round.config.model_copy(update={"tracking": TrackingConfig(**tracking)})
     record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
-    commands.run_iteration(resolver_of(store, "test", 1), NullProgress())
+    commands.run_iteration(session_of(store, "test", 1))
     return _tensorboard(store / "tensorboard/test/main")
 
 
@@ -114,7 +113,7 @@ def test_an_evaluation_is_told_at_its_round(store: Path) -> None:
     config = duo(update=UPDATE, tracking=tracking, evaluate=heldout)
     round = drive(store, config)
     drive(store, config, steps=EVALUATION)
-    result = commands.run_evaluation(round.resolver, NullProgress())
+    result = commands.run_evaluation(round.session)
     [file] = (store / "tensorboard/test/main").iterdir()
     assert file.name.endswith(".evaluation-00001")
     assert _tensorboard(file.parent) == {
@@ -128,11 +127,11 @@ def test_a_tracker_that_cannot_be_told_stops_nothing_and_is_told_later(store: Pa
     (tmp_path / "taken").write_text("a file where a folder should be")
     config = duo(update=UPDATE, tracking=TrackingConfig(to=("tensorboard",), tensorboard_dir=str(tmp_path / "taken")))
     round = drive(store, config)
-    [line] = commands.run_iteration(round.resolver, NullProgress()).untold
+    [line] = commands.run_iteration(round.session).unlogged
     assert line.startswith("tensorboard was not told of round-00001: ") and str(tmp_path / "taken") in line
     assert line.endswith("run the same command again to tell it")
     (tmp_path / "taken").unlink()
-    assert commands.run_iteration(round.resolver, NullProgress()).untold == []
+    assert commands.run_iteration(round.session).unlogged == []
     _assert_told(_tensorboard(tmp_path / "taken/test/main"), [round])
 
 
@@ -142,7 +141,7 @@ def test_a_missing_library_is_named_before_anything_is_recorded(
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say that a module cannot be imported
     with pytest.raises(ConfigError, match=rf"'{name}' is not installed here; pip install 'c3-credit\[{name}\]'"):
-        commands.settle_config(resolver_of(store, "test", 1), "scripted-duo", [f"tracking.to=['{name}']"])
+        configured(store, "test", 1, "scripted-duo", f"tracking.to=['{name}']")
     assert not store.exists()
 
 

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 
 from configs.errors import StoreError
 from pipeline.commands.verify import verify
-from pipeline.execution.limits import Limits
+from pipeline.execution.context import ExecutionContext
 from pipeline.execution.runner import make_part
 from pipeline.rounds.resolve import StepResolver
 from pipeline.rounds.status import round_statuses
@@ -253,10 +253,10 @@ def test_leaves_below_one_message_are_one_replay_of_those_above_it(tmp_path: Pat
 
 def _diagnosed(resolver: StepResolver, replays: int) -> PlayedRound:
     line = resolver.line("independent_replay")
-    with edit_round(resolver.round.layout, RoundRef(resolver.round.ref.run, resolver.round, line)) as record:
+    with edit_round(resolver.round.layout, line) as record:
         record.independent_replays = replays
     return drive_on(
-        resolver_of(resolver.round.layout.root, resolver.round.ref.run, resolver.round, resolver.round.ref.variant),
+        resolver,
         steps=DIAGNOSIS,
     )
 
@@ -323,8 +323,8 @@ def test_a_diagnosis_is_kept_verified_shown_and_queried(round_to_diagnose: Playe
     found = _diagnosed(resolver, 4)
     kept = {(artifact.stage, artifact.key) for artifact in found.artifacts.values()}
     assert not kept & {(entry.stage, entry.key) for entry in garbage(resolver.round.layout)}
-    assert [finding for _, finding in verify(resolver.round.layout.root) if finding] == []
-    states = {entry["variant"]: entry["states"] for entry in round_statuses(resolver.round.layout)}["main"]
+    assert [finding for _, finding in verify(resolver.round.layout) if finding] == []
+    states = {entry.variant: entry.states for entry in round_statuses(resolver.round.layout)}["main"]
     assert [states[step.name] for step in DIAGNOSIS] == ["made"] * 3
     rows = fetch(
         query(resolver.round.layout, "SELECT role, value FROM diagnostics WHERE variant = 'main' AND name = 'variance'")
@@ -340,14 +340,14 @@ def test_a_diagnosis_that_was_stopped_goes_on_and_gives_the_same_bytes(tmp_path:
     config = config_of("duo", "tree")
     whole, stopped = (drive(tmp_path / name, config, until="advantages").resolver for name in ("whole", "stopped"))
     expected = _diagnosed(whole, 2)
-    with edit_round(stopped.layout, RoundRef("test", 1)) as record:
+    with edit_round(stopped.round.layout, RoundRef("test", 1)) as record:
         record.independent_replays = 2
-    look = resolver_of(stopped.store, "test", 1).resolve(DIAGNOSIS[0], stopped.inputs_of(DIAGNOSIS))
+    look = resolver_of(stopped.round.layout.root, "test", 1).resolve(DIAGNOSIS.steps[0], stopped.inputs_of(DIAGNOSIS))
     parts = look.step.stage.cut(look.job)
     assert len(parts) == 2
-    with open_writer(stopped.layout, "independent_replay", look.key) as writer:
-        make_part(writer, look, parts[1], Resources(), Limits())
-    states = round_statuses(stopped.store)[0]["states"]
+    with open_writer(stopped.round.layout, "independent_replay", look.key) as writer:
+        make_part(writer, look, parts[1], ExecutionContext(resources=Resources()))
+    states = round_statuses(stopped.round.layout)[0].states
     assert (states["independent_replay"], states["diagnose"]) == ("partial", "missing")
     resumed = _diagnosed(stopped, 2)
     report = resumed.reports["independent_replay"]

@@ -7,6 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from configs.errors import EngineError, EngineUnreachableError
 from configs.schema import Config, SamplingConfig
 from configs.training import PolicyConfig, UpdateConfig
 from pipeline.commands.doctor import Checked, examine
-from pipeline.execution.context import workbench
+from pipeline.execution.context import ExecutionContext, process_resources
 from pipeline.execution.limits import Limits
-from pipeline.execution.remote import check_shared_engine, fill, order
-from pipeline.execution.runner import make_part, make_step
-from pipeline.rounds.state import Look
+from pipeline.execution.remote import check_shared_engine, part_task, run_part_task
+from pipeline.execution.runner import StepRun
+from pipeline.rounds.resolve import StepResolver
+from pipeline.rounds.state import StepState
 from pipeline.steps import step_named
 from stages.base.resources import Resources
 from stages.engines.adapters import adapter_name
@@ -143,25 +145,23 @@ class Bench:
 
     def rollout(self, *servers: FakeServer, adapter: Path | None, seed: int = 0, **changes: Any) -> Artifact:
         """The decisions of a round whose policy is that adapter."""
-        return self._make(self.resolve(*servers, adapter=adapter))
+        return self._make(self.state(*servers, adapter=adapter, seed=seed, **changes))
 
-    def look(self, *servers: FakeServer, adapter: Path | None, seed: int = 0, **changes: Any) -> Look:
-        """The same, not made yet; the problems are."""
+    def state(self, *servers: FakeServer, adapter: Path | None, seed: int = 0, **changes: Any) -> StepState:
+        """The rollout of that round, not made yet; the problems are."""
         config = self._config([server.url for server in servers], seed, changes)
         record_config(self.layout, "test", 1, config.model_dump(mode="json"))
         resolver = resolver_of(self.layout.root, "test", 1)
         policy = initial_policy(base_digest(config.engine), ["team"])
         if adapter is not None:
             policy = PolicyVersion("v1", policy.base, {"team": Adapter(adapter_digest(adapter), adapter)})
+        resolver = StepResolver(replace(resolver.round, policy=policy))
         problems = self._make(resolver.resolve(step_named("problems"), {}))
         return resolver.resolve(step_named("rollout"), {"problems": problems})
 
-    def _make(self, look: Look) -> Artifact:
-        with open_writer(self.layout, look.step.stage.name, look.key) as writer:
-            artifact, _ = make_step(
-                writer, look, lambda parts: [make_part(writer, look, part, self.resources, Limits()) for part in parts]
-            )
-        return artifact
+    def _make(self, state: StepState) -> Artifact:
+        resolver, context = resolver_of(self.layout.root, "test", 1), ExecutionContext(resources=self.resources)
+        return StepRun(resolver, state, context).make_here()
 
     def config(self, *servers: FakeServer) -> Config:
         """A run of these servers."""
@@ -263,14 +263,14 @@ def test_a_server_that_is_down_is_left_to_the_engine_unless_it_is_the_only_one(
 
 def test_workers_rely_on_the_probe_of_the_command(bench: Bench, adapters: dict[str, Path]) -> None:
     server = bench.server(deaf=True)
-    look = bench.resolve(server, adapter=adapters["right"])
+    look = bench.state(server, adapter=adapters["right"])
     with pytest.raises(EngineError, match="nothing was sampled"):
         check_shared_engine(look, bench.resources)
     probed = len(server.asked)
     part = look.step.stage.cut(look.job)[0]
     with open_writer(bench.layout, "rollout", look.key):
-        fill(order(look, bench.layout, part, Limits()))  # as a worker does, which has tools of its own
-    workbench().resources.close()
+        run_part_task(part_task(look, bench.layout, part, Limits()))  # as a worker does, which has resources of its own
+    process_resources().close()
     assert len(server.asked) - probed == len(_of_round(server)) > 0
 
 

@@ -55,7 +55,7 @@ def _of(rows: list[Row], role: str | None) -> dict[tuple[str, str], Row]:
 
 def test_the_gradients_are_those_of_the_advantages_and_the_scores(duo: PlayedRound) -> None:
     credit = credit_of_all(stored_artifacts(duo.resolver), "state")
-    rows = compare_gradients(duo.resolver)
+    rows = compare_gradients(duo.session)
     hand = {role: {name: _by_hand(duo, of, role) for name, of in credit.items()} for role in ("reasoner", "actor")}
     whole = {name: hand["reasoner"][name] + hand["actor"][name] for name in credit}
     for role, vectors in {**hand, None: whole}.items():
@@ -69,12 +69,12 @@ def test_the_gradients_are_those_of_the_advantages_and_the_scores(duo: PlayedRou
 
 def test_the_rounds_own_estimator_has_the_gradient_of_its_update(duo: PlayedRound) -> None:
     [norm] = {row["gradient_norm"] for row in duo.rows("steps")}
-    assert _of(compare_gradients(duo.resolver), None)["c3", "c3"]["length"] == pytest.approx(norm, rel=1e-5)
+    assert _of(compare_gradients(duo.session), None)["c3", "c3"]["length"] == pytest.approx(norm, rel=1e-5)
 
 
 def test_a_role_that_an_estimator_leaves_out_has_no_angle(tmp_path: Path) -> None:
     round = drive(tmp_path, config_of("duo", "tree", advantages=AdvantagesConfig(estimator="ccpo")))
-    rows = compare_gradients(round.resolver)
+    rows = compare_gradients(round.session)
     assert _of(rows, "actor")["ccpo", "ccpo"] == {
         "role": "actor",
         "estimator": "ccpo",
@@ -95,7 +95,7 @@ def test_the_command_shows_them_in_eighty_columns_and_stores_nothing(
     out = capsys.readouterr().out
     assert "the team" in out and max(map(len, out.splitlines())) <= 80
     cli.app([*command, "--json"], standalone_mode=False)
-    assert json.loads(capsys.readouterr().out)["gradients"] == compare_gradients(duo.resolver)
+    assert json.loads(capsys.readouterr().out)["gradients"] == compare_gradients(duo.session)
     assert {path: path.stat().st_mtime_ns for path in duo.store.rglob("*")} == before
 
 

@@ -19,8 +19,7 @@ from safetensors.torch import load_file
 from configs.engines import TransformersEngineConfig
 from configs.errors import ConfigError, UpdateError
 from configs.training import KlConfig, PolicyConfig, UpdateConfig
-from pipeline.commands import run as commands
-from pipeline.execution.context import NullProgress
+from pipeline.commands.run import run_iteration
 from pipeline.steps import step_named
 from stages.base.inputs import Part
 from stages.base.job import Job
@@ -31,7 +30,7 @@ from stages.training.process_group import ProcessGroup, shares
 from store.artifacts.artifact import StageOutput
 from store.artifacts.step_timing import timed_steps
 from tests.conftest import ROOT
-from tests.support.rounds import PlayedRound, drive, resolver_of
+from tests.support.rounds import PlayedRound, configured, drive, under
 from tests.support.tiny_models import LETTERS, TARGETS, write_tiny_model
 from tests.support.worlds import duo
 
@@ -59,10 +58,9 @@ def test_a_process_may_be_left_without_rows() -> None:
 def test_more_processes_than_gpus_are_refused_before_anything_is_sampled(store: Path) -> None:
     wanted = (gpu_count() or 0) + 2
     overrides = ["engine.device=cuda", f"update.processes={wanted}"]
-    resolver = resolver_of(store, "test", 1)
-    commands.settle_config(resolver, "arithmetic-duo", overrides)
+    session = configured(store, "test", 1, "arithmetic-duo", *overrides)
     with pytest.raises(ConfigError, match=rf"update.processes: {wanted}, but this machine has {wanted - 2} GPUs"):
-        commands.run_iteration(resolver, NullProgress())
+        run_iteration(session)
     assert not list(store.glob("artifacts/*/*"))
 
 
@@ -140,7 +138,7 @@ def _dies(part: Part, job: Job, learner: Learner, group: ProcessGroup) -> StageO
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_update(sampled: PlayedRound) -> None:
     config = sampled.config.model_copy(update={"update": UpdateConfig(processes=2)})
-    job = sampled.under(resolver, config).resolve(step_named("update"), sampled.artifacts).job
+    job = under(sampled.resolver, config).resolve(step_named("update"), sampled.artifacts).job
     with pytest.raises(UpdateError, match=r"update: one of 2 processes failed: process \d terminated with exit code 9"):
         train_together(_dies, Part(0), job)
 

@@ -17,6 +17,7 @@ from configs.problems import ScriptedProblems
 from configs.schema import Config, EvaluateConfig
 from configs.training import UpdateConfig
 from pipeline.commands.import_transcripts import import_transcripts
+from pipeline.commands.session import RoundOptions
 from pipeline.commands.verify import Finding, look_through, problem_of, verify
 from pipeline.steps import EVALUATION, ROUND
 from stages.base.resources import Resources
@@ -184,12 +185,12 @@ EVALUATED = [step.name for step in EVALUATION]
 
 
 def test_verify_accepts_a_whole_store(whole: Path) -> None:
-    assert [finding for _, finding in verify(whole) if finding is not None] == []
+    assert [finding for _, finding in verify(Layout(whole)) if finding is not None] == []
 
 
 def test_verify_names_a_corrupt_file_and_everything_that_cannot_be_checked_without_it(corrupt: Path) -> None:
     flip_a_bit(_folder(corrupt, "grade", 2) / "part-00000/rewards.parquet")
-    findings = {finding.place: finding.problem for _, finding in verify(corrupt) if finding is not None}
+    findings = {finding.place: finding.problem for _, finding in verify(Layout(corrupt)) if finding is not None}
     key = _folder(corrupt, "grade", 2).name[:12]
     file = f"grade {key}: part-00000/rewards.parquet has changed since it was written (sha256)"
     assert findings.pop("run test round 2 main grade") == file
@@ -226,7 +227,6 @@ def test_a_part_corrupt_before_its_artifact_was_finished_is_named_and_made_again
 def test_a_corrupt_artifact_is_never_read_by_a_later_stage(corrupt: Path, needed: str, step: str) -> None:
     part = _folder(corrupt, needed, 2) / "part-00000"
     flip_a_bit(next(part.glob("*.parquet")))
-    steps = EVALUATION if step in EVALUATED else ROUND
     resolver = resolver_of(corrupt, "test", 2)
     with pytest.raises(StoreError, match=f"{step} of round 2 needs {needed}, which"):
         resolver.artifacts_before(step)
@@ -276,7 +276,7 @@ def test_a_run_without_its_record_is_named_kept_and_goes_on_with_its_configurati
 ) -> None:
     (Layout(corrupt).run("test") / "run.json").unlink()
     with pytest.raises(ConfigError, match=r"run 'test': not in .* start it with --config"):
-        _ = resolver_of(corrupt, "test", 2).config
+        resolver_of(corrupt, "test", 2)
     assert ["run.json: is missing" in finding.problem for finding in _findings(corrupt)][:1] == [True]
     assert list(garbage(Layout(corrupt))) == []  # what it refers to is not garbage
     assert [round.made for round in _drive_all(corrupt).values()] == [[], [], []]
@@ -310,7 +310,7 @@ def test_a_variant_without_a_whole_record_is_not_taken_for_the_main_line(corrupt
     with pytest.raises(StoreError, match=r"variant\.json: (corrupt|is missing)"):
         find_variant(layout, "test", "other")
     with pytest.raises(StoreError, match=r"variant\.json: (corrupt|is missing)"):
-        _ = resolver_of(corrupt, "test", 2, "other").config
+        resolver_of(corrupt, "test", 2, "other")
     assert any("variant.json: " in finding.problem for finding in _findings(corrupt))
 
 
@@ -325,12 +325,11 @@ def test_corrupt_imported_transcripts_are_never_replaced_by_sampled_ones(
             messages = dict(role_and_text[decision] for decision in row["decision_ids"])
             lines.write(json.dumps({"problem_id": row["problem_id"], "messages": messages}) + "\n")
     record_config(Layout(store), "taken", 1, _config().model_dump(mode="json"))
-    resolver = resolver_of(store, "taken", 1)
-    key = import_transcripts(resolver, file).key
+    key = import_transcripts(RoundOptions(store, "taken"), file).key
     flip_a_bit(Layout(store).artifact("rollout", key) / "part-00000/decisions.parquet")
     with pytest.raises(StoreError, match=r"imported transcripts .* corrupt .*: c3 import FILE --run taken --round 1$"):
         drive(store, _config(), 1, run="taken")
-    assert import_transcripts(resolver_of(store, "taken", 1), file).key == key
+    assert import_transcripts(RoundOptions(store, "taken"), file).key == key
     assert "rollout" not in drive(store, _config(), 1, run="taken").made
 
 
@@ -380,7 +379,7 @@ def test_a_corrupt_adapter_or_optimiser_state_is_made_again_to_the_same_bytes(st
     for path, harm in product(files, (flip_a_bit, Path.unlink)):
         harm(path)
         with pytest.raises(StoreError, match=f"part-00001/{path.relative_to(part)} .*--round 1` to make it again"):
-            _ = resolver_of(store, "test", 2).policy
+            _ = resolver_of(store, "test", 2).policy_before
         again = drive(store, config, resources=resources)
         assert (again.made, again.reports["update"].parts_made) == (["update"], 1)
         assert {name: file for name, file in contents(store).items() if name in whole} == whole

@@ -30,7 +30,7 @@ def _by_decision(round: PlayedRound, estimator: str) -> dict[str, tuple[str, flo
 @pytest.mark.parametrize(("world", "plan"), [("duo", "tree"), ("trio", "replay"), ("duo", "episodes")])
 def test_the_figures_are_those_of_the_estimators_own_advantages(played: Played, world: str, plan: str) -> None:
     round = played(world, plan)
-    found = compare(round.resolver)
+    found = compare(round.session)
     credit = {name: _by_decision(round, name) for name in comparable(False)}
     roles = {role for role, _ in credit["c3"].values()}
     assert {(row["estimator"], row["role"]) for row in found.by_estimator} == {(n, r) for n in credit for r in roles}
@@ -54,9 +54,9 @@ def test_the_figures_are_those_of_the_estimators_own_advantages(played: Played, 
 
 
 def test_only_roles_whose_messages_are_replayed_more_than_once_have_a_fidelity(played: Played) -> None:
-    assert {row["role"] for row in compare(played("trio", "tree").resolver).fidelity} == {"reasoner", "actor"}
-    assert {row["role"] for row in compare(played("trio", "replay").resolver).fidelity} == {"reasoner"}
-    assert compare(played("trio", "episodes").resolver).fidelity == []
+    assert {row["role"] for row in compare(played("trio", "tree").session).fidelity} == {"reasoner", "actor"}
+    assert {row["role"] for row in compare(played("trio", "replay").session).fidelity} == {"reasoner"}
+    assert compare(played("trio", "episodes").session).fidelity == []
 
 
 def test_fidelity_is_the_rank_correlation_of_two_independent_halves(tmp_path: Path) -> None:
@@ -88,14 +88,14 @@ def _leave_one_out(values: list[float]) -> list[float]:
 def test_comparing_makes_and_records_nothing(played: Played) -> None:
     round = played("duo", "tree")
     before = {path: path.stat().st_mtime_ns for path in round.store.rglob("*")}
-    compare(round.resolver)
+    compare(round.session)
     assert {path: path.stat().st_mtime_ns for path in round.store.rglob("*")} == before
 
 
 def test_a_round_that_has_not_been_graded_cannot_be_compared(store: Path) -> None:
     round = drive(store, config_of("duo", "tree"), until="replay")
     with pytest.raises(StoreError, match=r"has no grade with its present .* `c3 run iteration .* --until grade` first"):
-        compare(round.resolver)
+        compare(round.session)
 
 
 def test_a_tied_group_counts_as_no_correlation(tmp_path: Path) -> None:

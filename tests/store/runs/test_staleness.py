@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from configs.errors import StoreError
+from pipeline.commands.run import later_stale
 from pipeline.rounds.status import round_statuses
 from pipeline.views.status import show_stale
 from store.disk.layout import Layout
@@ -17,7 +18,7 @@ from store.queries.catalog_views import query
 from store.runs.records import RoundRef, edit_round
 from store.runs.staleness import RunStaleness
 from store.runs.variants import Variant, record_variant
-from tests.support.rounds import config_of, drive, drive_on, resolver_of
+from tests.support.rounds import config_of, drive, drive_on, resolver_of, session_of
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def _stale(store: Path) -> list[bool | None]:
 def _said(store: Path, round: int) -> str:
     console = Console(width=200)
     with console.capture() as captured:
-        show_stale(console, resolver_of(store, "test", round))
+        show_stale(console, later_stale(session_of(store, "test", round)))
     return captured.get()
 
 
@@ -54,7 +55,7 @@ def test_each_round_is_made_from_the_policy_that_the_one_before_ended_with(three
     rounds = query(Layout(three_rounds), "SELECT * FROM rounds ORDER BY round").fetchall()
     scopes = [resolver_of(three_rounds, "test", round) for round in (1, 2, 3)]
     assert rounds == [
-        ("test", resolver.round, "main", resolver.policy_before.version, resolver.policy_after.version, False)
+        ("test", resolver.round.ref.round, "main", resolver.policy_before.version, resolver.policy_after.version, False)
         for resolver in scopes
     ]
     assert all(rounds[i][4] == rounds[i + 1][3] for i in (0, 1))
@@ -83,7 +84,7 @@ def test_a_round_that_is_half_made_again_is_stale_as_long_as_one_step_is(redrawn
 
 
 def test_status_marks_every_step_that_a_policy_no_longer_held_has_made(redrawn: Path) -> None:
-    first, *later = [entry["states"] for entry in round_statuses(redrawn, "test")]
+    first, *later = [entry.states for entry in round_statuses(Layout(redrawn), "test")]
     assert {first[step] for step in ("problems", "rollout", "advantages", "update")} == {"made"}
     for states in later:
         assert states["problems"] in ("made", "reused")
@@ -140,7 +141,7 @@ def test_a_variant_whose_record_is_lost_can_still_be_queried(three_rounds: Path,
     drive_on(resolver_of(store, "test", 2, "plain"))
     Layout(store).variant("test", "plain").unlink()
     with pytest.raises(StoreError):
-        resolver_of(store, "test", 2, "plain").config  # noqa: B018
+        resolver_of(store, "test", 2, "plain")
     assert _stale(store) == [False, False, False, None]
 
 

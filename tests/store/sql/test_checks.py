@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from configs.errors import CheckError, EvaluatorError
 from configs.evaluators import GradeConfig, TableEvaluator
 from configs.problems import ScriptedProblems
 from configs.schema import EvaluateConfig
-from pipeline.steps import ABLATED_REPLAYS, DIAGNOSIS, EVALUATION, INTERVENTIONS, VALUES, step_named, steps_with
+from pipeline.rounds.resolve import StepResolver
+from pipeline.steps import ABLATED_REPLAYS, DIAGNOSIS, EVALUATION, INTERVENTIONS, VALUES, list_with, step_named
 from stages.base.job import Intervention, Job
 from stages.base.resources import Resources
 from stages.evaluators.protocol import Grade
@@ -181,7 +183,9 @@ def diagnosed(tmp_path_factory: pytest.TempPathFactory) -> PlayedRound:
 def intervene(tmp_path_factory: pytest.TempPathFactory) -> PlayedRound:
     """The trio's round, asked what follows when its first role says nothing."""
     resolver = drive(tmp_path_factory.mktemp("intervene"), config_of("trio", "tree"), until="replay").resolver
-    return drive_on(resolver.asking(Intervention("", 2, role="reasoner")), steps=INTERVENTIONS)
+    return drive_on(
+        StepResolver(replace(resolver.round, intervention=Intervention("", 2, role="reasoner"))), steps=INTERVENTIONS
+    )
 
 
 @pytest.fixture(scope="session")
@@ -200,7 +204,7 @@ def valued(tmp_path_factory: pytest.TempPathFactory) -> PlayedRound:
 
 def _check(step: str, round: PlayedRound, artifact: Artifact) -> None:
     stage = step_named(step).stage
-    spending = stage.spending(Job(round.config, round.resolver.round, {}))
+    spending = stage.spending(Job(round.config, round.resolver.round.ref.round))
     run_checks(step, stage.tables, [*(round.artifacts[name] for name in step_named(step).inputs), artifact], spending)
 
 
@@ -236,7 +240,7 @@ def test_a_check_finds_what_it_looks_for(
         ABLATED_REPLAYS: "without",
         VALUES: "valued",
     }
-    beside = lists.get(steps_with(step))
+    beside = lists.get(list_with(step))
     round = request.getfixturevalue(beside) if beside else played("trio", "tree")
     artifact = round.artifacts[step]
     _check(step, round, artifact)  # it passes before

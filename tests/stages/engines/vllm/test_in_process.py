@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -30,10 +30,10 @@ from configs.errors import EngineError
 from configs.load import load_config
 from configs.schema import Config
 from pipeline.commands.doctor import examine
-from pipeline.execution.limits import Limits
-from pipeline.execution.runner import make_part, make_step
+from pipeline.execution.context import ExecutionContext
+from pipeline.execution.runner import RoundRunner
 from pipeline.rounds.resolve import StepResolver
-from pipeline.steps import ROUND, names
+from pipeline.steps import ROUND
 from stages.base.resources import Resources
 from stages.engines.adapters import adapter_name
 from stages.engines.protocol import Completion, Engine, Request, SamplingParameters
@@ -44,7 +44,6 @@ from stages.models.adapter_files import CONFIG_FILE, TENSOR_FILE, adapter_digest
 from stages.models.identity import base_digest, resolved_model
 from store.artifacts.artifact import Artifact, Row
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
-from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
 from store.runs.records import record_config
 from tests.conftest import ROOT
@@ -124,17 +123,11 @@ def _steps(
     resolver: StepResolver, resources: Resources, until: str, policy: PolicyVersion | None = None
 ) -> dict[str, Artifact]:
     """The round's steps as far as `until`, under its own policy version or the one given."""
-    artifacts: dict[str, Artifact] = {}
-    for step in ROUND[: names().index(until) + 1]:
-        look = resolver.resolve(step, artifacts)
-        with open_writer(resolver.round.layout, step.stage.name, look.key) as writer:
-            artifacts[step.name], _ = make_step(
-                writer,
-                look,
-                lambda parts, w=writer, seen=look: [make_part(w, seen, p, resources, Limits()) for p in parts],
-            )
-        resolver.record(step, artifacts[step.name])
-    return artifacts
+    resolver = StepResolver(replace(resolver.round, policy=policy))
+    runner = RoundRunner(resolver, ExecutionContext(resources=resources))
+    for step in ROUND.until(until):
+        runner.run(step)
+    return runner.artifacts
 
 
 @pytest.fixture(scope="module")
