@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 
+from configs.schema import Config
 from pipeline import steps
 from store.disk.layout import Layout
 from store.queries.catalog_views import open_catalog
@@ -112,3 +115,27 @@ def test_the_section_of_the_method_that_a_file_cites_is_there() -> None:
         for cite in re.findall(r"docs/method\.md, section (\d+)", path.read_text(encoding="utf-8"))
     }
     assert cited and cited <= sections
+
+
+def _keys(section: type[BaseModel], before: str = "") -> set[str]:
+    """Every key below a section, with dots; of a union, those of each member."""
+    found = set()
+    for name, field in section.model_fields.items():
+        found.add(before + name)
+        for part in _sections(field.annotation):
+            found |= _keys(part, f"{before}{name}.")
+    return found
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_a_configuration_key_that_a_page_names_is_one(page: Path) -> None:
+    keys = _keys(Config)
+    tops = "|".join(name for name in Config.model_fields if name not in ("roles", "policies"))
+    named = re.findall(rf"[`' ]((?:{tops})(?:\.[a-z_]+)+)(?=[ =`'])", page.read_text(encoding="utf-8"))
+    assert [name for name in named if name not in keys and not name.endswith((".py", ".md", ".sql"))] == []
