@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import doctest
 import importlib
 import os
@@ -11,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 from shutil import copytree
-from typing import Any
 
 import pytest
 from peft import PeftModel
@@ -19,11 +17,15 @@ from transformers import AutoModelForCausalLM
 
 import c3
 from configs.load import load_config
+from configs.training import PolicyConfig
+from stages.learners.lora import LoraLearner
+from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
 from store.disk.layout import Layout
 from store.queries.catalog_views import open_catalog
+from store.runs.records import record_config
 from tests.conftest import ROOT
-from tests.pipeline.commands.test_chat import _scope, trained  # noqa: F401 - a fixture
-from tests.support.rounds import drive
+from tests.support.rounds import config_of, drive
+from tests.support.tiny_models import TARGETS, tiny_model
 
 PUBLIC = [
     example for example in doctest.DocTestFinder(recurse=True).find(c3, "c3", extraglobs={"c3": c3}) if example.examples
@@ -64,13 +66,29 @@ def test_whatever_is_public_has_an_example() -> None:
 def test_an_example_does_what_it_says(
     example: doctest.DocTest, finished: Path, prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not example.name.endswith("run_iteration"):  # that one makes the round itself
-        copytree(finished / "c3-store", tmp_path / "c3-store")
+    if example.name == "c3.run_iteration":  # in a process of its own: Prefect's settings are those of its import
+        script = "import c3, doctest; doctest.run_docstring_examples(c3.run_iteration, {'c3': c3})"
+        assert _python(script, tmp_path, PREFECT_API_URL=prefect_server) == ""
+        return
+    copytree(finished / "c3-store", tmp_path / "c3-store")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     said: list[str] = []
     doctest.DocTestRunner().run(example, out=said.append, clear_globs=False)
     assert not said, "".join(said)
+
+
+def _python(script: str, folder: Path, **environment: str) -> str:
+    """What a script prints that ends well."""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_every_table_of_the_catalog_is_a_method_of_a_store_and_of_a_round(finished: Path) -> None:
@@ -120,41 +138,45 @@ def test_the_rows_are_those_of_the_command(finished: Path) -> None:
     assert c3.open(finished / "c3-store").sql(text).fetchall() == relation.fetchall()
 
 
-def test_a_policy_is_a_directory_that_peft_loads(
-    trained: Any,  # noqa: F811 - the fixture
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model, adapter = trained
-    resolver = _scope(tmp_path, model, adapter)
-    after = resolver.policy_after
+def test_a_policy_is_a_directory_that_peft_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round that ended with an adapter of a tiny model."""
+    tiny_model().save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "model" / name).write_text("{}")
+    learner = LoraLearner.of_model(tiny_model(), {"team": PolicyConfig(lora_rank=4, target_modules=TARGETS["llama"])})
+    learner.load(initial_policy("base", ["team"]), seed=1)
+    after = PolicyVersion("v", "base", {"team": Adapter("d", learner.save(tmp_path)["team"])})
     monkeypatch.setattr("pipeline.commands.export_policy.policy_after", lambda round: after)
-    store = c3.open(resolver.round.layout.root)
-    place = store.policy("test", 1, tmp_path / "policy")
-    assert place == tmp_path / "policy"
-    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), place)
-    assert loaded.peft_config["default"].r == 4
+    config = config_of("duo", "tree").model_dump(mode="json")
+    config["engine"] = {"kind": "transformers", "model": str(tmp_path / "model")}
+    record_config(Layout(tmp_path / "store"), "test", 1, config)
+    store = c3.open(tmp_path / "store")
+    assert store.policy("test", 1, tmp_path / "policy") == tmp_path / "policy"
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert PeftModel.from_pretrained(model, tmp_path / "policy").peft_config["default"].r == 4
     assert store.policy("test", 1).is_dir()  # a temporary one
 
 
-def test_a_round_runs_inside_an_event_loop(
-    prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+IN_A_CELL = """
+import asyncio
+import c3
+
+async def cell():
+    return c3.run_iteration(1, config="scripted-duo", until="grade")
+
+result = asyncio.run(cell())
+print(result.reports[-1].name, result.figures["evaluations"])
+"""
+
+
+def test_a_round_runs_inside_an_event_loop(prefect_server: str, tmp_path: Path) -> None:
     """As in a notebook, whose cells run in one."""
-    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
-
-    async def cell() -> Any:
-        return c3.run_iteration(1, config="scripted-duo", store=tmp_path / "c3-store", until="grade")
-
-    result = asyncio.run(cell())
-    assert [report.name for report in result.reports][-1] == "grade"
-    assert result.figures["evaluations"] == 64
+    assert _python(IN_A_CELL, tmp_path, PREFECT_API_URL=prefect_server) == "grade 64\n"
 
 
-def test_importing_it_loads_nothing_heavy() -> None:
+def test_importing_it_loads_nothing_heavy(tmp_path: Path) -> None:
     script = "import sys, c3; print(sorted({'torch', 'duckdb', 'prefect', 'pydantic', 'pyarrow'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert _python(script, tmp_path) == "[]\n"
 
 
 def test_a_module_of_the_users_that_has_the_name_already_is_named(tmp_path: Path) -> None:
