@@ -21,9 +21,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from bench.iteration import bench_round
 from configs.load import load_config
-from pipeline.execution.limits import Limits
-from pipeline.execution.runner import make_part, make_step
+from pipeline.execution.context import ExecutionContext
+from pipeline.execution.runner import StepRun
 from pipeline.rounds.resolve import StepResolver
 from pipeline.steps import ROUND
 from stages.base.resources import Resources
@@ -31,10 +32,6 @@ from stages.engines.protocol import Completion, Engine, Request
 from stages.mismatch.engine_check import ensure_agreement
 from store.artifacts.artifact import Artifact, Row
 from store.artifacts.policy_version import PolicyVersion
-from store.artifacts.writer import open_writer
-from store.disk.layout import Layout
-from store.runs.records import record_config
-from tests.support.rounds import resolver_of
 
 STAGES = ("rollout", "sample")
 TURNS = 3
@@ -69,8 +66,8 @@ class Recording:
         self._engine.close()
 
 
-class RecordingTools(Resources):
-    """Tools whose engine keeps its requests."""
+class RecordingResources(Resources):
+    """Resources whose engine keeps its requests."""
 
     recording: Recording | None = None
 
@@ -93,8 +90,7 @@ def main() -> None:
         [f"rounds.problems_per_round={chosen.problems}", f"parts.problems_per_part={chosen.problems}", *chosen.set],
     )
     with tempfile.TemporaryDirectory() as folder:
-        record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
-        resolver, resources = resolver_of(Path(folder), "bench", 1), RecordingTools()
+        resolver, resources = bench_round(Path(folder), config), RecordingResources()
         resources.engine(resolver.round.config, resolver.policy_before)
         artifacts: dict[str, Artifact] = {}
         print(f"{config.engine.kind}, {chosen.preset}, {chosen.problems} problems")
@@ -102,7 +98,7 @@ def main() -> None:
         ensure_agreement(resources, resolver.round.config, resolver.policy_before)
         print(f"probe, the trainer's loading included: {time.perf_counter() - started:.1f} s\n")
         print(f"{'stage':<10}{'new tokens':>12}{'stage tok/s':>14}{'bare tok/s':>14}{'share':>9}")
-        for step in ROUND[:4]:
+        for step in ROUND.until("sample"):
             if step.name in STAGES:
                 timed(resolver, step, resources, artifacts)
             else:
@@ -111,7 +107,7 @@ def main() -> None:
         resources.close()
 
 
-def timed(resolver: StepResolver, step: Any, resources: RecordingTools, artifacts: dict[str, Artifact]) -> None:
+def timed(resolver: StepResolver, step: Any, resources: RecordingResources, artifacts: dict[str, Artifact]) -> None:
     """One stage and its requests alone, in turn."""
     recording = resources.recording
     assert recording is not None
@@ -134,12 +130,9 @@ def timed(resolver: StepResolver, step: Any, resources: RecordingTools, artifact
 
 def made(resolver: StepResolver, step: Any, resources: Resources, artifacts: dict[str, Artifact]) -> None:
     """One stage without Prefect, beside what is there of it."""
-    look = resolver.resolve(step, artifacts)
-    look = resolver.beside(look) if look.artifact else look
-    with open_writer(resolver.round.layout, step.stage.name, look.key) as writer:
-        artifacts[step.name], _ = make_step(
-            writer, look, lambda parts: [make_part(writer, look, part, resources, Limits()) for part in parts]
-        )
+    state = resolver.resolve(step, artifacts)
+    state = resolver.copy(state) if state.artifact else state
+    artifacts[step.name] = StepRun(resolver, state, ExecutionContext(resources=resources)).make_here()
 
 
 def savings(resolver: StepResolver, artifacts: dict[str, Artifact]) -> None:

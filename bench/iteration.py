@@ -17,16 +17,15 @@ from typing import Any
 
 from configs.load import load_config
 from configs.schema import Config
-from pipeline.execution.limits import Limits
-from pipeline.execution.runner import StepReport, make_part, make_step
+from pipeline.execution.context import ExecutionContext
+from pipeline.execution.runner import RoundRunner, StepReport
 from pipeline.rounds.resolve import StepResolver
+from pipeline.rounds.round import load_round
 from pipeline.steps import ROUND
 from stages.base.resources import Resources
 from store.artifacts.artifact import Artifact
-from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
-from store.runs.records import record_config
-from tests.support.rounds import resolver_of
+from store.runs.records import RoundRef, record_config
 
 
 def main() -> None:
@@ -45,8 +44,7 @@ def main() -> None:
 def both(config: Config) -> None:
     """An iteration and the plain loop beside it."""
     with tempfile.TemporaryDirectory() as folder:
-        resolver = resolver_of(Path(folder), "bench", 1)
-        record_config(Layout(Path(folder)), "bench", 1, config.model_dump(mode="json"))
+        resolver = bench_round(Path(folder), config)
         resources = Resources()
         started = time.perf_counter()
         resources.load_engine(resolver.round.config)
@@ -64,6 +62,12 @@ def both(config: Config) -> None:
     print(f"plain loop / iteration{sum(plain.values()) / ours:8.1f} x")
 
 
+def bench_round(store: Path, config: Config) -> StepResolver:
+    """Record a configuration in an empty store; its first round."""
+    record_config(Layout(store), "bench", 1, config.model_dump(mode="json"))
+    return StepResolver(load_round(Layout(store), RoundRef("bench", 1)))
+
+
 def sum_tokens(report: StepReport) -> int:
     """Prompt and new tokens that a step spent."""
     return report.usage.get("prompt_tokens", 0) + report.usage.get("new_tokens", 0)
@@ -71,19 +75,10 @@ def sum_tokens(report: StepReport) -> int:
 
 def iteration(resolver: StepResolver, resources: Resources) -> tuple[list[StepReport], dict[str, Artifact]]:
     """One round without Prefect, so that only the stages are timed."""
-    artifacts: dict[str, Artifact] = {}
-    reports = []
+    runner = RoundRunner(resolver, ExecutionContext(resources=resources))
     for step in ROUND:
-        look = resolver.resolve(step, artifacts)
-        with open_writer(resolver.round.layout, step.stage.name, look.key) as writer:
-            artifact, report = make_step(
-                writer,
-                look,
-                lambda parts, w=writer, seen=look: [make_part(w, seen, p, resources, Limits()) for p in parts],
-            )
-        artifacts[step.name] = artifact
-        reports.append(report)
-    return reports, artifacts
+        runner.run(step)
+    return runner.reports, runner.artifacts
 
 
 def plain_loop(resolver: StepResolver, artifacts: dict[str, Artifact]) -> dict[str, float]:

@@ -134,29 +134,24 @@ def share(store: Path, preset: str, rounds: int) -> None:
 def measure(command: dict[str, Any]) -> None:
     """In a process of its own: rounds as `c3 run training` runs them, every outside call timed. Prints JSON."""
     begun = time.perf_counter()
-    from configs.load import load_config
     from pipeline.commands import run as commands
-    from pipeline.execution.context import NullProgress, workbench
+    from pipeline.commands.session import RoundOptions, configure_session, open_session
     from pipeline.execution.process import prepare_process
-    from tests.support.rounds import resolver_of, session_of
 
     prepare_process()
-    store = Path(command["store"])
     spent: dict[str, float] = defaultdict(float)
-    resolver = resolver_of(store, "bench", 1)
-    commands.settle_config(resolver, command["preset"], command["overrides"])
+    options = RoundOptions(Path(command["store"]), "bench", 1, config=command["preset"], overrides=command["overrides"])
+    session = configure_session(options)
     with _watching(spent):
-        workbench().load_ahead(load_config(command["preset"], command["overrides"]))
-        with commands._serving(
-            resolver, NullProgress()
-        ):  # Prefect's import and server, and the model, before the first round
-            workbench().ready()
+        session.context.load_ahead(session.round.config)
+        with commands._serving(session):  # Prefect's import and server, and the model, before the first round
+            session.context.ready()
         start, server = time.perf_counter() - begun, spent["server"]
         rounds = []
         for number in range(1, command["rounds"] + 1):
             spent.clear()
             started, cpu = time.perf_counter(), time.process_time()
-            commands.run_iteration(session_of(store, "bench", number))
+            commands.run_iteration(open_session(replace(options, round=number), context=session.context))
             seconds = {"all": time.perf_counter() - started, **{name: spent[name] for name in CALLS}}
             cpu = time.process_time() - cpu
             rounds.append({**seconds, "cpu": cpu - spent["cpu"], "cpu_all": cpu})
@@ -193,8 +188,8 @@ def _watching(spent: dict[str, float]) -> Iterator[None]:
             return getattr(self._tool, name)
 
     def update(*given: Any) -> Any:
-        product = timed("update", make)(*given)
-        return replace(product, write_files=timed("update", product.write_files))
+        output = timed("update", make)(*given)
+        return replace(output, write_files=timed("update", output.write_files))
 
     engine, evaluator, use_server, make = Resources.engine, Resources.evaluator, commands.use_server, UPDATE.make
 
@@ -230,17 +225,13 @@ def part(folder: Path, parts: int) -> None:
 
 
 def _plain(store: Path, overrides: list[str]) -> tuple[float, int]:
-    from bench.iteration import iteration
+    from bench.iteration import bench_round, iteration
     from configs.load import load_config
     from stages.base.resources import Resources
-    from store.disk.layout import Layout
-    from store.runs.records import record_config
-    from tests.support.rounds import resolver_of
 
-    config = load_config("scripted-duo", overrides)
-    record_config(Layout(store), "bench", 1, config.model_dump(mode="json"))
+    resolver = bench_round(store, load_config("scripted-duo", overrides))
     started = time.perf_counter()
-    reports, _ = iteration(resolver_of(store, "bench", 1), Resources())
+    reports, _ = iteration(resolver, Resources())
     return time.perf_counter() - started, sum(report.parts_made for report in reports)
 
 

@@ -1,4 +1,4 @@
-"""Environment variables, read here and nowhere else."""
+"""Read and set environment variables, here and nowhere else."""
 
 from __future__ import annotations
 
@@ -7,38 +7,42 @@ from pathlib import Path
 
 
 def store_root() -> Path:
-    """Where runs and artifacts lie: C3_STORE, or c3-store in the current directory."""
+    """Return the folder of runs and artifacts: C3_STORE, or c3-store in the current directory."""
     return Path(os.environ.get("C3_STORE", "c3-store"))
 
 
 def cache_root() -> Path:
-    """Where converted models lie: C3_CACHE, or c3 in the user's cache directory."""
+    """Return the folder of converted models: C3_CACHE, or c3 in the user's cache directory."""
     if "C3_CACHE" in os.environ:
         return Path(os.environ["C3_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "c3"
 
 
 def prepare_threads() -> None:
-    """To be called before torch is imported: its threads wait asleep, not in a loop, unless the user set it.
+    """Let idle OpenMP threads sleep instead of spin, unless the user set it. To be called before torch is imported.
 
-    With another process on the same cores threads that spin hold each other up: an update took 190 s instead of 4 beside two
-    others. Alone it makes no difference (rounds of 24.5, 21.8, 19.2 s asleep; 25.8, 18.8, 19.6 s spinning).
+    Where other processes use the same cores, spinning threads hold each other up: with two others running an update
+    took 190 s instead of 4. Alone it makes no difference (rounds of 24.5, 21.8, 19.2 s asleep; 25.8, 18.8,
+    19.6 s spinning).
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def prepare_cublas() -> None:
-    """To be called before a GPU's first product: without room set aside cuBLAS promises no repeatable sums."""
+    """Reserve cuBLAS workspace, so that its sums are deterministic. To be called before a GPU's first product."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def prefect_api_url() -> str | None:
-    """The Prefect server that the user configured, if any."""
+    """Return the address of the Prefect server that the user configured, or None."""
     return os.environ.get("PREFECT_API_URL") or None
 
 
 def prepare_prefect(api_url: str, results: Path) -> None:
-    """Prefect's settings, to be made before it is imported; what the user set stays as it is."""
+    """Set Prefect's variables, except those that the user set. To be called before Prefect is imported.
+
+    `results`: the folder of its results.
+    """
     wanted = {
         "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(results),
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
@@ -52,7 +56,7 @@ def prepare_prefect(api_url: str, results: Path) -> None:
 
 
 def temporary_server_environment() -> dict[str, str]:
-    """The environment of a server that only one command uses: no page, no background services."""
+    """Return the environment of a server that only one command uses: no page, no background services."""
     return {
         **os.environ,
         "PREFECT_UI_ENABLED": "0",
@@ -64,12 +68,15 @@ def temporary_server_environment() -> dict[str, str]:
 
 
 def server_key() -> str | None:
-    """The key that vLLM servers ask for, if any: VLLM_API_KEY, as on the servers' side."""
+    """Return the key that vLLM servers require (VLLM_API_KEY, as on the servers' side), or None."""
     return os.environ.get("VLLM_API_KEY") or None
 
 
 def prepare_vllm(cpu_cache_gib: int, threads: int) -> None:
-    """vLLM's settings, to be made before it is imported; what the user set stays as it is."""
+    """Set vLLM's variables, except those that the user set. To be called before vLLM is imported.
+
+    `cpu_cache_gib`: GiB of memory for its key-value cache on a CPU. `threads`: those of OpenMP.
+    """
     wanted = {
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # this process has threads, which a fork would cut off half-way
         "VLLM_CPU_KVCACHE_SPACE": str(cpu_cache_gib),

@@ -41,7 +41,7 @@ class JsonlProblems(Section):
     empty_answers: Literal["refuse", "skip"] = "refuse"
     """A row without a reference answer cannot be graded: an error naming the line, or left out."""
     limit: int | None = Field(None, ge=1)
-    """Take the first so many."""
+    """Take the first N problems; None: all."""
 
 
 class ScriptedProblems(Section):

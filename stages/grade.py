@@ -1,8 +1,8 @@
-"""Grade: the evaluator's answer_grade on every finished episode. Its own stage, so another evaluator regenerates nothing.
+"""Grade: the evaluator's reward for every finished episode. Its own stage, so that another evaluator regenerates nothing.
 
-Reads problems, transcripts and replays; writes rewards (a finished episode). A broken evaluator is not a zero: the
-reward is NULL with the error, and the stage stops when too many are. A retry grades again what the evaluator failed on, and
-nothing else.
+Reads problems, transcripts and replays; writes rewards (a finished episode). Where the evaluator failed, the reward is
+NULL, not 0, with the error beside it; the stage stops when too many are. A retry grades what the evaluator failed on
+again, and nothing else.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from stages.base.parts import cut_by_problem_of
 from stages.base.resources import Resources
 from stages.base.stage import Stage
 from stages.evaluators.protocol import Evaluator
+from stages.evaluators.registry import evaluator_identity
 from stages.problem_sources.protocol import Problem
 from store.artifacts.artifact import Row, StageOutput
 
@@ -24,7 +25,8 @@ from store.artifacts.artifact import Row, StageOutput
 def _slice(job: GradeJob) -> dict[str, Any]:
     return {
         "problems_per_part": job.config.parts.problems_per_part,
-        "grade": job.config.grade.model_dump(mode="json"),
+        "max_unscored_share": job.config.grade.max_unscored_share,
+        "evaluator": evaluator_identity(job.config.grade.evaluator),
     }
 
 
@@ -32,7 +34,7 @@ def _make(part: Part, job: GradeJob, resources: Resources) -> StageOutput:
     config = job.config.grade
     evaluator = resources.evaluator(config.evaluator)
     episodes = [*job.rows_of("transcripts", part), *job.rows_of("replays", part)]
-    # only a retry has rewards before it: what was graded then is kept as it is, what the evaluator failed on is not
+    # only a retry has rewards before it: what was graded then is kept, what the evaluator failed on is graded again
     kept = {row["episode_id"]: row for row in job.rows_of("rewards", part) if row["error"] is None}
     rewards = [
         kept.get(episode["episode_id"])

@@ -7,8 +7,7 @@ from dataclasses import replace
 from configs.errors import StoreError
 from pipeline.rounds.round import Round
 from stages.models.identity import base_digest
-from store.artifacts.integrity import corruption_at
-from store.artifacts.integrity import find as load_verified
+from store.artifacts.integrity import corruption_at, load_verified
 from store.artifacts.policy_version import PolicyVersion, initial_policy, policy_of
 from store.runs.variants import steps_of
 

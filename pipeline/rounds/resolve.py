@@ -18,7 +18,7 @@ from stages.base.keys import stage_key
 from stages.engines.identity import engine_identity
 from stages.learners.identity import learner_identity
 from store.artifacts.artifact import Artifact, load_manifest
-from store.artifacts.integrity import find as load_verified
+from store.artifacts.integrity import load_verified
 from store.artifacts.policy_version import PolicyVersion
 from store.disk.layout import COPY, IMPORTED
 from store.runs.records import RoundRecord, RoundRef, RunRecord

@@ -21,9 +21,9 @@ from pipeline.rounds.state import RoundState
 from pipeline.steps import DIAGNOSIS, EVALUATION, ROUND, Step, StepList
 from stages.problems import HELDOUT, PROBLEMS
 from store.artifacts.artifact import PART_RECORD, load_manifest
-from store.artifacts.integrity import is_whole
+from store.artifacts.integrity import corruption
 from store.disk.layout import Layout
-from store.disk.locks import holder as lock_owner
+from store.disk.locks import lock_owner
 from store.runs.records import RoundRecord, RoundRef, StepRecord, rounds, run_folders, runs, variants
 from store.runs.staleness import RunStaleness
 from store.runs.variants import steps_of
@@ -132,7 +132,7 @@ class _RoundReader:
         if entry is None:
             return "missing"
         artifact = load_manifest(self._layout, entry.stage, entry.key)
-        if artifact is None or not is_whole(artifact):
+        if artifact is None or corruption(artifact):
             return "corrupt"
         return "stale" if resolved else "made"
 

@@ -1,12 +1,12 @@
 """The math evaluator: math-verify decides whether the message's answer equals the reference.
 
-math-verify hands text to a computer algebra system, where a short string (9^{9^{9^9}}) can take for ever or
-all memory, and its own time limit works on the main thread alone. So it runs in a child process that is
-killed when it is late: any thread may grade, and no message can stop a stage. Not a sandbox: it bounds time
-and memory, the text is never executed.
+math-verify hands text to a computer algebra system, where a short string (9^{9^{9^9}}) can take all time and
+memory, and its own time limit works on the main thread alone. So it runs in a child process that is killed when
+it takes too long: any thread may grade, and no message can stop a stage. It is not a sandbox: it bounds time and
+memory, and the text is never executed.
 
-A message in which nothing can be read earns 0. An answer that math-verify fails on, or is late with, is not
-graded: NULL, because whether it is right is unknown. What is read: the last \\boxed{}, else a formula in
+A message in which nothing can be read earns 0. An answer that math-verify fails on, or takes too
+long for, is not graded: NULL, because whether it is right is unknown. What is read: the last \\boxed{}, else a formula in
 $...$, else a plain number or expression, as math-verify finds them. Boxes within some fifty characters of
 each other are read as one set of answers, so hedging earns nothing. The reference is read as if in a box.
 """
@@ -25,19 +25,21 @@ from threading import Lock
 from typing import IO, Any
 
 from configs.errors import ConfigError
+from configs.evaluators import MathEvaluator
 from stages.evaluators.protocol import Grade
 from stages.evaluators.quoting import quote, storable
 from stages.problem_sources.protocol import Problem
 from stages.runtime.child_processes import child_search_path
 
+VERSION = 1
+"""Raised by hand when some answer gets another grade: it is in the keys of the grade stage."""
+
 SECONDS = 20
-"""For one answer, a hundred times what the slowest of MATH-500 takes: lateness is a hang, not a slow
-machine."""
+"""Per answer, a hundred times what the slowest of MATH-500 takes: more than that is a hang, not a slow machine."""
 START_SECONDS = 120
 MEMORY_BYTES = 4 * 2**30
 LONGEST = 20_000
-"""Characters of a message that are read, from its end: extraction is by regular expressions, and answers come
-last."""
+"""Characters of a message that are read, from its end: extraction is by regular expressions, and answers come last."""
 
 _CHILD = """
 import json, sys
@@ -48,11 +50,10 @@ serve()
 
 
 class MathGrader:
-    """1 when math-verify finds the two equal, else 0. Holds one child process, started at the first
-    answer."""
+    """Give 1 when math-verify finds message and answer equal, else 0. One child process, started at the first answer."""
 
     def __init__(self) -> None:
-        """Raises ConfigError when math-verify is not installed."""
+        """Start nothing yet. ConfigError when math-verify is not installed."""
         if find_spec("math_verify") is None:
             raise ConfigError(
                 'grade.evaluator: kind = "math" needs math-verify; install c3[math], or use kind = "number"'
@@ -61,23 +62,21 @@ class MathGrader:
         self._lock = Lock()  # one child, one question at a time
 
     def grade(self, output: str, problem: Problem) -> Grade:
-        """parsed_answer: the expression as math-verify read it.
+        """Grade one message; parsed_answer: the expression as math-verify read it.
 
-        Raises ValueError when the reference cannot be read, RuntimeError when math-verify fails, TimeoutError
-        when late.
+        ValueError when the reference cannot be read, RuntimeError when math-verify fails, TimeoutError when it takes
+        too long.
         """
-        answer_grade = self._ask({"answer": storable(problem.answer), "output": storable(output[-LONGEST:])})
-        if answer_grade["answer"] is None:
+        reply = self._ask({"answer": storable(problem.answer), "output": storable(output[-LONGEST:])})
+        if reply["answer"] is None:
             raise ValueError(
                 f"problem {problem.problem_id}: math-verify cannot read the answer {quote(problem.answer)}"
             )
-        if answer_grade["output"] is None:
+        if reply["output"] is None:
             return Grade(0.0, "no mathematical answer in the message", None)
-        if answer_grade["equal"]:
-            return Grade(1.0, "equal", answer_grade["output"])
-        return Grade(
-            0.0, f"{quote(answer_grade['output'])} is not {quote(answer_grade['answer'])}", answer_grade["output"]
-        )
+        if reply["equal"]:
+            return Grade(1.0, "equal", reply["output"])
+        return Grade(0.0, f"{quote(reply['output'])} is not {quote(reply['answer'])}", reply["output"])
 
     def close(self) -> None:
         """End the child process; the next answer starts another."""
@@ -96,8 +95,13 @@ class MathGrader:
                 raise
 
 
+def make(config: MathEvaluator) -> MathGrader:
+    """Return the evaluator. ConfigError when math-verify is not installed."""
+    return MathGrader()
+
+
 class _Child:
-    """The process that math-verify runs in: one line of JSON in, one line of JSON out."""
+    """Run math-verify in a process: one line of JSON in, one line of JSON out."""
 
     def __init__(self) -> None:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
@@ -111,13 +115,13 @@ class _Child:
         self._answer(START_SECONDS)  # its imports take seconds, and are nobody's answer
 
     def ask(self, question: dict[str, str]) -> Any:
-        """Its reply. RuntimeError with its last words when it died, TimeoutError when it is late."""
+        """Return its reply. RuntimeError with its last output when it died, TimeoutError when it takes too long."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise RuntimeError(f"math-verify: {self._last_words()}") from None
+            raise RuntimeError(f"math-verify: {self._last_output()}") from None
         return self._answer(SECONDS)
 
     def _answer(self, seconds: float) -> Any:
@@ -126,13 +130,13 @@ class _Child:
         with selectors.DefaultSelector() as waiting:
             waiting.register(stdout, selectors.EVENT_READ)
             if not waiting.select(seconds):
-                raise TimeoutError(f"math-verify gave no answer_grade within {seconds} seconds")
+                raise TimeoutError(f"math-verify gave no answer within {seconds} seconds")
         line = stdout.readline()
         if not line:
-            raise RuntimeError(f"math-verify: {self._last_words()}")
+            raise RuntimeError(f"math-verify: {self._last_output()}")
         return json.loads(line)
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         code = self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
@@ -144,12 +148,12 @@ def _stop(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
     process.wait()
     for stream in (process.stdin, process.stdout, errors):
         if stream is not None:
-            with suppress(BrokenPipeError):  # a question it never read
+            with suppress(BrokenPipeError):  # it died before it read the question
                 stream.close()
 
 
 def serve() -> None:
-    """The child's main loop. An exception ends it: the parent reports its last line and starts another."""
+    """Answer questions in the child process. An exception ends it: the parent reports its last line and starts another."""
     import logging
     import resource
     import signal

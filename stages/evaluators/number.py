@@ -1,10 +1,9 @@
-"""The number evaluator: reads one number from the message and compares it with the answer as an exact
-rational.
+"""The number evaluator: reads one number from the message and compares it with the answer as an exact rational.
 
 A number is ASCII digits with an optional sign, thousands separators, decimals and a denominator: 4, -1,080,
 48.10, 2/6. Around it `$`, `%`, white space and one final period are allowed and mean nothing: 12% is 12, not
-0.12. Not numbers: exponents, digits of other scripts, words, two numbers, units. Strict on purpose: whatever
-is read kindly here, a policy learns to write.
+0.12. Not numbers: exponents, digits of other scripts, words, two numbers, units. Strict on purpose: a
+policy learns to write whatever is accepted here.
 """
 
 from __future__ import annotations
@@ -18,9 +17,11 @@ from stages.evaluators.protocol import Grade
 from stages.evaluators.quoting import quote
 from stages.problem_sources.protocol import Problem
 
+VERSION = 1
+"""Raised by hand when some answer gets another grade: it is in the keys of the grade stage."""
+
 LONGEST = 400
-"""Characters of a number at most: bounds the arithmetic, and keeps clear of Python's limit on integer
-strings."""
+"""Characters of a number at most: bounds the arithmetic, and keeps clear of Python's limit on integer strings."""
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _NUMBER = rf"(?:{_DIGITS})(?:/[0-9]+(?![0-9]*[.,][0-9]))?"
@@ -30,17 +31,16 @@ _SEARCH = re.compile(rf"(?P<sign>(?<![0-9A-Za-z)\]])[+\-\u2212])?(?:(?<=[+\-\u22
 
 
 class NumberGrader:
-    """1 when the number read equals the answer, else 0."""
+    """Give 1 when the number in the message equals the answer, else 0."""
 
     def __init__(self, config: NumberEvaluator) -> None:
         self._read = {"whole": read_whole, "last": read_last, "after_mark": self._after_mark}[config.read]
         self._mark = config.mark
 
     def grade(self, output: str, problem: Problem) -> Grade:
-        """parsed_answer: the number in lowest terms ("4" for 4.0 and 8/2), the same for all spellings of one
-        value.
+        """Grade one message; parsed_answer: the number in lowest terms, so that 4, 4.0 and 8/2 all give "4".
 
-        Raises ValueError when the problem's own answer is no number: then nothing could be graded.
+        ValueError when the problem's own answer is no number: then nothing could be graded.
         """
         wanted = read_whole(problem.answer)
         if isinstance(wanted, str):
@@ -60,8 +60,13 @@ class NumberGrader:
         return read_whole(after) if mark else f"no {quote(self._mark)} in the message"
 
 
+def make(config: NumberEvaluator) -> NumberGrader:
+    """Return the evaluator."""
+    return NumberGrader(config)
+
+
 def read_whole(text: str) -> Fraction | str:
-    """The number that `text` is, white space aside, or why it is none."""
+    """Return the number that `text` is, white space aside, or why it is none."""
     stripped = text.strip()
     if not stripped:
         return "no number: nothing is there"
@@ -74,7 +79,7 @@ def read_whole(text: str) -> Fraction | str:
 
 
 def read_last(text: str) -> Fraction | str:
-    """The last number in `text`, or why there is none."""
+    """Return the last number in `text`, or why there is none."""
     found = deque(_SEARCH.finditer(text), maxlen=1)
     if not found:
         return "no number in the message"

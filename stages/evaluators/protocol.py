@@ -10,7 +10,7 @@ from stages.problem_sources.protocol import Problem
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """The answer_grade on one answer. A wrong or unreadable answer is data: reward 0 and a reason, never an exception."""
+    """Say what one answer earns. A wrong or unreadable answer is data: reward 0 and a reason, never an exception."""
 
     reward: float
     reason: str
@@ -20,8 +20,8 @@ class Grade:
 
 
 class Evaluator(Protocol):
-    """Grades final messages. Deterministic. An exception means the evaluator is broken: the reward becomes NULL."""
+    """Grade final messages, deterministically. An exception means that the evaluator is broken: the reward is NULL then."""
 
     def grade(self, output: str, problem: Problem) -> Grade:
-        """The answer_grade on `output`, the last role's message for `problem`."""
+        """Grade `output`, the last role's message for `problem`."""
         ...

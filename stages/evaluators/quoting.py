@@ -1,4 +1,4 @@
-"""How evaluators quote what they read: short, and storable whatever it holds."""
+"""Quoting of messages in reasons: short, and storable whatever they hold."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ _LONGEST = 60
 
 
 def storable(text: str) -> str:
-    """The same text, lone surrogates spelled out: Parquet stores UTF-8, and those have none."""
+    """Return the text with lone surrogates spelled out: Parquet stores UTF-8, which cannot hold them."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def quote(text: str) -> str:
-    """`text` for a one-line reason: control characters escaped, cut when long."""
+    """Return `text` for a one-line reason: control characters escaped, cut when long."""
     shown = ascii(text)[1:-1] if not text.isprintable() else text
     return storable(shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}...")

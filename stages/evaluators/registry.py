@@ -1,32 +1,41 @@
-"""Choosing an evaluator by configuration. Each is imported only when one is made."""
+"""Evaluators by configuration, and what of one belongs in the keys of what it grades."""
 
 from __future__ import annotations
 
-from typing import assert_never
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from configs.evaluators import EvaluatorConfig, ExactEvaluator, MathEvaluator, NumberEvaluator, TableEvaluator
+from configs.section import Section
+from stages.evaluators import exact, math, number, table
 from stages.evaluators.protocol import Evaluator
 
 
+class EvaluatorModule(Protocol):
+    """Define what the module of an evaluator holds. Importing it is cheap: keys are computed from it."""
+
+    VERSION: int
+    """Raised by hand when some answer gets another grade."""
+
+    def make(self, config: Any, /) -> Evaluator:
+        """Return the evaluator. ConfigError when it needs a library that is not installed."""
+        ...
+
+
+EVALUATORS: Mapping[type[Section], EvaluatorModule] = {
+    ExactEvaluator: exact,
+    NumberEvaluator: number,
+    MathEvaluator: math,
+    TableEvaluator: table,
+}
+"""Every evaluator: the section that configures it, and its module."""
+
+
 def make_evaluator(config: EvaluatorConfig) -> Evaluator:
-    """The evaluator that a configuration asks for. ConfigError when it needs a library that is not
-    installed."""
-    match config:
-        case ExactEvaluator():
-            from stages.evaluators.exact import ExactGrader
+    """Return the configured evaluator. ConfigError when it needs a library that is not installed."""
+    return EVALUATORS[type(config)].make(config)
 
-            return ExactGrader()
-        case NumberEvaluator():
-            from stages.evaluators.number import NumberGrader
 
-            return NumberGrader(config)
-        case MathEvaluator():
-            from stages.evaluators.math import MathGrader
-
-            return MathGrader()
-        case TableEvaluator():
-            from stages.evaluators.table import TableGrader
-
-            return TableGrader()
-        case _:
-            assert_never(config)
+def evaluator_identity(config: EvaluatorConfig) -> dict[str, Any]:
+    """Return what a grade is a function of besides the answer and its problem: settings and the evaluator's version."""
+    return {**config.model_dump(mode="json"), "version": EVALUATORS[type(config)].VERSION}

@@ -5,20 +5,29 @@ from __future__ import annotations
 import json
 from math import isfinite
 
+from configs.evaluators import TableEvaluator
 from stages.evaluators.protocol import Grade
 from stages.evaluators.quoting import quote, storable
 from stages.problem_sources.protocol import Problem
 
+VERSION = 1
+"""Raised by hand when some answer gets another grade: it is in the keys of the grade stage."""
+
 
 class TableGrader:
-    """The reward of the output's word in the problem's table; 0 for a word that is not in it."""
+    """Give the reward of the output's word in the problem's table; 0 for a word that is not in it."""
 
     def grade(self, output: str, problem: Problem) -> Grade:
-        """parsed_answer: the word. Raises ValueError when the answer is no JSON object of finite numbers."""
+        """Grade one message; parsed_answer: the word. ValueError when the answer is no JSON object of finite numbers."""
         word, table = output.strip(), _table(problem)
         if word not in table:
             return Grade(0.0, f"{quote(word)} is not in the table", None)
         return Grade(table[word], f"the table's reward for {quote(word)}", storable(word))
+
+
+def make(config: TableEvaluator) -> TableGrader:
+    """Return the evaluator."""
+    return TableGrader()
 
 
 def _table(problem: Problem) -> dict[str, float]:

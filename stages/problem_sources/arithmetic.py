@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from configs.errors import ConfigError
 from configs.problems import ArithmeticProblems
@@ -15,7 +16,7 @@ from stages.problem_sources.protocol import Problem
 from store.disk.ids import seed_from
 
 VERSION = 1
-"""Raised when the same configuration gives other problems."""
+"""Raised by hand when the same configuration gives other problems: it is in the keys of the problems stage."""
 
 LARGEST_FACTOR = 10
 """Products stay in the multiplication table, whatever the largest number."""
@@ -28,7 +29,7 @@ _THINGS = ("apples", "pens", "stickers", "marbles", "cards", "coins", "books", "
 
 @dataclass(frozen=True, slots=True)
 class _Template:
-    """A wording of one calculation. `operations` are applied from left to right."""
+    """Word one calculation. `operations` are applied from left to right."""
 
     operations: str
     text: str
@@ -75,14 +76,14 @@ _TWO_STEP = (
 )
 
 
-def arithmetic_problems(config: ArithmeticProblems) -> list[Problem]:
-    """`count` distinct problems; every k-th has two steps, k = 1 / two_step_share.
+def problems(config: ArithmeticProblems) -> list[Problem]:
+    """Return `count` distinct problems; every k-th has two steps, k = 1 / two_step_share.
 
     ConfigError naming the limit when fewer distinct questions exist.
     """
     sources = (_questions(config, _ONE_STEP, "one"), _questions(config, _TWO_STEP, "two"))
     prefix = "arithmetic" if config.split == "train" else "arithmetic-heldout"
-    problems: list[Problem] = []
+    made: list[Problem] = []
     for index in range(config.count):
         two_step = int((index + 1) * config.two_step_share) > int(index * config.two_step_share)
         drawn = next(sources[two_step], None)
@@ -93,12 +94,17 @@ def arithmetic_problems(config: ArithmeticProblems) -> list[Problem]:
                 f"problems; set count = {index} or less, or a larger `largest`"
             )
         question, answer = drawn
-        problems.append(Problem(f"{prefix}-{index:06d}", prefix, question, str(answer)))
-    return problems
+        made.append(Problem(f"{prefix}-{index:06d}", prefix, question, str(answer)))
+    return made
+
+
+def identity(config: ArithmeticProblems) -> dict[str, Any]:
+    """Return what the set is a function of: all of its section."""
+    return config.model_dump(mode="json")
 
 
 def _questions(config: ArithmeticProblems, templates: tuple[_Template, ...], steps: str) -> Iterator[tuple[str, int]]:
-    """Every question of the split with its answer, in seeded random order."""
+    """Yield every question of the split with its answer, in seeded random order."""
     numbers = len(templates[0].operations) + 1
     span = config.largest + 1
     seed = seed_from("arithmetic", VERSION, steps, config.seed)
@@ -112,7 +118,7 @@ def _questions(config: ArithmeticProblems, templates: tuple[_Template, ...], ste
 
 
 def _answer(template: _Template, operands: list[int]) -> int | None:
-    """The result; None where the template does not take these numbers, or a step would go below zero."""
+    """Return the result; None where the template does not take these numbers, or a step would go below zero."""
     if min(operands) < template.least:
         return None
     result = operands[0]
@@ -133,7 +139,7 @@ _OPERATIONS: dict[str, Callable[[int, int], int]] = {
 
 
 def _is_heldout(operations: str, operands: list[int]) -> bool:
-    """By the calculation, not its wording. 3 + 4 and 4 + 3 are one calculation."""
+    """Decide by the calculation, not its wording. 3 + 4 and 4 + 3 are one calculation."""
     ordered = sorted(operands[:2]) if operations[0] in "+*" else operands[:2]
     return seed_from("arithmetic split", operations, [*ordered, *operands[2:]]) % HELDOUT_ONE_IN == 0
 
@@ -146,7 +152,7 @@ def _worded(template: _Template, operands: list[int], seed: int) -> str:
 
 
 def _shuffled(size: int, seed: int) -> Iterator[int]:
-    """0 .. size - 1 in random order, holding only what has been moved (Fisher and Yates, sparse)."""
+    """Yield 0 .. size - 1 in random order, holding only what has been moved (Fisher and Yates, sparse)."""
     moved: dict[int, int] = {}
     for place in range(size):
         other = place + seed_from("shuffle", seed, place) % (size - place)

@@ -14,16 +14,18 @@ from stages.problem_sources.protocol import Problem
 from store.disk.hashing import file_digest
 from store.disk.ids import short_id
 
+VERSION = 1
+"""Raised by hand when the same file and settings give other problems: it is in the keys of the problems stage."""
 
-def jsonl_problems(config: JsonlProblems) -> list[Problem]:
-    """The file's problems in its order. ConfigError naming file, line, field and cure when one cannot be
-    used.
 
-    Blank lines are passed over. Answers that are not text become text: numbers as Python writes them (51.0),
+def problems(config: JsonlProblems) -> list[Problem]:
+    """Return the file's problems in its order. ConfigError naming file, line, field and cure when one cannot be used.
+
+    Blank lines are skipped. Answers that are not text become text: numbers as Python writes them (51.0),
     objects and lists as canonical JSON.
     """
     path = Path(config.path)
-    problems: list[Problem] = []
+    read: list[Problem] = []
     seen_at: dict[str, str] = {}
     times_asked: Counter[str] = Counter()
     for where, row in _rows(path, _text(path)):
@@ -39,16 +41,18 @@ def jsonl_problems(config: JsonlProblems) -> list[Problem]:
             )
         seen_at[problem_id] = where.removeprefix(f"{path}: ")
         times_asked[question] += 1
-        problems.append(Problem(problem_id, _suite(config), question, answer))
-        if len(problems) == config.limit:
+        read.append(Problem(problem_id, _suite(config), question, answer))
+        if len(read) == config.limit:
             break
-    if not problems:
+    if not read:
         raise ConfigError(f"{path}: no problems in it; one JSON object per line is wanted, or a JSON array of objects")
-    return problems
+    return read
 
 
-def jsonl_identity(config: JsonlProblems) -> dict[str, Any]:
-    """The file's sha256 and how it is read; not its path. ConfigError when it cannot be read; MissingFileError when it is not there."""
+def identity(config: JsonlProblems) -> dict[str, Any]:
+    """Return the file's sha256 and how it is read, not its path. ConfigError when it cannot be read, MissingFileError
+    when it is not there.
+    """
     path = Path(config.path)
     try:
         content = file_digest(path)
@@ -74,7 +78,7 @@ def _unreadable(path: Path, error: OSError) -> str:
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    """Where each object stands ("FILE: line 3"), and the object."""
+    """Yield where each object stands ("FILE: line 3"), and the object."""
     if text.lstrip().startswith("["):
         items = _parsed(text, f"{path}: the JSON array")
         yield from ((f"{path}: item {number}", item) for number, item in enumerate(items, start=1))
@@ -96,7 +100,7 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _question_and_answer(config: JsonlProblems, row: Any, where: str) -> tuple[str, str] | None:
-    """One row's texts; None when it has no answer and such rows are skipped."""
+    """Return one row's texts; None when it has no answer and such rows are skipped."""
     if not isinstance(row, dict):
         raise ConfigError(f"{where}: a JSON object is wanted, this is {_kind(row)}; correct or remove it")
     fields = (config.question_field,) if isinstance(config.question_field, str) else config.question_field
@@ -115,8 +119,7 @@ def _question_and_answer(config: JsonlProblems, row: Any, where: str) -> tuple[s
 
 
 def _problem_id(config: JsonlProblems, row: dict[str, Any], where: str, question: str, times_before: int) -> str:
-    """What `id_field` says; without it the hash of the question, and of how often the file asked it
-    before."""
+    """Return what `id_field` says; without it the hash of the question, and of how often the file asked it before."""
     if config.id_field is None:
         return f"{_suite(config)}-{short_id('question', question, times_before)}"
     problem_id = _string(row, config.id_field, where, "id_field")
@@ -139,7 +142,7 @@ def _answer(config: JsonlProblems, row: dict[str, Any], where: str) -> str:
 
 
 def _string(row: dict[str, Any], field: str, where: str, setting: str) -> str:
-    """The field as text; null is empty text."""
+    """Return the field as text; null is empty text."""
     value: Any = row
     if field in row:  # a name with a dot in it comes before a path
         value = row[field]

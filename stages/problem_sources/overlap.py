@@ -1,4 +1,4 @@
-"""Whether a problem to be evaluated on is also trained on, by normalised text."""
+"""Overlap of two problem sets, by normalised text: whether what is evaluated on is also trained on."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _BETWEEN_DIGITS = re.compile(r"(?<=\d)\s*[-\u2212\u2013/*.,:]\s*(?=\d)")
 
 
 def overlap(train: Sequence[Problem], heldout: Sequence[Problem]) -> list[tuple[str, str]]:
-    """Pairs (id in `train`, id in `heldout`) that ask the same question, in the order of `heldout`.
+    """Return pairs (id in `train`, id in `heldout`) that ask one question, in the order of `heldout`.
 
-    The same: equal after `normalised`. Every pair is listed, so a question that stands twice on one side
-    counts twice.
+    Questions are one when they are equal after `normalised`. Every pair is listed, so a question that stands twice on
+    one side counts twice.
     """
     asked: dict[str, list[str]] = {}
     for problem in train:
@@ -29,8 +29,9 @@ def overlap(train: Sequence[Problem], heldout: Sequence[Problem]) -> list[tuple[
 
 
 def normalised(question: str) -> str:
-    """NFKC, case folded, invisible characters gone, punctuation (but between digits) and white space one
-    space each run."""
+    """Return text in NFKC, case folded, without invisible characters; punctuation (but between digits) and white space
+    become one space.
+    """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", question).casefold())
     visible = "".join(character for character in folded if unicodedata.category(character) != "Cf")
     pieces: list[str] = []

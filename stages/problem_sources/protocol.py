@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One question with what is needed to grade an answer to it."""
+    """Hold one question with what is needed to grade an answer to it."""
 
     problem_id: str
     """Unique within its set."""

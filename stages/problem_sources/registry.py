@@ -1,36 +1,45 @@
-"""Problem sets by configuration, and what of one belongs in a key."""
+"""Problem sources by configuration, and what of a set belongs in the keys of what is asked about it."""
 
 from __future__ import annotations
 
-from typing import Any, assert_never
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from configs.problems import ArithmeticProblems, JsonlProblems, ProblemsConfig, ScriptedProblems
-from stages.problem_sources import arithmetic, scripted
-from stages.problem_sources.jsonl import jsonl_identity, jsonl_problems
+from configs.section import Section
+from stages.problem_sources import arithmetic, jsonl, scripted
 from stages.problem_sources.protocol import Problem
 
 
+class SourceModule(Protocol):
+    """Define what the module of a problem source holds."""
+
+    VERSION: int
+    """Raised by hand when the same identity gives other problems."""
+
+    def problems(self, config: Any, /) -> list[Problem]:
+        """Return the set, in its own order. ConfigError when it cannot be read or made."""
+        ...
+
+    def identity(self, config: Any, /) -> dict[str, Any]:
+        """Return what the set is a function of. ConfigError when it cannot be read, MissingFileError when it is gone."""
+        ...
+
+
+SOURCES: Mapping[type[Section], SourceModule] = {
+    ArithmeticProblems: arithmetic,
+    JsonlProblems: jsonl,
+    ScriptedProblems: scripted,
+}
+"""Every problem source: the section that configures it, and its module."""
+
+
 def load_problems(config: ProblemsConfig) -> list[Problem]:
-    """The set, in its own order. ConfigError naming file, line, field and cure when it cannot be read."""
-    match config:
-        case ArithmeticProblems():
-            return arithmetic.arithmetic_problems(config)
-        case JsonlProblems():
-            return jsonl_problems(config)
-        case ScriptedProblems():
-            return scripted.scripted_problems(config)
-        case _:
-            assert_never(config)
+    """Return the set, in its own order. ConfigError naming file, line, field and cure when it cannot be read."""
+    return SOURCES[type(config)].problems(config)
 
 
 def source_identity(config: ProblemsConfig) -> dict[str, Any]:
-    """What the set is a function of: for a file its content and how it is read, not where it lies."""
-    match config:
-        case ArithmeticProblems():
-            return {**config.model_dump(mode="json"), "generator": arithmetic.VERSION}
-        case JsonlProblems():
-            return jsonl_identity(config)
-        case ScriptedProblems():
-            return {**config.model_dump(mode="json"), "generator": scripted.VERSION}
-        case _:
-            assert_never(config)
+    """Return what the set is a function of: for a file its content and how it is read, not where it lies."""
+    source = SOURCES[type(config)]
+    return {**source.identity(config), "version": source.VERSION}

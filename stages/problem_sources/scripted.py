@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from configs.problems import ScriptedProblems
 from stages.problem_sources.protocol import Problem
 from store.disk.hashing import canonical_json
 from store.disk.ids import seed_from
 
 VERSION = 1
-"""Raised when the same configuration gives other problems."""
+"""Raised by hand when the same configuration gives other problems: it is in the keys of the problems stage."""
 
 
-def scripted_problems(config: ScriptedProblems) -> list[Problem]:
-    """`count` problems; each answer is a JSON object from word to a reward in [0, 1], rounded to 3
-    decimals."""
+def problems(config: ScriptedProblems) -> list[Problem]:
+    """Return `count` problems; each answer is a JSON object from word to a reward in [0, 1], of 3 decimals."""
     return [
         Problem(
             problem_id=f"scripted-{index:06d}",
@@ -23,6 +24,11 @@ def scripted_problems(config: ScriptedProblems) -> list[Problem]:
         )
         for index in range(config.count)
     ]
+
+
+def identity(config: ScriptedProblems) -> dict[str, Any]:
+    """Return what the set is a function of: all of its section."""
+    return config.model_dump(mode="json")
 
 
 def _reward(seed: int, index: int, word: str) -> float:

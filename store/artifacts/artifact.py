@@ -1,4 +1,4 @@
-"""Artifacts: what a stage made, in parts, complete when the manifest is there.
+"""Artifacts: what a stage made, in parts; finished once the manifest is there.
 
 A part is a folder with one Parquet file per table (and, for a policy, its weight files). It is made under a temporary
 name, synced to disk and renamed, so that a part is there whole or not at all.
@@ -31,11 +31,11 @@ PART_RECORD = "part.json"
 
 @dataclass(frozen=True)
 class StageOutput:
-    """What a stage hands over for one part: rows by table, and a writer of further files."""
+    """What a stage returns for one part: rows by table, and a writer of further files."""
 
     tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     write_files: Callable[[Path], None] | None = None
-    """Called with the part's folder; writes weight files, or tables too large to pass as rows."""
+    """Called with the part's folder; writes weight files, or tables too large to pass as rows. None: there are none."""
     usage: Mapping[str, int] = field(default_factory=dict)
     """What this part spent: messages, prompt_tokens, new_tokens, evaluations."""
     step_timing: Sequence[Row] = ()
@@ -53,35 +53,35 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """Its content digest: what downstream keys hold."""
+        """Return its content digest: what downstream keys hold."""
         return str(self.manifest["digest"])
 
     @property
     def usage(self) -> dict[str, int]:
-        """Messages, tokens and evaluations spent in making it."""
+        """Return the messages, tokens and evaluations spent in making it."""
         return dict(self.manifest["usage"])
 
     def parts(self) -> list[Path]:
-        """Its part folders, in order."""
+        """Return its part folders, in order."""
         return [self.path / part["name"] for part in self.manifest["parts"]]
 
     def files(self, table: str) -> list[Path]:
-        """The Parquet files of one table, in order."""
+        """Return the Parquet files of one table, in order; none where no part has it."""
         name = f"{table}.parquet"
         return [self.path / part["name"] / name for part in self.manifest["parts"] if name in part["files"]]
 
     def rows(self, table: str, columns: Sequence[str] | None = None) -> list[Row]:
-        """All rows of one table, as plain data, in their canonical order."""
+        """Return all rows of one table, as plain data, in their canonical order. StoreError on an unreadable file."""
         return [row for path in self.files(table) for row in _read(path, columns).to_pylist()]
 
 
 def provisional(stage: str, key: str, path: Path, records: Sequence[Mapping[str, Any]]) -> Artifact:
-    """An artifact whose parts are all there but whose manifest is not written yet: for the checks before it is."""
+    """Return an artifact whose parts are all there and whose manifest is not written yet: for the checks before it."""
     return Artifact(stage, key, path, {"parts": list(records), "usage": {}})
 
 
 def load_manifest(layout: Layout, stage: str, key: str) -> Artifact | None:
-    """The artifact as its manifest describes it, its files not looked at. None without a readable manifest."""
+    """Return the artifact as its manifest describes it, its files not looked at. None without a readable manifest."""
     path = layout.artifact(stage, key)
     try:
         manifest = read_record(path / MANIFEST)
@@ -93,21 +93,21 @@ def load_manifest(layout: Layout, stage: str, key: str) -> Artifact | None:
 
 
 def remove(artifact: Artifact) -> None:
-    """Take an artifact away, its manifest first, so that it is never there in part."""
+    """Remove an artifact, its manifest first, so that it is never there in part. StoreError when the disk refuses."""
     with writing(artifact.path):
         (artifact.path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(artifact.path)
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """One Parquet file. The same rows give the same bytes with one version of pyarrow."""
+    """Write one Parquet file. Equal rows give equal bytes with one version of pyarrow."""
     import pyarrow.parquet as pq
 
     pq.write_table(table, path, compression="zstd", store_schema=False)
 
 
 def read_part(folder: Path, table: str) -> list[Row]:
-    """The rows of one table of one part, of an artifact still in the making."""
+    """Return the rows of one table of one part, of an artifact that is not finished yet."""
     rows: list[Row] = _read(folder / f"{table}.parquet").to_pylist()
     return rows
 
@@ -137,8 +137,8 @@ def _cast(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
         ) from error
 
 
-def _pieces(path: Path) -> Iterator[pa.Table]:
-    """The same, row group by row group: advantages can be too many to hold."""
+def read_row_groups(path: Path) -> Iterator[pa.Table]:
+    """Yield a table file's rows, row group by row group: advantages can be too many to hold."""
     from store.artifacts.schemas import TABLES
 
     known = cached_table(path)

@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 
 from store.disk.hashing import digest
 
-_AT_ONCE = 2**20
-"""Bytes of rows that are digested together: a small part by itself costs more than its rows."""
+_BATCH_BYTES = 2**20
+"""Bytes of rows that are digested together: the overhead of a small part is more than its rows cost."""
 
 
 class TableDigest:
-    """Running digest of one table, fed part by part."""
+    """Digests one table, part by part."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
@@ -30,11 +30,11 @@ class TableDigest:
         self.rows = 0
 
     def update(self, table: pa.Table) -> None:
-        """Take in the next rows."""
+        """Add the next rows."""
         self.rows += table.num_rows
         self._waiting.append(table)
         self._waiting_bytes += table.nbytes
-        if self._waiting_bytes > _AT_ONCE:
+        if self._waiting_bytes > _BATCH_BYTES:
             self._digest_waiting()
 
     def _digest_waiting(self) -> None:
@@ -47,7 +47,7 @@ class TableDigest:
         self._waiting, self._waiting_bytes = [], 0
 
     def hexdigest(self) -> str:
-        """The digest of everything taken in so far."""
+        """Return the digest of all rows added so far, as 64 hexadecimal characters."""
         self._digest_waiting()
         columns = [[field.name, str(field.type)] for field in self._schema]
         leaves = {name: running.hexdigest() for name, running in self._leaves.items()}
@@ -55,7 +55,7 @@ class TableDigest:
 
 
 def _leaves(name: str, array: pa.Array) -> Iterator[tuple[str, bytes]]:
-    """Each flat stream of bytes that an array consists of, independent of chunking, offsets and padding."""
+    """Yield each flat stream of bytes that an array consists of, independent of chunking, offsets and padding."""
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], type=array.type)
     # a byte a row, not a bit: bits would be padded where a part ends, and the digest would show where that was
@@ -76,7 +76,7 @@ def _leaves(name: str, array: pa.Array) -> Iterator[tuple[str, bytes]]:
 
 
 def _joined(array: pa.Array) -> bytes:
-    """The bytes of all strings, end to end: they lie so in memory."""
+    """Return the bytes of all strings, end to end, as they lie in memory."""
     _, offsets, data = array.buffers()
     if data is None:
         return b""
@@ -85,7 +85,7 @@ def _joined(array: pa.Array) -> bytes:
 
 
 def _numbers(array: pa.Array) -> bytes:
-    """Values as little-endian bytes, NULL slots zeroed, every NaN the same."""
+    """Return values as little-endian bytes, NULL slots zeroed, every NaN alike."""
     if pa.types.is_boolean(array.type):
         return bytes(array.fill_null(False).cast(pa.uint8()).to_numpy(zero_copy_only=False).tobytes())
     values = array.fill_null(0).to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""Policy versions: which weights sampled, by digest."""
+"""Policy versions: which weights a team samples with, by digest."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ class PolicyVersion:
 
 
 def initial_policy(base: str, names: Iterable[str]) -> PolicyVersion:
-    """The untrained team: every policy is the base model itself."""
+    """Return the untrained team: every policy is the base model itself."""
     return _version(base, {name: Adapter(UNTRAINED, None) for name in names}, None)
 
 
 def policy_of(update: Artifact, base: str, names: Iterable[str]) -> PolicyVersion:
-    """The policy version that an update artifact holds: the weights of its last part."""
+    """Return the policy version that an update ends with: the weights of its last part. StoreError: see `policy_in`."""
     return policy_in(update.parts()[-1], base, names)
 
 
 def policy_in(part: Path, base: str, names: Iterable[str]) -> PolicyVersion:
-    """The policy version in one part of an update. StoreError when it has no weights for a policy of the team."""
+    """Return the policy version in one part of an update. StoreError when a policy of the team has no weights there."""
     record = read_record(part / PART_RECORD)
     if record is None:
         raise StoreError(f"{part / PART_RECORD}: is missing; run the round again, its update will be made again")
@@ -70,7 +70,7 @@ def policy_in(part: Path, base: str, names: Iterable[str]) -> PolicyVersion:
 
 
 def version_after(update: Artifact, base: str, policies: Collection[str] | None = None) -> str:
-    """The version of the team that an update ended with on that base, by its manifest alone: no weights are looked at.
+    """Return the version of the team that an update ended with on that base, by its manifest alone, reading no weights.
 
     `policies`: those of the team that goes on from it, which may have dropped some; None: all that were trained.
     """
@@ -81,7 +81,7 @@ def version_after(update: Artifact, base: str, policies: Collection[str] | None 
 
 
 def _weights_of(name: str, files: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """One policy's weight files and their digests."""
+    """Return one policy's weight files and their digests."""
     prefix = f"{WEIGHTS}/{name}/"
     return {file.removeprefix(prefix): entry["sha256"] for file, entry in files.items() if file.startswith(prefix)}
 

@@ -1,4 +1,7 @@
-"""How fast an update went. Seconds are no rows: equal rows must be equal bytes, so they lie in the parts' records."""
+"""How long the optimiser steps of an update took.
+
+Seconds are in no table: equal rows must be equal bytes, so they lie in the parts' records.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from store.artifacts.artifact import Artifact, Row
 
 
 def step_timing(artifact: Artifact) -> list[Row]:
-    """Seconds per optimiser step; empty for what is no update, or was made before steps were timed."""
+    """Return the seconds of each optimiser step (schema: STEP_TIMING); empty for what is no update or was not timed."""
     return [
         {"filename": str(artifact.path / part["name"] / "steps.parquet"), **entry}
         for part in artifact.manifest["parts"]
@@ -15,7 +18,7 @@ def step_timing(artifact: Artifact) -> list[Row]:
 
 
 def timed_steps(update: Artifact) -> list[Row]:
-    """The rows of steps with `seconds` and `tokens_per_second` as the catalog's view has them; NULL where not timed."""
+    """Return the rows of `steps` with `seconds` and `tokens_per_second`, as in `c3 sql`; None where not timed."""
     seconds = {row["step"]: row["seconds"] for row in step_timing(update)}
     rows = []
     for row in update.rows("steps"):

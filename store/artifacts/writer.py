@@ -1,4 +1,4 @@
-"""Write an artifact part by part; its manifest comes last and makes it complete."""
+"""Write an artifact part by part; its manifest comes last and makes it finished."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import StoreError
-from store.artifacts.artifact import MANIFEST, PART_RECORD, Artifact, StageOutput, _pieces, write_table
-from store.artifacts.integrity import _file_corruption, _part_record, corruption
+from store.artifacts.artifact import MANIFEST, PART_RECORD, Artifact, StageOutput, read_row_groups, write_table
+from store.artifacts.integrity import corruption, files_corruption, read_part_record
 from store.disk.atomic import TEMPORARY, sync, sync_tree, writing
 from store.disk.cache import cache_digest, cache_table
 from store.disk.hashing import digest, file_digest
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 class ArtifactWriter:
-    """The one writer of an artifact: finds the parts that are there, adds the missing ones, closes it."""
+    """Writes an artifact, one writer at a time: finds the parts that are there, adds the missing ones, finishes it."""
 
     def __init__(self, layout: Layout, stage: str, key: str) -> None:
         self._stage = stage
         self._key = key
         self.path = layout.artifact(stage, key)
         self.corruption: list[str] = self._corruption_of_finished()
-        """What is not as it was written and is made again, a line each."""
+        """What is corrupt and made again, a line each."""
 
     def _corruption_of_finished(self) -> list[str]:
-        """What is wrong with an artifact that was finished once; nothing when it never was."""
+        """Return what is corrupt in an artifact that was finished once; nothing when it never was."""
         try:
             manifest = read_record(self.path / MANIFEST)
         except StoreError:
@@ -45,10 +45,10 @@ class ArtifactWriter:
         return [] if found is None else [found]
 
     def part(self, index: int) -> dict[str, Any] | None:
-        """The record of a part that is there and whole; None otherwise. A corrupt part is removed."""
+        """Return the record of a part that is there and intact; None otherwise. A corrupt part is removed."""
         folder = self.path / part_name(index)
-        record, found = _part_record(folder)
-        found = found or (_file_corruption(folder, record["files"]) if record else None)
+        record, found = read_part_record(folder)
+        found = found or (files_corruption(folder, record["files"]) if record else None)
         if found is None:
             return record
         if folder.exists():
@@ -60,7 +60,7 @@ class ArtifactWriter:
         return None
 
     def clear_left_over(self) -> None:
-        """Remove what a process that died left half written."""
+        """Remove what a process that died has left half written."""
         with writing(self.path):
             for left_over in self.path.glob(f"{TEMPORARY}*"):
                 if left_over.is_dir():
@@ -69,39 +69,29 @@ class ArtifactWriter:
                     left_over.unlink()
 
     def write(self, index: int, output: StageOutput, seconds: float) -> dict[str, Any]:
-        """Put one part in place, whole, and return its record."""
+        """Put one part in place, whole, and return its record. StoreError when the disk refuses."""
         import pyarrow as pa
 
         from store.artifacts.schemas import TABLES
 
         name = part_name(index)
-        temporary = self.path / f"{TEMPORARY}{name}-{os.getpid()}"
-        with writing(self.path):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            try:
-                tables = {name: pa.Table.from_pylist(list(rows), TABLES[name]) for name, rows in output.tables.items()}
-                for table, content in tables.items():
-                    write_table(temporary / f"{table}.parquet", content)
-                if output.write_files:
-                    output.write_files(temporary)
-                rows = {f"{table}.parquet": content.num_rows for table, content in tables.items()}
-                record = {
-                    "name": name,
-                    "files": _settled(temporary, rows),
-                    "usage": dict(output.usage),
-                    "seconds": round(seconds, 3),
-                    **({"step_timing": list(output.step_timing)} if output.step_timing else {}),
-                }
-                (temporary / PART_RECORD).write_text(record_text(record), encoding="utf-8")
-                sync(temporary / PART_RECORD)
-                sync(temporary)
-                shutil.rmtree(self.path / name, ignore_errors=True)
-                temporary.rename(self.path / name)
-                sync(self.path)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
-                raise
+        tables = {table: pa.Table.from_pylist(list(rows), TABLES[table]) for table, rows in output.tables.items()}
+        with writing(self.path), _put_in_place(self.path / name) as temporary:
+            for table, content in tables.items():
+                write_table(temporary / f"{table}.parquet", content)
+            if output.write_files:
+                output.write_files(temporary)
+            rows = {f"{table}.parquet": content.num_rows for table, content in tables.items()}
+            record = {
+                "name": name,
+                "files": sync_and_describe(temporary, rows),
+                "usage": dict(output.usage),
+                "seconds": round(seconds, 3),
+                **({"step_timing": list(output.step_timing)} if output.step_timing else {}),
+            }
+            (temporary / PART_RECORD).write_text(record_text(record), encoding="utf-8")
+            sync(temporary / PART_RECORD)
+            sync(temporary)
         for table, content in tables.items():
             cache_table(self.path / name / f"{table}.parquet", content)
         return record
@@ -110,11 +100,14 @@ class ArtifactWriter:
         self,
         records: Sequence[Mapping[str, Any]],
         description: Mapping[str, Any],
-        insist: Callable[[], None] = lambda: None,
+        ensure: Callable[[], None] = lambda: None,
     ) -> Artifact:
-        """Write the manifest, unless `insist` raises: the artifact is complete from here on."""
+        """Write the manifest, unless `ensure` raises: the artifact is finished from here on.
+
+        `records`: those of its parts, in order. `description`: what else the manifest says, of how it was made.
+        """
         tables, files = self._content(records)
-        insist()
+        ensure()
         usage: dict[str, int] = {}
         for record in records:
             for name, spent in record["usage"].items():
@@ -134,7 +127,7 @@ class ArtifactWriter:
         return Artifact(self._stage, self._key, self.path, manifest)
 
     def _content(self, records: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
-        """Rows and digest per table over all parts, and the digests of the other files."""
+        """Return rows and digest per table over all parts, and the digests of the other files."""
         from store.artifacts.content_digest import TableDigest
         from store.artifacts.schemas import TABLES
 
@@ -148,7 +141,7 @@ class ArtifactWriter:
                 table = name.removesuffix(".parquet")
                 path = self.path / record["name"] / name
                 running.setdefault(table, TableDigest(TABLES[table]))
-                for rows in _pieces(path):
+                for rows in read_row_groups(path):
                     running[table].update(rows)
         tables = {name: {"rows": entry.rows, "digest": entry.hexdigest()} for name, entry in running.items()}
         return tables, files
@@ -156,7 +149,7 @@ class ArtifactWriter:
 
 @contextmanager
 def open_writer(layout: Layout, stage: str, key: str) -> Iterator[ArtifactWriter]:
-    """The artifact's writer, while its lock is held. StoreError naming the holder when another process has it."""
+    """Yield an artifact's writer, under its lock. StoreError naming the lock's owner when another process has it."""
     path = layout.artifact(stage, key)
     with exclusive_lock(layout, f"{stage}-{key}", f"{stage} {key[:12]}"):
         with writing(path):
@@ -166,17 +159,33 @@ def open_writer(layout: Layout, stage: str, key: str) -> Iterator[ArtifactWriter
         yield writer
 
 
-def _settled(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
-    """What a part's record says of each file; all of them are on the disk by then.
+@contextmanager
+def _put_in_place(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which gets the name of `folder` when the block ends well and is removed otherwise."""
+    temporary = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+        sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
-    `rows`: of the tables whose number of rows is known without asking the file.
+
+def sync_and_describe(folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
+    """Sync a part's files to disk and return what its record says of each: sha256, bytes and, of a table, rows.
+
+    `rows`: by file, of the tables whose number of rows is known without reading the file.
     """
     import pyarrow.parquet as pq
 
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     synced = thread_pool().submit(sync_tree, folder)  # the disk writes while the processor reads
     try:
-        # read, never remembered: what is recorded here must not rest on a clock
+        # read, not from the cache: what is recorded here must not rest on a clock
         digests = list(thread_pool().map(file_digest, paths))
     finally:
         wait([synced])

@@ -1,4 +1,4 @@
-"""Files put in place whole or not at all, and the disk's refusals in words."""
+"""Put files in place whole or not at all, and put the disk's refusals into words."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from configs.errors import StoreError
 
 TEMPORARY = ".tmp-"
-"""Before the name of what is still being written; its process's number follows."""
+"""Begins the name of what is still being written; its process's number ends it."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the disk's refusals into StoreErrors that say what to do."""
+    """Turn the OSErrors of a block that writes to `path` into StoreErrors that say what to do."""
     try:
         yield
     except PermissionError as error:
@@ -31,7 +31,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """A text file, in place whole or not at all."""
+    """Write a text file, which is in place whole or not at all. OSError when the disk refuses."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -46,12 +46,13 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def sync_tree(folder: Path) -> None:
+    """Force a folder's files, those below it among them, to disk."""
     for path in [*folder.rglob("*"), folder]:
         sync(path)
 
 
 def sync(path: Path) -> None:
-    """Force a file's or folder's bytes to disk."""
+    """Force a file's bytes, or a folder's list of names, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -6,7 +6,7 @@
 <root>/runs/<run>/<variant>/round-00003.json                 step -> key of that round
 <root>/runs/<run>/<variant>/variant.json                     where a variant branches, and its overrides
 <root>/runs/<run>/<variant>/tracked.json                     which figures were logged to trackers
-<root>/tensorboard/<run>/<variant>/                          TensorBoard's files, where that is asked for
+<root>/tensorboard/<run>/<variant>/                          TensorBoard's files, where they are configured
 <root>/locks/                                                one writer per artifact and per run
 <root>/prefect/                                              Prefect's results: small JSON references
 """
@@ -110,7 +110,10 @@ def part_name(index: int) -> str:
 
 
 def checked_name(name: str, option: str) -> str:
-    """Return a run's or variant's name. ConfigError, naming the option, when it could leave its folder or confuse a shell."""
+    """Return a run's or variant's name. ConfigError when it could leave its folder or confuse a shell.
+
+    `option`: the command's, for the error.
+    """
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"{option} {name!r}: use lower-case letters, digits, '.', '_' and '-', starting with a letter or digit"

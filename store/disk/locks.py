@@ -1,4 +1,4 @@
-"""Locks: one writer at a time, let go of by the operating system when the process dies."""
+"""Locks: one writer at a time, released by the operating system when the process dies."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from configs.errors import StoreError
 from store.disk.atomic import writing
 from store.disk.layout import Layout
 
-_TURN_SECONDS = 30.0
+_SHORT_LOCK_SECONDS = 30.0
 
 
 @contextmanager
 def exclusive_lock(layout: Layout, name: str, what: str) -> Iterator[None]:
-    """Hold the lock `name` while the block runs. StoreError saying who holds `what` since when, if another does."""
+    """Hold the lock `name` while the block runs. StoreError saying who has locked `what` since when, if another has."""
     path = layout.lock(name)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,11 +31,11 @@ def exclusive_lock(layout: Layout, name: str, what: str) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             raise StoreError(
-                f"{what} is being made by {_holder(path)}; wait for it and run the same command again, "
+                f"{what} is being made by {_read_owner(path)}; wait for it and run the same command again, "
                 f"its result will be reused"
             ) from None
     try:
-        _sign(path)
+        _write_owner(path)
         yield
     finally:
         lock.release()
@@ -43,16 +43,19 @@ def exclusive_lock(layout: Layout, name: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def short_lock(layout: Layout, name: str, what: str) -> Iterator[None]:
-    """Wait for the lock `name`, which is only ever held for milliseconds: to read a record, change it, write it back."""
+    """Wait for the lock `name`, which is only ever held for milliseconds: to read a record, change it, write it back.
+
+    StoreError naming `what` when another process has kept it for half a minute.
+    """
     path = layout.lock(name)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         try:
-            lock.acquire(timeout=_TURN_SECONDS)
+            lock.acquire(timeout=_SHORT_LOCK_SECONDS)
         except Timeout:
             raise StoreError(
-                f"{what}: another process has been writing it for {_TURN_SECONDS:.0f} s; try again"
+                f"{what}: another process has been writing it for {_SHORT_LOCK_SECONDS:.0f} s; try again"
             ) from None
     try:
         yield
@@ -60,8 +63,8 @@ def short_lock(layout: Layout, name: str, what: str) -> Iterator[None]:
         lock.release()
 
 
-def holder(layout: Layout, name: str) -> str | None:
-    """Who holds the lock `name` since when, as one line; None when nobody does."""
+def lock_owner(layout: Layout, name: str) -> str | None:
+    """Return who has held the lock `name` since when, as one line; None when nobody holds it."""
     path = layout.lock(name)
     if not path.exists():
         return None
@@ -69,17 +72,17 @@ def holder(layout: Layout, name: str) -> str | None:
         with FileLock(path, timeout=0):
             return None
     except Timeout:
-        return _holder(path)
+        return _read_owner(path)
     except OSError:
         return None
 
 
-def _record(path: Path) -> Path:
-    # Beside the lock, because writing into a locked file is refused on some systems.
+def _owner_file(path: Path) -> Path:
+    # next to the lock, because writing into a locked file is refused on some systems
     return path.with_suffix(".json")
 
 
-def _sign(path: Path) -> None:
+def _write_owner(path: Path) -> None:
     record = {
         "process": os.getpid(),
         "machine": socket.gethostname(),
@@ -87,12 +90,12 @@ def _sign(path: Path) -> None:
         "command": " ".join(["c3", *sys.argv[1:]]),
     }
     with writing(path):
-        _record(path).write_text(json.dumps(record), encoding="utf-8")
+        _owner_file(path).write_text(json.dumps(record), encoding="utf-8")
 
 
-def _holder(path: Path) -> str:
+def _read_owner(path: Path) -> str:
     try:
-        record = json.loads(_record(path).read_text(encoding="utf-8"))
+        record = json.loads(_owner_file(path).read_text(encoding="utf-8"))
         return f"process {record['process']} on {record['machine']} since {record['since']} ({record['command']})"
     except (OSError, ValueError, KeyError):
         return "another process"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, StoreError
 from store.artifacts.artifact import Artifact, Row
-from store.queries.connection import SQL, add_table, create_view, open_tables, shared_room
+from store.queries.connection import SQL, add_table, create_view, open_tables, scratch_database
 
 if TYPE_CHECKING:  # which estimator reads what is told without DuckDB
     import duckdb
@@ -122,7 +122,7 @@ def write_advantages(
 
     size = sum(path.stat().st_size for one in (*artifacts, *ablated) for table in _TABLES for path in one.files(table))
     try:
-        with shared_room() if size <= _SMALL else _spilling(target.parent / SPILL) as connection:
+        with scratch_database() if size <= _SMALL else _spilling(target.parent / SPILL) as connection:
             for table in _TABLES:
                 add_table(connection, table, table, artifacts)
             _show_returns(connection, group_by, ablated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,78 +18,82 @@ from store.artifacts.step_timing import step_timing
 from store.disk.atomic import writing
 from store.disk.layout import Layout
 from store.queries.connection import MEMORY, SQL
-from store.runs.records import references, run_folders
+from store.runs.records import Reference, references, run_folders
 from store.runs.staleness import RunStaleness
 
 _LABELS = pa.schema([(name, pa.string()) for name in ("filename", "run", "variant", "step")] + [("round", pa.int32())])
-_READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.PRAGMA}
+_READ_ONLY = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.PRAGMA}
 
 
 def open_catalog(layout: Layout) -> duckdb.DuckDBPyConnection:
-    """A connection with every table of the store as a view, each row labelled with run, round and variant.
+    """Return a connection with every table of the store as a view, each row labelled with run, round, variant and step.
 
-    It can read the store's files and nothing else, and write nothing.
+    It can read the store's artifacts and nothing else, and write nothing.
     """
-    files: dict[str, dict[str, None]] = {name: {} for name in TABLES}
-    labels: list[Row] = []
-    paces: dict[str, list[Row]] = {}
-    found: dict[tuple[str, str], Artifact | None] = {}
-    for reference in references(layout):
-        artifact = load_manifest(layout, reference.stage, reference.key)
-        found[reference.stage, reference.key] = artifact
-        if artifact is None:
-            continue
-        paces[str(artifact.path)] = step_timing(artifact)
-        for table in TABLES:
-            for path in filter(Path.exists, artifact.files(table)):  # what a corrupt artifact has left can be asked for
-                files[table][str(path)] = None
-                labels.append(
-                    {
-                        "filename": str(path),
-                        "run": reference.run,
-                        "round": reference.round,
-                        "variant": reference.variant,
-                        "step": reference.step,
-                    }
-                )
-    connection = duckdb.connect(":memory:")
-    connection.execute("SET memory_limit = ?", [MEMORY])
-    connection.from_arrow(pa.Table.from_pylist(labels, _LABELS)).create("labels")
-    timed = [row for rows in paces.values() for row in rows]
-    connection.from_arrow(pa.Table.from_pylist(timed, STEP_TIMING)).create("step_timing")
-    rounds = [
+    referenced = list(references(layout))
+    artifacts = {
+        name: load_manifest(layout, *name) for name in {(entry.stage, entry.key): None for entry in referenced}
+    }
+    labels = _labels(referenced, artifacts)
+    timed = [row for artifact in artifacts.values() if artifact is not None for row in step_timing(artifact)]
+    staleness = [
         asdict(entry)
         for run in run_folders(layout)
-        for entry in RunStaleness(layout, run, lambda _, *name: found.get(name)).all()
+        for entry in RunStaleness(layout, run, lambda _, *name: artifacts.get(name)).all()
     ]
-    connection.from_arrow(pa.Table.from_pylist(rounds, ROUNDS)).create("rounds")
-    for table, paths in files.items():
+    connection = duckdb.connect(":memory:")
+    connection.execute("SET memory_limit = ?", [MEMORY])
+    for name, rows, schema in (
+        ("labels", labels, _LABELS),
+        ("step_timing", timed, STEP_TIMING),
+        ("rounds", staleness, ROUNDS),
+    ):
+        connection.from_arrow(pa.Table.from_pylist(rows, schema)).create(name)
+    for table in TABLES:
+        paths = list(dict.fromkeys(row["filename"] for row in labels if Path(row["filename"]).stem == table))
         if paths:
-            relation = connection.read_parquet(list(paths), filename=True, hive_partitioning=False)
+            relation = connection.read_parquet(paths, filename=True, hive_partitioning=False)
         else:
             relation = connection.from_arrow(TABLES[table].append(pa.field("filename", pa.string())).empty_table())
         relation.create_view(f"{table}_files")
     connection.execute((SQL / "views.sql").read_text())
-    _close_doors(connection, layout.artifacts)
+    _lock_down(connection, layout.artifacts)
     return connection
 
 
-def _close_doors(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+def _labels(referenced: Sequence[Reference], artifacts: Mapping[tuple[str, str], Artifact | None]) -> list[Row]:
+    """Return a row for each file that a step refers to (schema: _LABELS), as far as a corrupt artifact still has it."""
+    return [
+        {
+            "filename": str(path),
+            "run": reference.run,
+            "round": reference.round,
+            "variant": reference.variant,
+            "step": reference.step,
+        }
+        for reference in referenced
+        if (artifact := artifacts[reference.stage, reference.key]) is not None
+        for table in TABLES
+        for path in filter(Path.exists, artifact.files(table))
+    ]
+
+
+def _lock_down(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     connection.execute("SET allowed_directories = ?", [[str(folder)]])
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 
 
 def query(layout: Layout, text: str) -> duckdb.DuckDBPyRelation:
-    """The result of one reading statement. ConfigError with DuckDB's own words when it cannot be run."""
+    """Return the result of one reading statement. ConfigError with DuckDB's own words when it cannot be run."""
     try:
         connection = open_catalog(layout)
         statements = connection.extract_statements(text)
-        if len(statements) != 1 or statements[0].type not in _READING:
+        if len(statements) != 1 or statements[0].type not in _READ_ONLY:
             raise ConfigError("c3 sql: one SELECT at a time; stored rows are never changed")
         relation = connection.sql(text)
     except duckdb.Error as error:
-        raise _refusal(error) from None
+        raise _query_error(error) from None
     if relation is None:
         raise ConfigError("c3 sql: that statement returns no rows")
     return relation
@@ -109,24 +114,24 @@ def table_of_round(layout: Layout, name: str, run: str, round: int, variant: str
 
 
 def fetch(relation: duckdb.DuckDBPyRelation) -> list[tuple[Any, ...]]:
-    """A query's rows. ConfigError where a value turns up that the query cannot work with."""
+    """Return a query's rows. ConfigError where a value turns up that the query cannot work with."""
     try:
         return relation.fetchall()
     except duckdb.Error as error:
-        raise _refusal(error) from None
+        raise _query_error(error) from None
 
 
-def _refusal(error: duckdb.Error) -> ConfigError:
-    reason = " ".join(str(error).split("LINE 1:")[0].split())
-    cure = "; c3 verify names what is corrupt, and the command that makes it again" if ".parquet" in reason else ""
-    return ConfigError(f"c3 sql: {reason}{cure}")
+def _query_error(error: duckdb.Error) -> ConfigError:
+    message = " ".join(str(error).split("LINE 1:")[0].split())
+    cure = "; c3 verify names what is corrupt, and the command that makes it again" if ".parquet" in message else ""
+    return ConfigError(f"c3 sql: {message}{cure}")
 
 
 def write_parquet(relation: duckdb.DuckDBPyRelation, path: Path) -> None:
-    """A query's rows as one Parquet file."""
+    """Write a query's rows as one Parquet file. ConfigError as from `fetch`; StoreError when the disk refuses."""
     try:
         rows = relation.to_arrow_table()
     except duckdb.Error as error:
-        raise _refusal(error) from None
+        raise _query_error(error) from None
     with writing(path):
         pq.write_table(rows, path)

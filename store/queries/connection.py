@@ -1,6 +1,7 @@
 """DuckDB over Parquet: SQL files run on named tables.
 
-No query is built from strings. A view's definition takes no parameters, so its own name and the files' quoted paths are put in.
+No query is built from strings. Only a view's definition, which takes no parameters, has its name and the files' quoted
+paths put in.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ MEMORY = "4GB"
 
 
 def open_tables(artifacts: Sequence[Artifact], names: Sequence[str]) -> duckdb.DuckDBPyConnection:
-    """A connection that sees each named table as a view over those artifacts' parts; empty where none has it."""
-    connection = _connected()
+    """Return a connection that sees each named table as a view over those artifacts' parts; empty where none has it."""
+    connection = _connect()
     for name in names:
         add_table(connection, name, name, artifacts)
     return connection
@@ -32,42 +33,45 @@ def open_tables(artifacts: Sequence[Artifact], names: Sequence[str]) -> duckdb.D
 
 @contextmanager
 def shared_tables(artifacts: Sequence[Artifact], names: Sequence[str]) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The same on the process's one connection, for a short query: to open one takes longer. Nobody else's meanwhile."""
-    with _sharing:
-        connection, standing = _shared()
+    """Yield the process's shared connection, held exclusively, with views as `open_tables` makes them.
+
+    For short queries: opening a connection takes longer than they do.
+    """
+    with _shared_lock:
+        connection, views = _shared_connection()
         for name in names:
             files = [path for artifact in artifacts for path in artifact.files(name)]
-            if standing.get(name) != files:  # the steps of a round see much the same
+            if views.get(name) != files:  # the steps of a round see much the same
                 add_table(connection, name, name, artifacts)
-                standing[name] = files
+                views[name] = files
         yield connection
 
 
 @contextmanager
-def shared_room() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database of its own on that connection, empty, and gone afterwards with all that was made in it."""
-    with _sharing, _shared()[0].cursor() as connection:
-        connection.execute("DETACH DATABASE IF EXISTS room")  # of one that was left by an error
-        connection.execute("ATTACH ':memory:' AS room")
-        connection.execute("USE room")
+def scratch_database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yield the shared connection, held exclusively, in an empty database of its own that is dropped afterwards."""
+    with _shared_lock, _shared_connection()[0].cursor() as connection:
+        connection.execute("DETACH DATABASE IF EXISTS scratch")  # one that an error left
+        connection.execute("ATTACH ':memory:' AS scratch")
+        connection.execute("USE scratch")
         yield connection
         connection.execute("USE memory")
-        connection.execute("DETACH room")
+        connection.execute("DETACH scratch")
 
 
 @lru_cache(maxsize=1)
-def _shared() -> tuple[duckdb.DuckDBPyConnection, dict[str, list[Path]]]:
-    """The connection, and the files that each table's view is over."""
-    atexit.register(_shared.cache_clear)  # DuckDB complains of what is still open when Python ends
-    return _connected(), {}
+def _shared_connection() -> tuple[duckdb.DuckDBPyConnection, dict[str, list[Path]]]:
+    """Return the connection, and the files that each table's view is over."""
+    atexit.register(_shared_connection.cache_clear)  # DuckDB complains of a connection that is open when Python ends
+    return _connect(), {}
 
 
-_sharing = Lock()
+_shared_lock = Lock()
 
 
 @lru_cache(maxsize=1)
 def warm_up() -> None:
-    """Open it once, and import what writing rows needs: for who has to wait for something else anyway."""
+    """Open the shared connection and import what writing rows needs: for a caller that has to wait anyway."""
     import pyarrow.parquet  # noqa: F401
 
     import store.artifacts.content_digest  # noqa: F401
@@ -76,7 +80,7 @@ def warm_up() -> None:
         connection.execute("SELECT count(*) FROM rewards").fetchall()
 
 
-def _connected() -> duckdb.DuckDBPyConnection:
+def _connect() -> duckdb.DuckDBPyConnection:
     import duckdb
 
     connection = duckdb.connect(":memory:")
@@ -85,7 +89,7 @@ def _connected() -> duckdb.DuckDBPyConnection:
 
 
 def add_table(connection: duckdb.DuckDBPyConnection, view: str, table: str, artifacts: Sequence[Artifact]) -> None:
-    """One table over those artifacts' parts as a view of that name; empty where none has it."""
+    """Create a view of that name over one table of those artifacts' parts; empty where none has it."""
     files = [str(path).replace("'", "''") for artifact in artifacts for path in artifact.files(table)]
     if files:
         listed = ", ".join(f"'{path}'" for path in files)
@@ -97,5 +101,5 @@ def add_table(connection: duckdb.DuckDBPyConnection, view: str, table: str, arti
 
 
 def create_view(connection: duckdb.DuckDBPyConnection, view: str, text: str) -> None:
-    """A query as a view, in place of one of that name. As a relation it would be planned more than once."""
+    """Create a view from a query, replacing one of that name. As a relation it would be planned more than once."""
     connection.execute(f'CREATE OR REPLACE VIEW "{view}" AS {text}')

@@ -1,4 +1,4 @@
-"""What a command says at the end of a round. DuckDB is imported where figures are not recorded yet."""
+"""Compute what a command prints at the end of a round. DuckDB is imported where figures are not recorded yet."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ _SIGNAL = SQL / "signal_summary.sql"
 
 
 def summary_content(artifacts: list[Artifact]) -> str:
-    """Digest of what a summary is made from: the rows and the queries. Equal content, equal summary."""
+    """Return the digest of what a summary is made from: the rows and the queries. Equal content, equal summary."""
     rows = sorted([artifact.stage, artifact.digest] for artifact in artifacts)
     return digest([rows, _FIGURES.read_text(), _SIGNAL.read_text()])
 
 
 def round_summary(artifacts: list[Artifact]) -> tuple[Row, list[Row]]:
-    """A round's figures over its rewards, and per role how many groups carry no signal."""
+    """Return a round's figures over its rewards (round_summary.sql), and per role how many groups carry no signal
+    (signal_summary.sql).
+    """
     with shared_tables(artifacts, ("transcripts", "replays", "rewards", "advantages")) as connection:
         return _rows(connection, _FIGURES)[0], _rows(connection, _SIGNAL)
 
 
 def accuracy_change(before: Artifact, after: Artifact) -> Row:
-    """How greedy accuracy changed, paired by problem, with half the width of its 95% interval."""
+    """Return how greedy accuracy changed, paired by problem, with half the width of its 95% interval
+    (accuracy_change.sql).
+    """
     with shared_tables((), ()) as connection:
         for name, artifact in (("before", before), ("after", after)):
             add_table(connection, name, "evaluations", [artifact])

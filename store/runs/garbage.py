@@ -1,4 +1,4 @@
-"""Garbage: artifacts that no run, round or variant refers to, and what dead writers left."""
+"""Garbage: artifacts that no run, round or variant refers to, and what dead writers have left."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Garbage:
     key: str
     bytes: int
     finished: bool
-    """Whether it is a whole artifact, rather than the parts of one never finished."""
+    """Whether it is a finished artifact, rather than the parts of one never finished."""
 
 
 def garbage(layout: Layout) -> Iterator[Garbage]:
-    """Every artifact folder that nothing refers to, directly or as an input of something kept. Removes nothing."""
-    kept = _kept(layout)
+    """Yield every artifact folder that no record refers to, directly or as an input. Removes nothing."""
+    kept = _referenced(layout)
     for path in sorted(layout.artifacts.glob("*/*")):
         name = (path.parent.name, path.name)
         if path.is_dir() and name not in kept:
@@ -38,7 +38,7 @@ def garbage(layout: Layout) -> Iterator[Garbage]:
 
 
 def sweep(layout: Layout, found: Garbage) -> bool:
-    """Remove one. False when a live writer holds it: then it is left alone."""
+    """Remove one. False when a live writer has locked it: then it is left alone."""
     try:
         with exclusive_lock(layout, f"{found.stage}-{found.key}", found.key), writing(found.path):
             (found.path / MANIFEST).unlink(missing_ok=True)
@@ -48,8 +48,8 @@ def sweep(layout: Layout, found: Garbage) -> bool:
     return True
 
 
-def _kept(layout: Layout) -> set[tuple[str, str]]:
-    """What the records refer to, and everything that was made from."""
+def _referenced(layout: Layout) -> set[tuple[str, str]]:
+    """Return stage and key of what the records refer to, and of everything that it was made from."""
     waiting = [(reference.stage, reference.key) for reference in references(layout)]
     kept: set[tuple[str, str]] = set()
     while waiting:

@@ -1,7 +1,7 @@
 """Records of runs and rounds: which configuration holds from which round on, and what each round refers to.
 
-Small JSON files, written by the program: `run.json` of a run, and one file for each round of each variant. Artifacts know
-nothing of either.
+Small JSON files, written by the program: `run.json` of a run, and one file for each round of each variant. Artifacts
+know nothing of either.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class RoundRecord:
     failures: dict[str, str] = field(default_factory=dict)
     """Step -> why its last attempt failed."""
     summary: RoundSummary | None = None
-    """None: nobody has asked for the figures yet."""
+    """None: the figures were not computed yet."""
     interventions: list[InterventionRecord] = field(default_factory=list)
     """In the order in which they were first asked."""
 
@@ -126,8 +126,8 @@ class RoundRecord:
 def edit_round(layout: Layout, ref: RoundRef) -> Iterator[RoundRecord]:
     """Yield a round's record as it is now; write it back when the block ends well and has changed something.
 
-    One process at a time edits the records of a run, so that none overwrites what another has just written. That takes a
-    lock, which a store that cannot be written to refuses (StoreError): where nothing may need to change, compare with
+    One process at a time edits the records of a run, so that none overwrites what another has just written. That takes
+    a lock, which a read-only store refuses (StoreError): where nothing may need to change, compare with
     `RoundRecord.load` first.
     """
     path = _path(layout, ref)
@@ -171,7 +171,7 @@ def config_at(layout: Layout, run: str, round: int) -> dict[str, Any] | None:
 
 
 def record_config(layout: Layout, run: str, round: int, config: Mapping[str, Any]) -> bool:
-    """Let a configuration hold from this round on; the first one recorded holds from round 1. False when it already did."""
+    """Let a configuration hold from this round on, the first of a run from round 1. False when it already did."""
     if config_at(layout, run, round) == config:
         return False
     with run_lock(layout, run):

@@ -2,8 +2,8 @@
 
     stale(n)  =  policy_before(n) != policy that round n - 1 ends with, or stale(n - 1)
 
-A round is made from the policy that the round before ended with. Where that policy has been made again since, and came out
-otherwise, the later round's rows are intact but come from a policy no longer in this run.
+A round is made from the policy that the round before ended with. Where that policy has been made again since, and came
+out otherwise, the later round's rows are intact but come from a policy no longer in this run.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class PolicyStaleness:
     policy_after: str | None
     """The version that its update made; None before that."""
     stale: bool | None
-    """Whether a step was made from a policy that the round before no longer ends with, or that round is stale itself. None
-    where it cannot be known: nothing was made yet, or the round before has no update."""
+    """Whether a step was made from a policy that the round before no longer ends with, or that round is stale itself.
+    None where it cannot be known: nothing was made yet, or the round before has no update."""
 
 
 class RunStaleness:

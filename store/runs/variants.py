@@ -25,7 +25,7 @@ class Variant:
 
 
 def find_variant(layout: Layout, run: str, name: str) -> Variant | None:
-    """Return the variant of that name, or None; the main line is no variant. StoreError when its file is lost or corrupt."""
+    """Return the variant of that name, or None; the main line is none. StoreError when its file is lost or corrupt."""
     if name == MAIN:
         return None
     record = load_record(layout.variant(run, name))
@@ -60,7 +60,7 @@ def line_of(layout: Layout, ref: RoundRef) -> RoundRef:
 
 
 def line_of_step(layout: Layout, ref: RoundRef, step: str, order: Sequence[str]) -> RoundRef:
-    """Return the round whose record holds for one step: the variant's own from the step it branches at, its parent's before.
+    """Return the round whose record holds for a step: the variant's own from where it branches, its parent's before.
 
     `order` names every step in order.
     """

@@ -14,7 +14,7 @@ from rich.console import Console
 from configs.load import load_config
 from configs.schema import Config
 from pipeline.commands.compare import compare
-from pipeline.commands.why import question_of
+from pipeline.commands.why import explain, question_of
 from pipeline.formatting import number, signed
 from pipeline.views.compare import show_comparison
 from pipeline.views.why import page_lines

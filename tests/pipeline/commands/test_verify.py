@@ -18,7 +18,7 @@ from configs.training import UpdateConfig
 from pipeline.commands.verify import verify
 from store.artifacts.artifact import MANIFEST, PART_RECORD, Row, load_manifest, write_table
 from store.artifacts.schemas import TABLES
-from store.artifacts.writer import ArtifactWriter, _settled
+from store.artifacts.writer import ArtifactWriter, sync_and_describe
 from store.disk.layout import Layout
 from store.disk.records import read_record, write_record
 from store.queries.connection import SQL
@@ -86,7 +86,7 @@ def _record_anew(store: Path, folder: Path, content: bool, **described_as: Any) 
     """The records of a part and its artifact as they are of the files that are there."""
     part = folder / "part-00000"
     record, manifest = _record(part / PART_RECORD), _record(folder / MANIFEST)
-    record["files"] = {name: entry for name, entry in _settled(part, {}).items() if name != PART_RECORD}
+    record["files"] = {name: entry for name, entry in sync_and_describe(part, {}).items() if name != PART_RECORD}
     write_record(part / PART_RECORD, record)
     parts = [record, *manifest["parts"][1:]]
     if not content:

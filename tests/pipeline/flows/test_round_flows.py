@@ -19,7 +19,7 @@ from configs.load import load_config
 from store.disk.layout import Layout
 from store.runs.records import RoundRecord, RoundRef
 from tests.conftest import ROOT, Answer
-from tests.store.artifacts.test_corruption import HARMS
+from tests.store.artifacts.test_integrity import HARMS
 from tests.support.kill import contents
 from tests.support.rounds import drive
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs.evaluators import ExactEvaluator, MathEvaluator, NumberEvaluator, TableEvaluator
+from configs.evaluators import EvaluatorConfig, ExactEvaluator, MathEvaluator, NumberEvaluator, TableEvaluator
 from configs.problems import ScriptedProblems
+from stages.evaluators import number
 from stages.evaluators.number import LONGEST, NumberGrader
 from stages.evaluators.protocol import Grade
-from stages.evaluators.registry import make_evaluator
+from stages.evaluators.registry import EVALUATORS, evaluator_identity, make_evaluator
 from stages.problem_sources.protocol import Problem
 from stages.problem_sources.registry import load_problems
 
@@ -29,7 +31,7 @@ def _number(read: str) -> NumberGrader:
 
 
 def _assert_storable(grade: Grade) -> None:
-    """Whatever was read, the answer_grade is finite and fits in a Parquet file."""
+    """Whatever was read, the grade is finite and fits in a Parquet file."""
     assert 0 <= grade.reward <= 1
     grade.reason.encode()
     assert len(grade.reason) < 250 and "\n" not in grade.reason
@@ -223,6 +225,19 @@ def test_no_message_breaks_exact_or_table(config: ExactEvaluator | TableEvaluato
 def test_an_empty_mark_is_refused_when_the_configuration_is_read() -> None:
     with pytest.raises(ValueError, match="at least 1 character"):
         NumberEvaluator(mark="")
+
+
+def test_every_evaluator_that_can_be_configured_has_its_row() -> None:
+    sections, _ = get_args(EvaluatorConfig)
+    assert set(EVALUATORS) == set(get_args(sections))
+
+
+def test_an_evaluators_identity_is_its_settings_and_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"kind": "number", "read": "last", "mark": "####"}
+    assert evaluator_identity(NumberEvaluator(read="last")) == {**settings, "version": 1}
+    monkeypatch.setattr(number, "VERSION", 2)
+    assert evaluator_identity(NumberEvaluator(read="last")) == {**settings, "version": 2}
+    assert evaluator_identity(ExactEvaluator()) == {"kind": "exact", "version": 1}
 
 
 def test_every_evaluator_of_the_configuration_can_be_made() -> None:

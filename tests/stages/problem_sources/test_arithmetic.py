@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from configs.errors import ConfigError
-from configs.problems import ArithmeticProblems, ScriptedProblems
+from configs.problems import ArithmeticProblems, ProblemsConfig, ScriptedProblems
 from stages.problem_sources.arithmetic import LARGEST_FACTOR
 from stages.problem_sources.overlap import overlap
 from stages.problem_sources.protocol import Problem
-from stages.problem_sources.registry import load_problems, source_identity
+from stages.problem_sources.registry import SOURCES, load_problems, source_identity
 
 
 def _questions(problems: list[Problem]) -> set[str]:
@@ -143,10 +143,15 @@ def test_a_large_range_of_numbers_costs_no_more_than_the_questions_drawn() -> No
     assert len(load_problems(ArithmeticProblems(count=20, largest=10**6))) == 20  # 10^19 questions are possible
 
 
-def test_generated_sets_are_keyed_by_their_configuration_and_the_generator() -> None:
+def test_generated_sets_are_keyed_by_their_configuration_and_the_sources_version() -> None:
     identity = source_identity(ArithmeticProblems(count=5))
-    assert identity["count"] == 5 and identity["split"] == "train" and identity["generator"] == 1
-    assert source_identity(ScriptedProblems())["generator"] == 1
+    assert identity["count"] == 5 and identity["split"] == "train" and identity["version"] == 1
+    assert source_identity(ScriptedProblems())["version"] == 1
+
+
+def test_every_source_that_can_be_configured_has_its_row() -> None:
+    sections, _ = get_args(ProblemsConfig)
+    assert set(SOURCES) == set(get_args(sections))
 
 
 # scripted

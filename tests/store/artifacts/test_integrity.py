@@ -1,4 +1,4 @@
-"""Damage: whatever file of a store is no longer as it was written is noticed, named, and alone made again."""
+"""Integrity: whatever file of a store is corrupt is noticed, named, and alone made again."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pipeline.commands.session import RoundOptions
 from pipeline.commands.verify import Finding, look_through, problem_of, verify
 from pipeline.steps import EVALUATION, ROUND
 from stages.base.resources import Resources
+from store.artifacts.integrity import load_verified
 from store.disk.layout import Layout
 from store.disk.records import read_record, write_record
 from store.runs.garbage import garbage
@@ -29,7 +30,7 @@ from store.runs.variants import Variant, find_variant, record_variant
 from tests.conftest import Answer
 from tests.support import worlds
 from tests.support.kill import contents
-from tests.support.rounds import PlayedRound, drive, resolver_of
+from tests.support.rounds import PlayedRound, config_of, drive, resolver_of
 
 Harm = Callable[[Path], object]
 Command = Callable[..., Answer]
@@ -114,7 +115,7 @@ def whole_contents(whole: Path) -> dict[str, object]:
 
 @pytest.fixture
 def corrupt(whole: Path, store: Path) -> Path:
-    """A copy of it, to be corrupt."""
+    """A copy of it, to be corrupted."""
     copytree(whole, store)
     return store
 
@@ -383,3 +384,22 @@ def test_a_corrupt_adapter_or_optimiser_state_is_made_again_to_the_same_bytes(st
         again = drive(store, config, resources=resources)
         assert (again.made, again.reports["update"].parts_made) == (["update"], 1)
         assert {name: file for name, file in contents(store).items() if name in whole} == whole
+
+
+@pytest.mark.parametrize("harm", [flip_a_bit, truncate, Path.unlink, lambda path: rmtree(path.parent)])
+def test_corruption_is_noticed_and_only_the_corrupt_part_is_made_again(
+    played: Callable[[str, str], PlayedRound], store: Path, harm: Harm
+) -> None:
+    whole = played("duo", "tree")
+    copytree(whole.store, store)
+    artifact = load_verified(Layout(store), "rollout", whole.artifacts["rollout"].key)
+    assert artifact is not None and len(artifact.parts()) == 2
+    kept = artifact.parts()[0] / "decisions.parquet"
+    written = kept.stat().st_mtime_ns
+    harm(artifact.parts()[1] / "decisions.parquet")
+    assert load_verified(Layout(store), "rollout", artifact.key) is None
+    again = drive(store, config_of("duo", "tree"))
+    assert again.made == ["rollout"]
+    assert (again.reports["rollout"].parts_made, again.reports["rollout"].parts_reused) == (1, 1)
+    assert kept.stat().st_mtime_ns == written
+    assert again.artifacts["rollout"].digest == artifact.digest
