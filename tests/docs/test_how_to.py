@@ -18,6 +18,8 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENDS_WITH = {
     "role": r"verifier\W+64\b",  # the new role has credit: 8 problems, 8 evaluations each
     "estimator": r"\bmedian\b",  # it is compared with the others
+    "evaluator": r"said\W+\d+",  # it gave rewards
+    "problem-source": r"counting\W+32\b",  # the set is there
     "stage": r"reasoner\W+\d+",  # its table has a row for the role
 }
 """By page, what its last command prints, as a regular expression."""
