@@ -44,7 +44,7 @@ of the context into the advantage: biased for Q - V, unbiased for the gradient (
 batch). `magrpo` has that bias and, being part of its own mean, a shrunk gradient; on a tree a message takes the mean over
 its leaves, so a fair run of it uses the `episodes` plan. A smaller variance beside a slope below 1 is no gain: divide it
 by the slope's square first. Where a role makes no difference (`irrelevant`), c3 gives it exactly 0 and the others do not.
-`ccpo`, here with one solo replay a state, is off by V(h) less V without the message (`tests/stages/test_solo.py` takes exactly that
+`ccpo`, here with one ablated replay per state, is off by V(h) less V without the message (`tests/stages/test_ablated_replay.py` takes exactly that
 off): the same for all messages of a state, so the gradient is unbiased. The last role has none; its figures are over the
 others.
 

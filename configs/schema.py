@@ -21,7 +21,7 @@ from configs.training import PolicyConfig, UpdateConfig
 
 
 class SamplingConfig(Section):
-    """How messages are drawn while training. Truncation biases the update's ratio; see METHOD, section 8."""
+    """How messages are drawn while training. Truncation biases the update's ratio; see docs/method.md, section 7."""
 
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)

@@ -6,6 +6,7 @@ as the command would, and runs the same round.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +20,8 @@ from pipeline.execution.process import prepare_process
 from store.disk.layout import MAIN
 
 DEPLOYMENT = "round"
+ENTRYPOINT = "c3.requested_round"
+"""As Prefect's runs import it: by way of c3, because they start in a folder that may hold another package `pipeline`."""
 
 
 @flow(name="c3", flow_run_name="{run} · round {round}", persist_result=False)
@@ -50,5 +53,7 @@ def wait_for_rounds(store: Path, limit: int) -> NoReturn:
     deployment = requested_round.to_deployment(
         DEPLOYMENT, parameters={"store": str(store.resolve())}, entrypoint_type=EntrypointType.MODULE_PATH
     )
-    serve(deployment, limit=limit)  # type: ignore[arg-type]
+    assert not isinstance(deployment, Coroutine), "only inside an event loop is it one"
+    deployment.entrypoint = ENTRYPOINT
+    serve(deployment, limit=limit)
     raise SystemExit(0)

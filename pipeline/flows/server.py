@@ -66,7 +66,7 @@ def _start_temporary(layout: Layout) -> tuple[str, subprocess.Popen[bytes]]:
         port = free.getsockname()[1]
     with writing(layout.prefect):
         log = (layout.prefect / TEMPORARY_LOG).open("wb")
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command = [sys.executable, "-P", "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     with log:
         process = subprocess.Popen(
@@ -113,7 +113,7 @@ def start_lasting(layout: Layout, port: int) -> str:
         log = (layout.prefect / "server.log").open("ab")
     with log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -29,6 +29,7 @@ from configs.evaluators import MathEvaluator
 from stages.evaluators.protocol import Grade
 from stages.evaluators.quoting import quote, storable
 from stages.problem_sources.protocol import Problem
+from stages.runtime.child_processes import child_search_path
 
 VERSION = 1
 """Raised by hand when some answer gets another grade: it is in the keys of the grade stage."""
@@ -105,7 +106,7 @@ class _Child:
     def __init__(self) -> None:
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CHILD, json.dumps(sys.path)],
+            [sys.executable, "-c", _CHILD, json.dumps(child_search_path())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

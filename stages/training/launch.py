@@ -28,6 +28,7 @@ from stages.base.inputs import Part
 from stages.base.job import Job
 from stages.learners.protocol import Learner
 from stages.learners.registry import make_learner
+from stages.runtime.child_processes import own_packages_first
 from stages.runtime.device import resolved_device
 from stages.runtime.parent_watch import exit_with_parent
 from stages.training.process_group import Distributed, ProcessGroup
@@ -65,7 +66,7 @@ def train_together(
     # the job is replaced by its like: rows that were read here do not travel, each process reads them from the store
     order = (os.getpid(), train, part, replace(job), device, place)
     try:
-        with patch_environment(**_environment(count, job.config)):
+        with own_packages_first(), patch_environment(**_environment(count, job.config)):
             start_processes(work, order, count, daemon=True, start_method="spawn")
     except (ProcessExitedException, ProcessRaisedException) as error:
         for report in sorted(place.glob(f"{_ERROR}-*")):

@@ -99,6 +99,20 @@ def query(layout: Layout, text: str) -> duckdb.DuckDBPyRelation:
     return relation
 
 
+def table(layout: Layout, name: str) -> duckdb.DuckDBPyRelation:
+    """Return one of the views, with the rows of every run, round and variant."""
+    return open_catalog(layout).view(name)
+
+
+def table_of_round(layout: Layout, name: str, run: str, round: int, variant: str) -> duckdb.DuckDBPyRelation:
+    """Return one of the views, with the rows of one round alone; none where the round has not run."""
+    wanted = {"run": run, "round": round, "variant": variant}
+    relation = table(layout, name)
+    for column, value in wanted.items():
+        relation = relation.filter(duckdb.ColumnExpression(column) == duckdb.ConstantExpression(value))
+    return relation
+
+
 def fetch(relation: duckdb.DuckDBPyRelation) -> list[tuple[Any, ...]]:
     """Return a query's rows. ConfigError where a value turns up that the query cannot work with."""
     try:

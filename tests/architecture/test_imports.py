@@ -266,7 +266,7 @@ def test_every_package_is_in_the_wheel() -> None:
         ".".join(path.parent.relative_to(ROOT).parts) for layer in FOLDERS for path in (ROOT / layer).rglob("*.py")
     }
     assert folders <= set(declared["packages"])
-    assert declared["py-modules"] == ["cli"]
+    assert declared["py-modules"] == ["c3", "cli"]
 
 
 def test_every_data_file_is_in_the_wheel() -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
+from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
+import cli
 from store.disk.layout import Layout
 from store.queries.catalog_views import fetch, query
 from store.runs.variants import Variant, record_variant
@@ -67,3 +75,35 @@ def test_variants_are_joined_message_by_message(store: Path) -> None:
     assert {role for role, *_ in rows} == {"reasoner", "actor"}
     for role, _, ours, other in rows:
         assert other == pytest.approx(ours * {"reasoner": 1 / 2, "actor": 3 / 4}[role])
+
+
+def test_the_example_of_the_module_runs(tmp_path: Path, prefect_server: str) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_API_URL": prefect_server}
+    script = f"{block}\nprint(len(best), page['groups'][0]['role'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "10 actor\n"), done.stderr
+
+
+COMMANDS = [
+    " ".join(line.split("  #")[0].split())
+    for line in (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    if line.startswith("    c3 ") and not line.startswith("    c3 sql")
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_command_line_knows_every_command_and_option_of_the_readme(line: str) -> None:
+    """Its own parser says so, which runs nothing."""
+    words = shlex.split(line)[1:]
+    command: Any = typer.main.get_command(cli.app)
+    context = typer.Context(command)
+    while isinstance(command, TyperGroup):
+        found = command.get_command(context, words.pop(0))
+        assert found is not None, line
+        command = found
+        context = typer.Context(command, parent=context, ignore_unknown_options=False)
+    command.make_parser(context).parse_args(words)

@@ -24,6 +24,7 @@ from stages.engines.protocol import Completion, Request, SamplingParameters
 from stages.models.chat_codec import ChatCodec
 from stages.models.lora_merge import read_adapter
 from stages.models.protocol import Codec
+from stages.runtime.child_processes import own_packages_first
 from stages.runtime.device import resolved_device, resolved_dtype
 from store.artifacts.policy_version import Adapter, PolicyVersion
 
@@ -120,7 +121,7 @@ class VllmEngine:
         if resolved_device(config.device) == "cuda":
             options["gpu_memory_utilization"] = config.gpu_memory_utilization
         try:
-            self._llm = LLM(
+            self._llm = own_packages_first()(LLM)(
                 model=str(self._model_dir),
                 skip_tokenizer_init=True,
                 dtype=resolved_dtype(config.dtype, config.device),

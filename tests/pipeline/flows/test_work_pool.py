@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def environment(tmp_path: Path, prefect_server: str) -> Mapping[str, str]:
-    """Of whoever deploys: neither C3's place nor the store's, which are the worker's to know."""
+    """Of whoever deploys: neither the configurations' place nor the store's, which are the worker's to know."""
     return {
         **{name: value for name, value in os.environ.items() if name != "C3_HOME"},
         "PREFECT_API_URL": prefect_server,
@@ -36,11 +36,16 @@ def worker(environment: Mapping[str, str], store: Path, tmp_path: Path) -> Itera
     _prefect(environment, "work-pool", "create", "c3", "--type", "process")
     said = _prefect(environment, "--no-prompt", "deploy", "--all")
     assert "c3/round" in said
+    home = (
+        tmp_path / "home"
+    )  # of the configurations; a folder there that has the name of one of C3's packages is left alone
+    (home / "pipeline").mkdir(parents=True)
+    (home / "pipeline" / "__init__.py").write_text("raise RuntimeError('not this one')")
     with (tmp_path / "worker.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "worker", "start", "--pool", "c3"],
             cwd=tmp_path,
-            env={**environment, "C3_HOME": str(ROOT), "C3_STORE": str(store)},
+            env={**environment, "C3_HOME": str(home), "C3_STORE": str(store)},
             stdout=log,
             stderr=subprocess.STDOUT,
         )

@@ -1,4 +1,4 @@
-"""The three plans: what they draw, what that costs, and whom each evaluation counts towards. METHOD.md, section 3."""
+"""The three plans: what they draw, what that costs, and whom each evaluation counts towards. docs/method.md, section 3."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def replay_plans(draw: st.DrawFn) -> tuple[ReplayPlan, list[str]]:
     if chosen[-1] is not None:
         chosen[-1] = RoleReplays(alternatives=chosen[-1].alternatives, replays=1)
     roles = {name: spend for name, spend in zip(names, chosen, strict=True) if spend}
-    # METHOD.md: N (1 + sum_r (n_r c_r - 1))
+    # docs/method.md, section 3: N (1 + sum_r (n_r c_r - 1))
     budget = transcripts * (1 + sum(spend.alternatives * spend.replays - 1 for spend in roles.values()))
     plan = ReplayPlan(transcripts=transcripts, roles=roles, budget=budget)
     plan.check(names)

@@ -177,7 +177,7 @@ def test_advantages_equal_the_formula_in_plain_python(played: Played, world: str
 
 
 def _oracle(round: PlayedRound) -> dict[str, tuple[float, float | None]]:
-    """decision -> (Q, A), by METHOD.md section 2, from the stored episodes alone."""
+    """decision -> (Q, A), by docs/method.md, section 2, from the stored episodes alone."""
     reward = {row["episode_id"]: row["reward"] for row in round.rows("rewards")}
     state = {row["decision_id"]: row["state_id"] for row in round.rows("decisions")}
     returns: dict[str, list[float]] = defaultdict(list)
@@ -283,7 +283,7 @@ def _squared_errors(round: PlayedRound, config: Config, role: str) -> list[float
         for j, (row, _) in enumerate(alternatives):
             rest, others = sum(c) - c[j], [k for k in range(len(c)) if k != j]
             mean = q[j] - sum(c[k] * q[k] for k in others) / rest
-            # METHOD.md: Var(A_j) = s_j^2 / c_j + sum_{k != j} c_k s_k^2 / (C - c_j)^2
+            # docs/method.md, section 2: Var(A_j) = s_j^2 / c_j + sum_{k != j} c_k s_k^2 / (C - c_j)^2
             law = s2[j] / c[j] + sum(c[k] * s2[k] for k in others) / rest**2
             by_copy[row["problem_id"]].append((row["advantage"] - mean) ** 2 / law)
     return [fsum(values) / len(values) for values in by_copy.values()]
@@ -315,7 +315,7 @@ def test_a_group_z_score_brings_its_note_exactly_where_it_makes_estimators_the_s
     plan: str, played: Played, tmp_path: Path
 ) -> None:
     scores = _z_scores(played("duo", plan), tmp_path)
-    assert _equal(scores["c3"], scores["full_mean"])  # METHOD, section 4
+    assert _equal(scores["c3"], scores["full_mean"])  # docs/method.md, section 4
     for name, own in scores.items():
         told = set(re.findall(r"\w+", _note(plan, name, "group_std").partition(" become the same numbers")[0]))
         found = {other for other in scores if other != name and _equal(own, scores[other])}

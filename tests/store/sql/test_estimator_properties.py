@@ -384,7 +384,7 @@ def test_every_message_that_counts_has_one_row_whose_credit_is_a_finite_number_o
 
 
 def test_a_z_score_makes_c3_and_the_plain_mean_the_same_numbers() -> None:
-    # METHOD, section 4: at equal replay counts the factor n/(n-1) cancels; at unequal ones it does not
+    # docs/method.md, section 4: at equal replay counts the factor n/(n-1) cancels; at unequal ones it does not
     rewards = {"p:0": [1.0, 0.0], "p:1": [0.25, 0.5], "p:2": [0.0, 0.0]}
     equal = [Ending(f"{name}/{i}", (name,), (name,), r) for name, both in rewards.items() for i, r in enumerate(both)]
     for taken, same in ((equal, True), ([*equal, Ending("more", ("p:0",), ("p:0",), 0.5)], False)):
