@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -277,9 +278,12 @@ def sql(
     store: Store = None,
 ) -> None:
     """Query every run, round and variant. Read-only. Try: c3 sql "show tables"."""
-    from pipeline.views.rows import write_answer
+    from pipeline.commands.sql import write_answer
+    from pipeline.views.rows import show_rows
+    from store.disk.layout import Layout
 
-    write_answer(_store(store), query, format.value, output, _console())
+    show = partial(show_rows, _console())
+    write_answer(Layout(_store(store)), query, format.value, output, show)
 
 
 @app.command()
@@ -661,7 +665,7 @@ def _seeds(text: str | None) -> list[int | None]:
 
 
 def _print_json(value: object) -> None:
-    from pipeline.views.rows import write_json
+    from pipeline.commands.sql import write_json
 
     write_json(value)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from store.queries.advantages import estimators
+from store.queries.estimators import estimators
 from tests.support.estimator_truth import Figures, World, credit_of, measure, play, worlds
 
 ABOUT = {

@@ -26,7 +26,7 @@ from stages.replay import REPLAY
 from stages.rollout import ROLLOUT
 from stages.sample import SAMPLE
 from stages.update import UPDATE
-from store.queries.advantages import requires_ablated_replays, requires_critic
+from store.queries.estimators import estimator
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ class StepList:
     """Which policy they use: the one that the round starts from, or the one that it ends with."""
     recorded_as: Literal["steps", "interventions"] = "steps"
     """Where a round's record keeps them: a round has one result of each step, but as many interventions as were asked."""
+    makes: str | None = None
+    """The view that an estimator may read, where only some do; None: they run for every estimator."""
     beside: bool = False
     """Whether a round is complete without them: no step of the round reads what they make."""
 
@@ -113,6 +115,7 @@ ABLATED_REPLAYS = StepList(
         Step("ablated_grade", GRADE, ("problems", "ablated_replay")),
     ),
     command="run iteration",
+    makes="ablated_replay",
 )
 
 VALUES = StepList(
@@ -122,6 +125,7 @@ VALUES = StepList(
         Step("critic", CRITIC, ("freeze", "rollout", "sample", "replay", "grade")),
     ),
     command="run iteration",
+    makes="critic_values",
 )
 
 EVALUATION = StepList(
@@ -187,11 +191,8 @@ ORDER: list[str] = [step.name for step in EVERYTHING]
 
 def round_steps(config: Config) -> StepList:
     """Return the round's steps under a configuration: with ablated replays or learned values where its estimator reads them."""
-    estimator = config.advantages.estimator
-    wanted = [
-        *(ABLATED_REPLAYS if requires_ablated_replays(estimator) else ()),
-        *(VALUES if requires_critic(estimator) else ()),
-    ]
+    read = estimator(config.advantages.estimator).reads
+    wanted = [step for steps in OPTIONAL if steps.makes in read for step in steps]
     credit = ROUND.steps[_BEFORE]
     reading = replace(credit, inputs=(*credit.inputs, *(step.name for step in wanted)))
     return replace(ROUND, steps=(*ROUND.steps[:_BEFORE], *wanted, reading, *ROUND.steps[_BEFORE + 1 :]))

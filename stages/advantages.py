@@ -17,7 +17,8 @@ from stages.base.resources import Resources
 from stages.base.stage import Stage
 from store.artifacts.artifact import StageOutput
 from store.disk.hashing import file_digest
-from store.queries.advantages import estimator_file, write_advantages
+from store.queries.advantages import write_advantages
+from store.queries.estimators import estimator
 
 
 def _slice(job: Job) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def _slice(job: Job) -> dict[str, Any]:
     # ablated replays are an input: their number is in the digest of what they earned
     return {
         **config.model_dump(mode="json", exclude={"ablated_replays"}),
-        "sql": file_digest(estimator_file(config.estimator)),
+        "sql": file_digest(estimator(config.estimator).path),
     }
 
 

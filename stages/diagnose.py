@@ -30,12 +30,13 @@ def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
     from stages.diagnostics.groups import groups_of
     from stages.diagnostics.metrics import RoleGroups, role_figures  # brings scipy, which takes a second to import
     from store.queries.diagnostics import diagnosed_rows
+    from store.queries.estimators import estimator
 
     own = [artifact for name, artifact in job.inputs.items() if name not in INDEPENDENT_STEPS]
     found = diagnosed_rows(own, [job.inputs[name] for name in INDEPENDENT_STEPS])
     groups = groups_of(found["alternatives"], found["units"])
     lawful = all(
-        (row["estimator"], row["normalisation"], row["group_id"]) == ("c3", "none", row["state_id"])
+        estimator(row["estimator"]).noise_law and (row["normalisation"], row["group_id"]) == ("none", row["state_id"])
         for row in found["alternatives"]
     )
     figures: list[Figure] = []

@@ -11,7 +11,8 @@ from pipeline.rounds.resolve import StepResolver
 from pipeline.rounds.stored import stored_artifacts
 from stages.engines.registry import make_codec
 from store.artifacts.artifact import Row
-from store.queries.why import Behind, behind
+from store.queries.estimators import Estimator, estimator
+from store.queries.why import Explanation, explanation_of
 
 Page = dict[str, Any]
 """run, round, variant, estimator, normalisation, and groups: each a state, its alternatives and their replays.
@@ -27,7 +28,7 @@ def explain(resolver: StepResolver, question: str, parameters: Mapping[str, Any]
     roles = [role.name for role in resolver.round.config.roles]
     if parameters.get("role") not in (None, *roles):
         raise ConfigError(f"c3 why: --role {parameters['role']}: no such role; there is {', '.join(roles)}")
-    found = behind(stored_artifacts(resolver, NEEDED, also=("update",)), question, parameters)
+    found = explanation_of(stored_artifacts(resolver, NEEDED, also=("update",)), question, parameters)
     if not found.chosen:
         raise ConfigError(
             f"c3 why: nothing in round {resolver.round.ref.round} of run '{resolver.round.ref.run}' answers to {_asked(parameters)}; "
@@ -65,7 +66,7 @@ def _asked(parameters: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in parameters.items() if value is not None)
 
 
-def _groups(resolver: StepResolver, found: Behind) -> list[Page]:
+def _groups(resolver: StepResolver, found: Explanation) -> list[Page]:
     """One page per group asked about, in the order asked."""
     codec = make_codec(resolver.round.config.engine)
     members: dict[str, list[Row]] = {}
@@ -98,7 +99,7 @@ def _groups(resolver: StepResolver, found: Behind) -> list[Page]:
     return pages
 
 
-def _alternative(row: Row, group: Sequence[Row], found: Behind, asked: bool) -> Page:
+def _alternative(row: Row, group: Sequence[Row], found: Explanation, asked: bool) -> Page:
     own = ("decision_id", "state_id", "draw", "is_logged", "text", "finish_reason", "new_tokens", "group_size")
     credit = ("mean_return", "replay_count", "unscored_count", "baseline", "advantage")
     trained = {
@@ -120,15 +121,16 @@ def _alternative(row: Row, group: Sequence[Row], found: Behind, asked: bool) -> 
 
 
 def arithmetic(row: Row, group: Sequence[Row]) -> list[str]:
-    """How the advantage came about, in the numbers of the table: one line per step."""
-    if row["estimator"] == "value_only":
-        return _of_values_alone(row)
+    """Return how the advantage came about, in the numbers of the table: one line per step."""
+    of = estimator(row["estimator"])
+    if of.credits == "values":
+        return _of_values_alone(row, of)
     if row["mean_return"] is None:
         return ["no replay of it was scored, so its return and its advantage are unknown (NULL)"]
     others = [other for other in group if other is not row and other["mean_return"] is not None]
     if row["baseline"] is None:
         return ["there is nothing to compare it with, so its advantage is unknown (NULL)"]
-    lines = [_baseline(row, others)]
+    lines = [_baseline(row, others, of)]
     difference = row["mean_return"] - row["baseline"]
     lines.append(f"A = Q - b = {number(row['mean_return'])} - {number(row['baseline'])} = {signed(difference)}")
     if row["normalisation"] != "none":
@@ -136,12 +138,12 @@ def arithmetic(row: Row, group: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _of_values_alone(row: Row) -> list[str]:
-    """The same where no return is used: Q^ is in critic_values."""
+def _of_values_alone(row: Row, of: Estimator) -> list[str]:
+    """Return the arithmetic where no return is used: Q^ is in critic_values."""
     if row["advantage"] is None:
         return ["no value head told it or its siblings, so its advantage is unknown (NULL)"]
     b = number(row["baseline"])
-    lines = [f"b = {b}, the others' mean value", "A = Q^ - b, by the value head's Q^ alone: its returns are not used"]
+    lines = [f"b = {b}, {of.baseline}", "A = Q^ - b, by the value head's Q^ alone: its returns are not used"]
     if row["normalisation"] == "none":
         value = number(row["advantage"] + row["baseline"])
         lines[1] = f"A = Q^ - b = {value} - {b} = {signed(row['advantage'])}, by values alone"
@@ -149,25 +151,15 @@ def _of_values_alone(row: Row) -> list[str]:
     return [*lines, f"{row['normalisation']}: {signed(row['advantage'])}"]
 
 
-def _baseline(row: Row, others: Sequence[Row]) -> str:
+def _baseline(row: Row, others: Sequence[Row], of: Estimator) -> str:
     b = number(row["baseline"])
-    returns = {other["mean_return"] for other in (row, *others)}
-    if row["estimator"] in ("c3", "no_replay", "full_mean") and len(returns) == 1:
+    if of.worked_from is None:
+        return f"b = {b}, {of.baseline}"
+    if len({other["mean_return"] for other in (row, *others)}) == 1:
         return f"b = {b}: all {len(others) + 1} returns tie"
-    if row["estimator"] in ("c3", "no_replay"):
+    if of.worked_from == "others":
         counts = [other["replay_count"] for other in others]
         terms = " + ".join(f"{c} x {number(other['mean_return'])}" for c, other in zip(counts, others, strict=True))
-        below = " + ".join(map(str, counts))
-        return f"b = ({terms}) / ({below}) = {b}, the others' mean return by replays"
-    if row["estimator"] == "full_mean":
-        terms = " + ".join(number(other["mean_return"]) for other in (row, *others))
-        return f"b = ({terms}) / {len(others) + 1} = {b}, the group's mean return, its own with it"
-    known = {
-        "global_mean": "the mean return of all alternatives of the round",
-        "magrpo": "the mean reward of the problem's episodes",
-        "ccpo": "the mean return at the state without its message",
-        "mappo": "the return that a value head expected at its state",
-        "value_assisted": "the others' mean value, by value heads",
-        "rloo": "the mean reward of the problem's episodes that do not pass through it",
-    }
-    return f"b = {b}, {known.get(row['estimator'], 'as its .sql file says')}"
+        return f"b = ({terms}) / ({' + '.join(map(str, counts))}) = {b}, {of.baseline}"
+    terms = " + ".join(number(other["mean_return"]) for other in (row, *others))
+    return f"b = ({terms}) / {len(others) + 1} = {b}, {of.baseline}"

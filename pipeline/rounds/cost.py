@@ -7,8 +7,8 @@ from typing import Any
 
 from configs.role_graph import topological_order
 from configs.schema import Config
+from pipeline.steps import ABLATED_REPLAYS, round_steps
 from stages.base.draw_tree import DrawTree, draw_tree
-from store.queries.advantages import requires_ablated_replays
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RoundCost:
     stages: dict[str, int]
     """Messages by stage."""
     ablated_evaluations: int = 0
-    """Of the evaluations, those without a message, on top of the plan's budget; only ccpo asks for them."""
+    """Of the evaluations, those without a message, on top of the plan's budget; only some estimators read them."""
 
     @property
     def messages(self) -> int:
@@ -54,7 +54,9 @@ def round_cost(config: Config, round: int) -> RoundCost:
     tree = draw_tree(config.plan, order, round)
     spending = tree.spending()
     credit = config.advantages
-    ablated = tree.ablated_spending(credit.ablated_replays) if requires_ablated_replays(credit.estimator) else []
+    ablated = (
+        tree.ablated_spending(credit.ablated_replays) if ABLATED_REPLAYS.steps[0] in round_steps(config).steps else []
+    )
     problems = config.rounds.problems_per_round
     by_name = {role.name: role for role in config.roles}
     roles = []

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from configs.schema import Config
-
-_ALIKE = (("c3", "ccpo", "full_mean", "global_mean", "mappo"), ("magrpo", "no_replay", "rloo"))
-"""Estimators whose advantages differ, within a group, by a number that is the same for all of it and the factor n/(n-1)."""
+from pipeline.steps import ABLATED_REPLAYS
+from store.queries.estimators import estimator, estimators
 
 
 def config_warnings(config: Config) -> list[str]:
-    """One line per trap that the configuration is in; empty for most."""
+    """Return one line per trap that the configuration is in; empty for most."""
     notes = []
     chosen = config.advantages
     alike = _same_z_score(config)
@@ -20,12 +19,13 @@ def config_warnings(config: Config) -> list[str]:
             f"{', '.join(alike[:-1])} and {alike[-1]} become the same numbers; and two alternatives get +1 and -1 "
             'whatever their returns were. Compare them with "none" or "batch_std"'
         )
-    if chosen.estimator == "ccpo":
+    if estimator(chosen.estimator).last_role == "undefined":
         notes.append(
-            "advantages.estimator=ccpo: the last role gets no advantage (without its message nothing is graded), and "
-            f"update.undefined_advantage = {config.update.undefined_advantage} says what becomes of it; its ablated replays come "
-            "on top of plan.budget"
+            f"advantages.estimator={chosen.estimator}: the last role gets no advantage (without its message nothing is graded), "
+            f"and update.undefined_advantage = {config.update.undefined_advantage} says what becomes of it"
         )
+    if ABLATED_REPLAYS.makes in estimator(chosen.estimator).reads:
+        notes.append(f"advantages.estimator={chosen.estimator}: its ablated replays come on top of plan.budget")
     if config.update.kl.coefficient and config.update.kl.estimator == "k1":
         notes.append(
             "update.kl.estimator=k1: in a loss its gradient is that of the log-probs alone, which is zero on average over "
@@ -36,10 +36,9 @@ def config_warnings(config: Config) -> list[str]:
 
 
 def _same_z_score(config: Config) -> list[str]:
-    """The estimators that a group z-score makes the same as the chosen one, itself among them; empty where there are none."""
-    for names in _ALIKE:
-        # under the replay plan it leaves out other episodes for each message of a group
-        alike = [name for name in names if name != "rloo" or config.plan.kind != "replay"]
-        if config.advantages.estimator in alike:
-            return alike
-    return []
+    """Return the estimators that a group z-score makes the same as the chosen one, itself among them; else an empty list."""
+    chosen, plan = estimator(config.advantages.estimator), config.plan.kind
+    if not chosen.is_constant_in_group(plan):
+        return []
+    others = (estimator(name) for name in estimators())
+    return [other.name for other in others if other.groups == chosen.groups and other.is_constant_in_group(plan)]

@@ -11,7 +11,6 @@ from rich.table import Table
 from pipeline.rounds.round import Round
 from store.artifacts.artifact import Row
 from store.disk.layout import MAIN
-from store.queries.advantages import estimators
 from store.queries.comparison import Comparison
 
 
@@ -36,9 +35,8 @@ def show_comparison(console: Console, round: Round, found: Comparison) -> None:
     """Three tables that fit 80 columns."""
     variant = "" if round.ref.variant == MAIN else f", {round.ref.variant}"
     console.print(f"[bold]run {round.ref.run}, round {round.ref.round}{variant}[/bold]: estimators on the same samples")
-    absent = [name for name in estimators() if name not in {row["estimator"] for row in found.by_estimator}]
-    if absent:
-        console.print(f"not among them, because the round has no stage for what they read: {', '.join(absent)}")
+    if found.absent:
+        console.print(f"not among them, because the round has no stage for what they read: {', '.join(found.absent)}")
     _table(
         console,
         ("role", "estimator", "alternatives", "undefined", "zero", "mean", "variance"),

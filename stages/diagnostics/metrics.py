@@ -37,7 +37,7 @@ NO_GROUP = "no state holds two or more of its messages"
 ASK_FOR_ONE = "needs independent replays (--replays 1)"
 ASK_FOR_TWO = "needs two independent replays of each message (--replays 2)"
 ONE_EACH = "needs two replays of each message: a larger plan, or --replays"
-OTHER_ESTIMATOR = "the noise law is of estimator c3 by state, without normalisation"
+OTHER_ESTIMATOR = "the noise law is not of this estimator, grouping or normalisation"
 CONSTANT = "the advantages, or what they are held against, are all equal"
 
 _LOWER_BOUNDED = ("wasted_replays", "variance", "variance_noise")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from store.queries.summaries import CONFIDENCE
+from configs.intervals import CONFIDENCE
 
 Vector = NDArray[np.float64]
 Numbers = NDArray[np.float64]

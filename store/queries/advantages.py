@@ -2,7 +2,7 @@
 
     rewards -> episodes -> returns -> estimators/<name> -> normalisations/<name> -> advantages
 
-Each arrow is one .sql file; adding an estimator is adding its file.
+Each arrow is one .sql file; adding an estimator is adding its file (store/queries/estimators.py).
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from errno import EIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.errors import ConfigError, StoreError
+from configs.errors import StoreError
 from store.artifacts.artifact import Artifact, Row
 from store.queries.connection import SQL, add_table, create_view, open_tables, scratch_database
+from store.queries.estimators import estimator as find_estimator
 
 if TYPE_CHECKING:  # which estimator reads what is told without DuckDB
     import duckdb
@@ -28,33 +29,6 @@ _SMALL = 2**23
 """Bytes of stored samples whose credit fits in memory many times over."""
 SPILL = ".spill"
 """Folder of what DuckDB cannot hold in memory, while it runs."""
-
-
-def estimators() -> list[str]:
-    """Names of the estimators: the .sql files."""
-    return sorted(path.stem for path in (SQL / "estimators").glob("*.sql"))
-
-
-def estimator_file(name: str) -> Path:
-    """The .sql file of an estimator. ConfigError listing those there are."""
-    if name not in estimators():
-        raise ConfigError(f"advantages.estimator: no estimator named '{name}'; there is {', '.join(estimators())}")
-    return SQL / "estimators" / f"{name}.sql"
-
-
-def requires_ablated_replays(name: str) -> bool:
-    """Whether an estimator reads `ablated`: what the team earns at a state without the role's message there."""
-    return _reads(name, "ablated_replay")
-
-
-def requires_critic(name: str) -> bool:
-    """Whether an estimator reads `critic_values`: what value heads expect."""
-    return _reads(name, "critic_values")
-
-
-def _reads(name: str, view: str) -> bool:
-    statement = re.sub(r"--.*", "", estimator_file(name).read_text())
-    return re.search(rf'\b(from|join)\s+"?{view}\b', statement, re.IGNORECASE) is not None
 
 
 def open_returns(
@@ -95,7 +69,7 @@ def advantages(connection: duckdb.DuckDBPyConnection, estimator: str, normalisat
     import duckdb
 
     try:
-        create_view(connection, "credit", estimator_file(estimator).read_text())
+        create_view(connection, "credit", find_estimator(estimator).path.read_text())
         create_view(connection, "normalised", (SQL / "normalisations" / f"{normalisation}.sql").read_text())
         connection.execute("SET VARIABLE estimator = ?", [estimator])
         connection.execute("SET VARIABLE normalisation = ?", [normalisation])

@@ -1,8 +1,8 @@
-"""All estimators on the same stored samples, side by side. Nothing is generated and nothing is stored."""
+"""Compare all estimators on the same stored rows. Nothing is generated and nothing is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -10,15 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from store.artifacts.artifact import Artifact, Row
-from store.queries.advantages import advantages, estimators, open_returns, requires_ablated_replays, requires_critic
+from store.queries.advantages import advantages, open_returns
 from store.queries.connection import SQL
+from store.queries.estimators import estimator, estimators
 
 _COLUMNS = ["estimator", "role", "depth", "state_id", "decision_id", "advantage"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures of one round's samples."""
+    """Hold how the estimators differ on one round."""
 
     by_estimator: Sequence[Row]
     """Mean, variance, undefined and zero per role (schema: compare/by_estimator.sql)."""
@@ -26,15 +27,17 @@ class Comparison:
     """Sign agreement and correlation (schema: compare/by_pair.sql)."""
     fidelity: Sequence[Row]
     """Against an independent half of the replays (schema: compare/fidelity.sql); empty where no role has two halves."""
+    absent: Sequence[str] = ()
+    """Estimators left out, because the round has no rows of a view that they read."""
 
 
 def compare_estimators(artifacts: Sequence[Artifact], group_by: str, ablated: Sequence[Artifact] = ()) -> Comparison:
-    """Every estimator, unnormalised, over one round's transcripts, replays, rewards and decisions.
+    """Compare every estimator, unnormalised, over one round's transcripts, replays, rewards and decisions.
 
     `ablated`: the round's replays without a message, if it has any; estimators that ask for them are left out where it has none.
     """
     connection = open_returns(artifacts, group_by, ablated)
-    names = comparable(bool(ablated), any(artifact.files("critic_values") for artifact in artifacts))
+    names = comparable(_missing_views(artifacts, ablated))
     try:
         _keep(connection, "episodes")
         _keep(connection, "returns")
@@ -44,7 +47,8 @@ def compare_estimators(artifacts: Sequence[Artifact], group_by: str, ablated: Se
         connection.from_arrow(compared).create_view("compared")
         by_estimator, by_pair = _rows(connection, "by_estimator"), _rows(connection, "by_pair")
         connection.from_arrow(_halves(connection, compared, names)).create_view("halved")
-        return Comparison(by_estimator, by_pair, _rows(connection, "fidelity"))
+        absent = [name for name in estimators() if name not in names]
+        return Comparison(by_estimator, by_pair, _rows(connection, "fidelity"), absent)
     finally:
         connection.close()
 
@@ -52,9 +56,9 @@ def compare_estimators(artifacts: Sequence[Artifact], group_by: str, ablated: Se
 def credit_of_all(
     artifacts: Sequence[Artifact], group_by: str, ablated: Sequence[Artifact] = ()
 ) -> dict[str, dict[str, float | None]]:
-    """Estimator -> decision -> advantage, unnormalised, over the same samples."""
+    """Return estimator -> decision -> advantage, unnormalised, over the same rows."""
     connection = open_returns(artifacts, group_by, ablated)
-    names = comparable(bool(ablated), any(artifact.files("critic_values") for artifact in artifacts))
+    names = comparable(_missing_views(artifacts, ablated))
     try:
         for view in ("episodes", "returns", "ablated_replay", "critic_values"):
             _keep(connection, view)
@@ -67,13 +71,17 @@ def credit_of_all(
     return found
 
 
-def comparable(ablated: bool, critic: bool = False) -> list[str]:
-    """The estimators that a round's samples suffice for: those that ask for more only where it is there."""
-    return [
-        name
-        for name in estimators()
-        if (ablated or not requires_ablated_replays(name)) and (critic or not requires_critic(name))
-    ]
+def comparable(missing: Collection[str]) -> list[str]:
+    """Return the estimators that a round's rows suffice for. `missing`: views that the round has no rows for."""
+    return [name for name in estimators() if not set(estimator(name).reads) & set(missing)]
+
+
+def _missing_views(artifacts: Sequence[Artifact], ablated: Sequence[Artifact]) -> list[str]:
+    there = {
+        "ablated_replay": bool(ablated),
+        "critic_values": any(artifact.files("critic_values") for artifact in artifacts),
+    }
+    return [view for view, found in there.items() if not found]
 
 
 def _all_estimators(connection: duckdb.DuckDBPyConnection, names: Sequence[str]) -> pa.Table:

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
+from configs.intervals import CONFIDENCE
 from store.artifacts.artifact import Artifact, Row
 from store.disk.hashing import digest
 from store.queries.connection import SQL, add_table, shared_tables
@@ -13,8 +14,6 @@ from store.queries.connection import SQL, add_table, shared_tables
 if TYPE_CHECKING:
     import duckdb
 
-CONFIDENCE = 0.95
-"""The level of every interval that C3 states."""
 _DEVIATIONS = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 """Half the width of a normal distribution's interval, in standard deviations."""
 _FIGURES = SQL / "round_summary.sql"

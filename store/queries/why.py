@@ -15,7 +15,7 @@ _TABLES = ("problems", "contexts", "decisions", "transcripts", "replays", "rewar
 
 
 @dataclass(frozen=True)
-class Behind:
+class Explanation:
     """Rows of store/sql/why, all empty where nothing was found."""
 
     chosen: Sequence[str]
@@ -28,7 +28,7 @@ class Behind:
     """By decision_id."""
 
 
-def behind(artifacts: Sequence[Artifact], question: str, parameters: Mapping[str, Any]) -> Behind:
+def explanation_of(artifacts: Sequence[Artifact], question: str, parameters: Mapping[str, Any]) -> Explanation:
     """Answer one of the questions in store/sql/why: `by_id`, `by_advantage` or `tied`."""
     connection = open_tables(artifacts, _TABLES)
     try:
@@ -42,7 +42,7 @@ def behind(artifacts: Sequence[Artifact], question: str, parameters: Mapping[str
     finally:
         connection.close()
     chosen = [row["decision_id"] for row in picked]
-    return Behind(chosen, alternatives, {row["state_id"]: row for row in states}, replays)
+    return Explanation(chosen, alternatives, {row["state_id"]: row for row in states}, replays)
 
 
 def continued(artifacts: Sequence[Artifact], decisions: Sequence[str]) -> list[Row]:

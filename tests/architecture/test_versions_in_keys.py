@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-import stages.advantages
 from configs.credit import AdvantagesConfig
 from configs.problems import ScriptedProblems
 from configs.schema import EvaluateConfig
@@ -30,7 +29,7 @@ from stages.base.job import Intervention, Job
 from stages.base.keys import stage_key
 from stages.base.resources import Resources
 from store.artifacts.artifact import Artifact, StageOutput
-from store.queries.advantages import estimator_file, estimators
+from store.queries.estimators import FOLDER, estimators
 from store.runs.records import edit_round
 from tests.support.rounds import drive, resolver_of
 from tests.support.row_sources import module_name
@@ -214,7 +213,7 @@ def test_any_change_of_an_estimators_file_changes_the_key_of_its_advantages(
 ) -> None:
     job = Job(trio(advantages=AdvantagesConfig(estimator=estimator)), 1)
     before = stage_key(ADVANTAGES, job, None)
-    changed = tmp_path / f"{estimator}.sql"
-    changed.write_text(f"{estimator_file(estimator).read_text()}-- {estimator}\n")
-    monkeypatch.setattr(stages.advantages, "estimator_file", lambda name: changed)
+    own = FOLDER.joinpath(f"{estimator}.sql").read_text()
+    (tmp_path / f"{estimator}.sql").write_text(f"{own}-- {estimator}\n")
+    monkeypatch.setattr("store.queries.estimators.FOLDER", tmp_path)
     assert stage_key(ADVANTAGES, job, None) != before

@@ -184,8 +184,9 @@ def test_the_step_is_planned_and_refused_where_nobody_asks_for_it(trio: PlayedRo
 
 
 def test_who_asks_for_it_is_told_what_the_last_role_gets() -> None:
-    [note] = config_warnings(_ccpo("duo", "tree"))
+    note, budget = config_warnings(_ccpo("duo", "tree"))
     assert "the last role gets no advantage" in note and "= skip" in note
+    assert "on top of plan.budget" in budget
 
 
 def test_solo_seeds_are_nobody_elses(trio: PlayedRound) -> None:

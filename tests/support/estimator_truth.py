@@ -23,7 +23,8 @@ from stages.learners.value_head import cross_fitted
 from stages.models.scripted_world import Vector
 from stages.problem_sources.protocol import Problem
 from stages.problem_sources.registry import load_problems
-from store.queries.advantages import advantages, open_returns, requires_critic, stored_returns
+from store.queries.advantages import advantages, open_returns, stored_returns
+from store.queries.estimators import estimator as find_estimator
 from tests.support.stored_rounds import Ending, Values, samples, solo_samples, valued
 from tests.support.worlds import Truth, Upstream, diamond, duo, solo, trio
 
@@ -256,7 +257,7 @@ def credit_of(played: Play, estimators: Sequence[str], values: Values | None = N
 
     `values`: what value heads expect, by decision; fitted here where an estimator reads them and none are given.
     """
-    if values is None and any(requires_critic(name) for name in estimators):
+    if values is None and any("critic_values" in find_estimator(name).reads for name in estimators):
         values = learned_values(played)
     found = {}
     with TemporaryDirectory() as folder:

@@ -1,4 +1,10 @@
 -- grain: one alternative
+-- reads: returns
+-- baseline: the others' mean return by replays
+-- worked from: others
+-- constant in group: yes
+-- noise law: yes
+--
 -- C3 (arXiv 2603.06859, section 3): the replay-count-weighted leave-one-out baseline inside the group,
 --     b_{-j} = sum_{k != j} c_k Q_k / (C - c_j),   A_j = Q_j - b_{-j}.
 -- A group of one has no baseline: NULL, not 0. An alternative without a scored replay is in nobody's baseline.

@@ -1,4 +1,9 @@
 -- grain: one alternative
+-- reads: returns, ablated_replay
+-- baseline: the mean return at the state without its message
+-- constant in group: yes
+-- last role: undefined
+--
 -- CCPO (arXiv 2603.21563): the return with the agent minus the return without it,
 --     b_j = mean return of ablated replays of j's state (its message empty),   A_j = Q_j - b_j.
 -- As an estimate of Q - V it is off by V(h) - V_without(h), the same for every alternative of a state, so as a policy gradient

@@ -1,4 +1,9 @@
 -- grain: one alternative
+-- reads: returns
+-- baseline: the group's mean return, its own with it
+-- worked from: all
+-- constant in group: yes
+--
 -- The plain mean ("w/o LOO" of the paper's released code): an alternative is part of its own baseline,
 --     b = (1/n) sum_k Q_k,   A_j = Q_j - b,
 -- which at equal replay counts is (n-1)/n of c3. A group of one would compare a return with itself: NULL, not 0.

@@ -1,4 +1,9 @@
 -- grain: one alternative
+-- reads: returns, episodes
+-- baseline: the mean reward of the problem's episodes
+-- groups: problem
+-- constant in group: yes
+--
 -- MAGRPO (arXiv 2508.04652): an episode's return minus the mean of its problem's E episodes, for every role the same,
 --     b = (1/E) sum_i R_i,   A_j = Q_j - b.
 -- It is defined on the `episodes` plan, where a message has one episode; elsewhere a message takes the mean over those

@@ -1,4 +1,8 @@
 -- grain: one alternative
+-- reads: returns, critic_values
+-- baseline: the return that a value head expected at its state
+-- constant in group: yes
+--
 -- MAPPO (arXiv 2103.01955): the episode's return minus a learned value of what the role saw,
 --     A_j = Q_j - V(h).
 -- A value head never saw the problem it tells, so V is independent of the returns and the policy gradient stays unbiased; as an

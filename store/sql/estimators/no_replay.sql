@@ -1,4 +1,10 @@
 -- grain: one alternative
+-- reads: returns
+-- baseline: the others' mean return by replays
+-- worked from: others
+-- groups: problem
+-- constant in group: yes
+--
 -- Without fixed contexts ("w/o fixed history"): c3's leave-one-out over all of a role's messages to a problem, whatever
 -- each of them saw,
 --     b_{-j} = sum_{k != j} c_k Q_k / (C - c_j),   k over the problem's alternatives of that role.

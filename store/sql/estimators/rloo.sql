@@ -1,4 +1,9 @@
 -- grain: one alternative
+-- reads: returns, episodes
+-- baseline: the mean reward of the problem's episodes that do not pass through it
+-- groups: problem
+-- constant in group: unless plan replay
+--
 -- RLOO (arXiv 2402.14740) for a team: an episode's return minus the mean of its problem's other episodes,
 --     b_{-j} = (sum_i R_i - sum_{i through j} R_i) / (E - E_j),   A_j = Q_j - b_{-j},
 -- where the E_j episodes that pass through message j are left out, so that the baseline does not depend on it.

@@ -1,4 +1,7 @@
 -- grain: one alternative
+-- reads: returns, critic_values
+-- baseline: the others' mean value, by value heads
+--
 -- What the method's released code trains: the return minus the others' learned values,
 --     b_{-j} = mean_{k != j} Q^(h, a_k),   A_j = Q_j - b_{-j}.
 -- Its baseline has no replay noise but the value head's error, which is the same problem for all of a group. A group of one has

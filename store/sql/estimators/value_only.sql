@@ -1,4 +1,8 @@
 -- grain: one alternative
+-- reads: returns, critic_values
+-- baseline: the others' mean value
+-- credits: values
+--
 -- Learned values alone: the returns are used to fit the head and for nothing else,
 --     b_{-j} = mean_{k != j} Q^(h, a_k),   A_j = Q^(h, a_j) - b_{-j}.
 -- Whatever the head cannot tell apart has no credit, and its errors are biases that no number of replays removes. mean_return

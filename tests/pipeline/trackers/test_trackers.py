@@ -128,8 +128,8 @@ def test_a_tracker_that_cannot_be_told_stops_nothing_and_is_told_later(store: Pa
     config = duo(update=UPDATE, tracking=TrackingConfig(to=("tensorboard",), tensorboard_dir=str(tmp_path / "taken")))
     round = drive(store, config)
     [line] = commands.run_iteration(round.session).unlogged
-    assert tracked.startswith("tensorboard was not told of round-00001: ") and str(tmp_path / "taken") in line
-    assert tracked.endswith("run the same command again to tell it")
+    assert line.startswith("tensorboard did not log round-00001: ") and str(tmp_path / "taken") in line
+    assert line.endswith("run the same command again to log it")
     (tmp_path / "taken").unlink()
     assert commands.run_iteration(round.session).unlogged == []
     _assert_told(_tensorboard(tmp_path / "taken/test/main"), [round])

@@ -24,6 +24,7 @@ from stages.diagnostics.metrics import (
     influence,
     pooled_ranks,
     pooled_rmse,
+    reliability,
     variance,
     variance_confirmed,
     variance_parts,

@@ -26,8 +26,10 @@ from store.artifacts.artifact import Row, StageOutput, provisional
 from store.artifacts.writer import open_writer
 from store.disk.layout import Layout
 from store.queries import advantages as credit
-from store.queries.advantages import advantages, estimators, open_returns, requires_critic, write_advantages
+from store.queries.advantages import advantages, open_returns, write_advantages
 from store.queries.connection import shared_tables
+from store.queries.estimators import estimator as find_estimator
+from store.queries.estimators import estimators
 from tests.support.rounds import PLAYED, PlayedRound, config_of, drive
 from tests.support.stored_rounds import solo_samples, valued
 from tests.support.worlds import Truth, diamond, duo, trio
@@ -80,7 +82,9 @@ def test_the_baseline_weighs_an_alternative_by_its_replays(tmp_path: Path) -> No
     assert [row["advantage"] for row in rows] == pytest.approx([1 / 10, 2 / 3, -5 / 12], abs=1e-15)
 
 
-@pytest.mark.parametrize("estimator", [name for name in estimators() if not requires_critic(name)])
+@pytest.mark.parametrize(
+    "estimator", [name for name in estimators() if "critic_values" not in find_estimator(name).reads]
+)
 def test_few_rows_and_many_are_credited_alike(estimator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # few on the connection that the process shares, many on one of their own that may spill: the same bytes
     samples = stored_artifacts(drive(tmp_path / "store", duo(), until="grade").resolver)
@@ -98,9 +102,10 @@ def test_an_estimator_sees_no_table_but_those_it_is_given(
     round = drive(tmp_path / "store", duo(), until="grade")
     with shared_tables([round.artifacts["problems"]], ["problems"]) as connection:  # as a check leaves it
         assert connection.execute("select count(*) from problems").fetchone() != (0,)
-    reading = tmp_path / "reading.sql"
-    reading.write_text("select * from problems")
-    monkeypatch.setattr(credit, "estimator_file", lambda name: reading)
+    (tmp_path / "c3.sql").write_text(
+        "-- grain: one alternative\n-- reads: returns\n-- baseline: none\n--\nselect * from problems"
+    )
+    monkeypatch.setattr("store.queries.estimators.FOLDER", tmp_path)
     monkeypatch.setattr(credit, "_SMALL", small)
     for _ in range(2):  # and one that fails leaves nothing in the way of the next
         with pytest.raises(StoreError, match="problems does not exist"):

@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from store.artifacts.artifact import Row
-from store.queries.advantages import advantages, estimators, open_returns
+from store.queries.advantages import advantages, open_returns
+from store.queries.estimators import estimators
 from tests.support.stored_rounds import Ending, role_of, samples, solo_samples, state_of, valued
 
 Exact = Fraction | None

@@ -16,8 +16,7 @@ import pytest
 
 from configs.credit import AdvantagesConfig
 from configs.errors import ConfigError
-from store.queries import advantages as store_credit
-from store.queries.advantages import estimators
+from store.queries.estimators import FOLDER, estimators
 from tests.support.rounds import config_of, drive
 from tests.support.stored_rounds import Ending, credit
 
@@ -80,6 +79,9 @@ def test_an_estimator_makes_of_the_given_rows_what_was_worked_by_hand(estimator:
 
 
 HALF_MARK = """-- grain: one alternative
+-- reads: returns
+-- baseline: half of the highest return
+--
 -- A return above one half is good, the rest is bad.
 select
     returns.*,
@@ -93,10 +95,10 @@ from returns
 def test_adding_an_estimator_is_adding_its_file_and_its_rows(
     tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = tmp_path / "house"
-    copytree(store_credit.SQL, house)
-    monkeypatch.setattr(store_credit, "SQL", house)
-    (house / "estimators" / "half_mark.sql").write_text(HALF_MARK)
+    folder = tmp_path / "estimators"
+    copytree(FOLDER, folder)
+    monkeypatch.setattr("store.queries.estimators.FOLDER", folder)
+    (folder / "half_mark.sql").write_text(HALF_MARK)
     with (ROWS / "c3.csv").open() as file:
         rows = [row | {"baseline": "1/2"} for row in csv.DictReader(file)]
     expected = tmp_path / "half_mark.csv"

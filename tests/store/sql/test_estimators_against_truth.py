@@ -13,7 +13,7 @@ from math import fsum
 import numpy as np
 import pytest
 
-from store.queries.advantages import estimators
+from store.queries.estimators import estimators
 from tests.support.estimator_truth import (
     ADDED,
     WORTH,
