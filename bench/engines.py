@@ -57,6 +57,10 @@ class Recording:
         self.calls.append(list(requests))
         return self._engine.generate(requests, on_message)
 
+    def check_adapters_allowed(self) -> None:
+        """Passed on."""
+        self._engine.check_adapters_allowed()
+
     def release_memory(self) -> None:
         """Passed on."""
         self._engine.release_memory()

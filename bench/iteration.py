@@ -87,14 +87,14 @@ def plain_loop(resolver: StepResolver, artifacts: dict[str, Artifact]) -> dict[s
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from stages.models.identity import resolved_model
+    from stages.models.identity import model_path
     from stages.runtime.device import resolved_device, resolved_dtype
 
     engine: Any = resolver.round.config.engine
     torch.set_num_threads(engine.threads)
     dtype = getattr(torch, resolved_dtype(engine.dtype, engine.device))
     device = resolved_device(engine.device)
-    base = AutoModelForCausalLM.from_pretrained(resolved_model(engine), dtype=dtype).to(device)
+    base = AutoModelForCausalLM.from_pretrained(model_path(engine), dtype=dtype).to(device)
     policy = next(iter(resolver.round.config.policies.values()))
     model = get_peft_model(
         base,

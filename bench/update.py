@@ -38,10 +38,10 @@ from transformers import AutoModelForCausalLM
 
 from configs.engines import TransformersEngineConfig
 from configs.training import PolicyConfig, UpdateConfig
-from stages.learners.lora import LoraLearner
+from stages.learners.lora.learner import LoraLearner
 from stages.learners.protocol import TrainRow
 from stages.learners.scoring.packing import pack
-from stages.models.identity import resolved_model
+from stages.models.identity import model_path
 from stages.runtime.determinism import deterministic
 from stages.runtime.device import resolved_device, resolved_dtype
 from store.artifacts.policy_version import initial_policy
@@ -80,7 +80,7 @@ def main() -> None:
         f"micro-batch; load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
-    model_dir, policy = resolved_model(engine), PolicyConfig()
+    model_dir, policy = model_path(engine), PolicyConfig()
     plain = Plain(model_dir, dtype, device, policy)
     learners = {
         layout: LoraLearner(model_dir, dtype, engine.threads, {"team": policy}, layout, device)  # type: ignore[arg-type]

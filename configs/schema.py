@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from configs.credit import AdvantagesConfig, CriticConfig
-from configs.engines import EngineConfig, TransformersEngineConfig, VllmEngineConfig
+from configs.engines import EngineConfig, TransformersEngineConfig
 from configs.evaluators import GradeConfig
 from configs.plan import PlanConfig
 from configs.problems import ArithmeticProblems, ProblemsConfig
@@ -119,18 +119,9 @@ class Config(Section):
         if strangers:
             raise ValueError(f"update.frozen_roles: no role named '{min(strangers)}'; there is {', '.join(order)}")
         self.plan.check(order)
-        self._check_ranks()
+        self.engine.check_policies(self.policies)
         self._check_weights()
         return self
-
-    def _check_ranks(self) -> None:
-        if isinstance(self.engine, VllmEngineConfig):
-            for name, policy in self.policies.items():
-                if policy.lora_rank > self.engine.max_lora_rank:
-                    raise ValueError(
-                        f"policies.{name}.lora_rank: {policy.lora_rank}, but engine.max_lora_rank is "
-                        f"{self.engine.max_lora_rank}; raise that, or lower the rank"
-                    )
 
     @property
     def trains_fully(self) -> bool:
@@ -138,10 +129,6 @@ class Config(Section):
         return any(policy.weights == "full" for policy in self.policies.values())
 
     def _check_weights(self) -> None:
-        if self.trains_fully and not isinstance(self.engine, TransformersEngineConfig):
-            raise ValueError(
-                f'policies: weights = "full" needs the transformers engine; {self.engine.kind} samples from adapters'
-            )
         if len({policy.weights for policy in self.policies.values()}) > 1:
             raise ValueError("policies: weights is full for some and lora for others; make them the same")
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 import c3
 from configs.load import load_config
 from configs.training import PolicyConfig
-from stages.learners.lora import LoraLearner
+from stages.learners.lora.learner import LoraLearner
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
 from store.disk.layout import Layout
 from store.queries.catalog_views import open_catalog
@@ -143,7 +143,7 @@ def test_a_policy_is_a_directory_that_peft_loads(tmp_path: Path, monkeypatch: py
     tiny_model().save_pretrained(tmp_path / "model")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "model" / name).write_text("{}")
-    learner = LoraLearner.of_model(tiny_model(), {"team": PolicyConfig(lora_rank=4, target_modules=TARGETS["llama"])})
+    learner = LoraLearner(tiny_model(), {"team": PolicyConfig(lora_rank=4, target_modules=TARGETS["llama"])})
     learner.load(initial_policy("base", ["team"]), seed=1)
     after = PolicyVersion("v", "base", {"team": Adapter("d", learner.save(tmp_path)["team"])})
     monkeypatch.setattr("pipeline.commands.export_policy.policy_after", lambda round: after)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from configs.errors import C3Error
 from configs.schema import Config
 from stages.engines.protocol import Engine
-from stages.engines.registry import check_adapters_allowed, make_engine, one_by_one
+from stages.engines.registry import make_engine
 from stages.learners.identity import coarser_dtype
 from stages.learners.protocol import Learner
 from stages.learners.registry import make_learner
@@ -36,13 +36,13 @@ def examine(config: Config, policy: PolicyVersion | None = None) -> Iterator[Che
     """
     policy = policy or initial_policy(base_digest(config.engine), list(config.policies))
     learner: Learner | None = None
-    for name, alone in one_by_one(config.engine, _ATTEMPTS):
+    for name, alone in config.engine.apart(_ATTEMPTS):
         engine: Engine | None = None
         try:
             engine = make_engine(alone)
             engine.use(policy)
             yield Checked(name, True, "answers, and serves the model")
-            check_adapters_allowed(engine)
+            engine.check_adapters_allowed()
             yield Checked(name, True, "takes adapters")
             learner = learner or make_learner(config)
             yield _agreement(name, config, engine, learner, policy)

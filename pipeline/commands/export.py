@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.rounds.resolve import StepResolver
 from pipeline.rounds.stored import CREDITED_STEPS, stored_artifacts
-from stages.engines.registry import make_codec
+from stages.models.identity import make_codec
 from store.artifacts.artifact import Row
 from store.disk.atomic import writing
 from store.queries.export import exported

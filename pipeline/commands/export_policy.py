@@ -7,12 +7,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from configs.engines import ScriptedEngineConfig
 from configs.errors import ConfigError
 from pipeline.rounds.policy import policy_after
 from pipeline.rounds.round import Round
-from stages.engines.registry import write_merged_model
-from stages.models.identity import resolved_model
+from stages.models.identity import model_path
 from store.artifacts.policy_version import Adapter
 from store.disk.atomic import writing
 
@@ -27,7 +25,7 @@ def export_policy(round: Round, target: Path, policy: str | None, merge: bool) -
     nothing to write or something in the way.
     """
     engine = round.config.engine
-    if isinstance(engine, ScriptedEngineConfig):
+    if engine.is_world:
         raise ConfigError("c3 export policy: a scripted world has tables, no model; their rows are in the store")
     chosen = _chosen(policy_after(round).adapters, policy)
     places = {name: target if len(chosen) == 1 else target / name for name in chosen}
@@ -38,9 +36,11 @@ def export_policy(round: Round, target: Path, policy: str | None, merge: bool) -
         with writing(places[name]):
             places[name].mkdir(parents=True, exist_ok=True)
             if merge:
-                write_merged_model(engine, adapter, places[name])
+                from stages.models.export import write_plain_model  # torch
+
+                write_plain_model(model_path(engine), adapter, places[name])
             else:
-                _write_adapter(adapter, name, places[name], str(resolved_model(engine)))
+                _write_adapter(adapter, name, places[name], str(model_path(engine)))
     return list(places.values())
 
 

@@ -9,7 +9,7 @@ from configs.errors import ConfigError
 from pipeline.formatting import number, signed
 from pipeline.rounds.resolve import StepResolver
 from pipeline.rounds.stored import stored_artifacts
-from stages.engines.registry import make_codec
+from stages.models.identity import make_codec
 from store.artifacts.artifact import Row
 from store.queries.estimators import Estimator, estimator
 from store.queries.why import Explanation, explanation_of

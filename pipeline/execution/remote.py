@@ -63,7 +63,7 @@ def check_shared_engine(state: StepState, resources: Resources) -> None:
 
 def _shares_servers(state: StepState) -> bool:
     generates = state.step.stage.weights == "samples" and state.step.stage.messages(state.job) > 0
-    return generates and state.job.config.engine.kind == "vllm_server"
+    return generates and state.job.config.engine.has_servers
 
 
 def run_part_task(task: PartTask) -> dict[str, Any]:

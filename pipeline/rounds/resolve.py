@@ -15,8 +15,8 @@ from pipeline.steps import OPTIONAL, ORDER, Step, StepList, list_with, round_ste
 from stages.base.inputs import Inputs
 from stages.base.job import RETRIED, GradeJob, IndependentReplayJob, InterventionJob, Job
 from stages.base.keys import stage_key
-from stages.engines.identity import engine_identity
-from stages.learners.identity import learner_identity
+from stages.engines.registry import engine_identity
+from stages.learners.registry import learner_identity
 from store.artifacts.artifact import Artifact, load_manifest
 from store.artifacts.integrity import load_verified
 from store.artifacts.policy_version import PolicyVersion

@@ -10,9 +10,10 @@ from configs.engines import EngineConfig
 from configs.evaluators import EvaluatorConfig
 from configs.schema import Config
 from stages.engines.protocol import Engine
-from stages.engines.registry import make_codec, make_engine
+from stages.engines.registry import make_engine
 from stages.evaluators.protocol import Evaluator
 from stages.evaluators.registry import make_evaluator
+from stages.models.identity import make_codec
 from stages.models.protocol import Codec
 from store.artifacts.policy_version import PolicyVersion
 

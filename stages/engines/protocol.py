@@ -69,6 +69,10 @@ class Engine(Protocol):
         """
         ...
 
+    def check_adapters_allowed(self) -> None:
+        """Raise EngineError when the engine cannot take the adapters of a policy that was trained."""
+        ...
+
     def release_memory(self) -> None:
         """A learner is about to load: give back what memory it may need, and take it again when next used."""
         ...

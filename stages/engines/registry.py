@@ -1,75 +1,61 @@
-"""Choosing an engine by configuration, and its identity without loading it.
+"""Engines by configuration: which module each is, and what of it belongs in the keys of what it samples.
 
-Engines, and with them torch, are imported only when one is made: keys are computed without.
+An engine is one module, or one package, named after its kind. It is imported when it is asked for, and imports the
+libraries it samples with when an engine is made: keys are computed without them.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Protocol, cast
 
 from configs.engines import (
     EngineConfig,
-    ModelEngineConfig,
     ScriptedEngineConfig,
+    TransformersEngineConfig,
     VllmEngineConfig,
     VllmServerEngineConfig,
 )
+from configs.section import Section
 from stages.engines.protocol import Engine
-from stages.models.identity import resolved_model
-from stages.models.protocol import Codec
-from store.artifacts.policy_version import Adapter
+
+
+class EngineModule(Protocol):
+    """Define what the module of an engine holds. Importing it is cheap: keys are computed from it."""
+
+    VERSION: int
+    """Raised by hand when some request gets another message."""
+
+    def make(self, config: Any, /) -> Engine:
+        """Return the engine, model loaded. EngineError when that cannot be."""
+        ...
+
+    def identity(self, config: Any, /) -> dict[str, Any]:
+        """Return what a message depends on besides its prompt, its seed, the adapters and VERSION."""
+        ...
+
+
+ENGINES: Mapping[type[Section], str] = {
+    ScriptedEngineConfig: "stages.engines.scripted",
+    TransformersEngineConfig: "stages.engines.transformers",
+    VllmEngineConfig: "stages.engines.vllm",
+    VllmServerEngineConfig: "stages.engines.vllm_server",
+}
+"""Every engine: the section that configures it, and its module."""
+
+
+def engine_module(config: EngineConfig) -> EngineModule:
+    """Return the module of the configured engine."""
+    return cast(EngineModule, import_module(ENGINES[type(config)]))
 
 
 def make_engine(config: EngineConfig) -> Engine:
-    """The engine that a configuration asks for, model loaded."""
-    if isinstance(config, ScriptedEngineConfig):
-        from stages.engines.scripted import ScriptedEngine
-
-        return ScriptedEngine(config)
-    if isinstance(config, VllmEngineConfig):
-        from stages.engines.vllm.in_process import VllmEngine
-
-        return VllmEngine(config, resolved_model(config))
-    if isinstance(config, VllmServerEngineConfig):
-        from stages.engines.vllm.servers import VllmServerEngine
-
-        return VllmServerEngine(config, resolved_model(config))
-    from stages.engines.transformers.engine import TransformersEngine
-
-    return TransformersEngine(
-        resolved_model(config), config.dtype, config.threads, config.max_batch_tokens, device=config.device
-    )
+    """Return the configured engine, model loaded. EngineError when that cannot be."""
+    return engine_module(config).make(config)
 
 
-def write_merged_model(config: ModelEngineConfig, adapter: Adapter, target: Path) -> None:
-    """Write a policy as a plain model directory."""
-    from stages.models.export import write_plain_model
-
-    write_plain_model(resolved_model(config), adapter, target)
-
-
-def one_by_one(config: EngineConfig, attempts: int) -> list[tuple[str, EngineConfig]]:
-    """The engine's parts that can fail alone, by name: each server, asked so many times, or the engine itself."""
-    if isinstance(config, VllmServerEngineConfig):
-        alone = [(url, config.model_copy(update={"urls": (url,), "max_attempts": attempts})) for url in config.urls]
-        return [(f"server {url}", one) for url, one in alone]
-    return [(f"engine {config.kind}", config)]
-
-
-def check_adapters_allowed(engine: Engine) -> None:
-    """EngineError when an engine cannot take the adapters of a policy that was trained."""
-    from stages.engines.vllm.servers import VllmServerEngine
-
-    if isinstance(engine, VllmServerEngine):
-        engine.check_adapters_allowed()
-
-
-def make_codec(config: EngineConfig) -> Codec:
-    """The codec alone: prompts can be rendered without weights."""
-    if isinstance(config, ScriptedEngineConfig):
-        from stages.models.scripted_world import ScriptedCodec
-
-        return ScriptedCodec(config.words)
-    from stages.models.chat_codec import ChatCodec
-
-    return ChatCodec(resolved_model(config))
+def engine_identity(config: EngineConfig) -> dict[str, Any]:
+    """Return what a message depends on besides its prompt, its seed and the adapters: part of every sampling stage's key."""
+    module = engine_module(config)
+    return {"kind": config.kind, **module.identity(config), "version": module.VERSION}

@@ -23,11 +23,24 @@ import numpy as np
 from configs.engines import ScriptedEngineConfig
 from configs.errors import EngineError
 from stages.engines.protocol import Completion, Request, SamplingParameters
+from stages.models.identity import base_digest
 from stages.models.protocol import Codec
 from stages.models.scripted_world import END, ScriptedCodec, Vector, context_key, load_table, log_softmax, world_logits
 from store.artifacts.policy_version import PolicyVersion
-from store.disk.hashing import digest
 from store.disk.ids import seed_from
+
+VERSION = 1
+"""Raised by hand when some request gets another message."""
+
+
+def make(config: ScriptedEngineConfig) -> ScriptedEngine:
+    """Return the engine of a world."""
+    return ScriptedEngine(config)
+
+
+def identity(config: ScriptedEngineConfig) -> dict[str, Any]:
+    """Return what its messages depend on: the world's definition."""
+    return {**config.model_dump(mode="json"), "model": base_digest(config)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +60,17 @@ class ScriptedEngine:
     def __init__(self, config: ScriptedEngineConfig) -> None:
         self.config = config
         self.codec = self._codec = ScriptedCodec(config.words)
-        self.identity: dict[str, Any] = config.model_dump(mode="json")
+        self._base = base_digest(config)
         self._policy: PolicyVersion | None = None
         self._tables: dict[str, dict[str, Vector]] = {}
         self._distributions: dict[tuple[str, str, SamplingParameters], _Distribution] = {}
 
     def use(self, policy: PolicyVersion) -> None:
         """Sample from these tables. EngineError when they belong to another world."""
-        if policy.base != digest(self.identity):
+        if policy.base != self._base:
             raise EngineError(
                 f"policy version {policy.version}: trained in world {policy.base[:12]}, this engine's world "
-                f"is {digest(self.identity)[:12]}; run with the engine section it was trained under"
+                f"is {self._base[:12]}; run with the engine section it was trained under"
             )
         if policy == self._policy:
             return
@@ -87,6 +100,9 @@ class ScriptedEngine:
             answers.append([self._completion(request, seed) for seed in request.seeds])
             on_message(len(request.seeds))
         return answers
+
+    def check_adapters_allowed(self) -> None:
+        """Do nothing: what is trained here can be sampled from here."""
 
     def release_memory(self) -> None:
         """Nothing: tables are small."""

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from functools import partial
 from math import sqrt
 from statistics import fmean, pstdev
+from typing import cast
 
-from configs.engines import EngineConfig, VllmEngineConfig, VllmServerEngineConfig
+from configs.engines import EngineConfig, VllmServerEngineConfig
 from configs.errors import EngineError, EngineUnreachableError
 from configs.schema import Config
 from stages.base.resources import Resources
 from stages.engines.protocol import Engine, Request, SamplingParameters
-from stages.engines.registry import make_engine, one_by_one
+from stages.engines.registry import make_engine
 from stages.learners.identity import coarser_dtype
 from stages.learners.protocol import Learner, TrainRow
 from stages.learners.registry import keeps_model
@@ -78,7 +79,7 @@ def ensure_agreement(resources: Resources, config: Config, policy: PolicyVersion
     EngineError when one of them disagrees with the trainer, or none can be reached. A server that is down is left to the
     engine, which asks the others. What runs in this process from the same files needs no probe.
     """
-    if isinstance(config.engine, VllmEngineConfig | VllmServerEngineConfig) and config.engine.engine_check:
+    if config.engine.is_checked:
         resources.once(_probed(config, policy), lambda: _insist(resources, config, policy))
 
 
@@ -115,8 +116,9 @@ def _insist(resources: Resources, config: Config, policy: PolicyVersion) -> None
 
 def _engines(resources: Resources, config: Config) -> list[tuple[str, Callable[[], AbstractContextManager[Engine]]]]:
     """The process's engine, which stays, or for each server an engine of its own, which is closed."""
-    if isinstance(config.engine, VllmServerEngineConfig):
-        return [(name, partial(_alone, one)) for name, one in one_by_one(config.engine, config.engine.max_attempts)]
+    if config.engine.has_servers:
+        attempts = cast(VllmServerEngineConfig, config.engine).max_attempts
+        return [(name, partial(_alone, one)) for name, one in config.engine.apart(attempts)]
     return [(f"engine {config.engine.kind}", lambda: nullcontext(resources.load_engine(config)))]
 
 

@@ -21,6 +21,9 @@ from tokenizers import Tokenizer
 from configs.errors import EngineError
 from stages.models.protocol import ChatMessage
 
+VERSION = 1
+"""Raised by hand when some chat gets other token ids, or some ids another text."""
+
 
 class ChatCodec:
     """The codec of a model directory. Implements Codec.

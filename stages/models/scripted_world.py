@@ -17,6 +17,9 @@ from stages.models.protocol import ChatMessage
 from store.disk.hashing import digest
 from store.disk.ids import seed_from
 
+VERSION = 1
+"""Raised by hand when a world has other words, ids or logits."""
+
 Vector = npt.NDArray[np.float64]
 """[W]: one number per word of the world, in the order of its configuration."""
 

@@ -21,7 +21,6 @@ import torch
 from accelerate.utils import PrepareForLaunch, patch_environment
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
-from configs.engines import ScriptedEngineConfig
 from configs.errors import C3Error, UpdateError
 from configs.schema import Config
 from stages.base.inputs import Part
@@ -107,12 +106,12 @@ def _put(folder: tempfile.TemporaryDirectory[str], target: Path) -> None:
 
 
 def _device(config: Config) -> str:
-    return "cpu" if isinstance(config.engine, ScriptedEngineConfig) else resolved_device(config.engine.device)
+    return resolved_device(config.engine.device)
 
 
 def _environment(count: int, config: Config) -> dict[str, str]:
     """Return what accelerate reads in each process. Threads are the learner's to set; it only wants to see some."""
-    threads = 1 if isinstance(config.engine, ScriptedEngineConfig) else config.engine.threads
+    threads = config.engine.threads
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from configs.errors import StoreError
 from store.artifacts.artifact import Artifact, load_manifest
 from store.artifacts.policy_version import version_after
-from store.disk.hashing import digest
 from store.disk.layout import Layout
 from store.runs.records import RoundRecord, RoundRef, config_at, rounds, variants
 from store.runs.variants import line_of
@@ -126,9 +125,5 @@ class RunStaleness:
 
 
 def base_of(artifact: Artifact) -> str:
-    """Return the digest of the untrained weights beneath what made an artifact.
-
-    A scripted world has no weight files: the digest of its definition stands for them.
-    """
-    weights = artifact.manifest["cache_key_inputs"]["weights"]
-    return str(weights.get("model") or digest(weights))
+    """Return the digest of the untrained weights, or of the scripted world, beneath what made an artifact."""
+    return str(artifact.manifest["cache_key_inputs"]["weights"]["model"])

@@ -54,8 +54,8 @@ LIBRARY_HOMES = {
     "prefect": ("pipeline.flows.", "pipeline.deployments"),
     "prefect_dask": ("pipeline.flows.task_runners",),
     "prefect_ray": ("pipeline.flows.task_runners",),
-    "httpx": ("stages.engines.vllm.http_client",),
-    "tenacity": ("stages.engines.vllm.servers",),
+    "httpx": ("stages.engines.vllm_server.http_client",),
+    "tenacity": ("stages.engines.vllm_server.servers",),
     "vllm": ("stages.engines.vllm.",),
     "torch": (
         "stages.engines.",

@@ -25,8 +25,8 @@ from configs.section import Section
 from pipeline.rounds.plan import differences, plan_steps
 from pipeline.rounds.resolve import StepResolver
 from pipeline.steps import EVALUATION, ROUND
-from stages.engines.identity import engine_identity
-from stages.models.identity import base_digest, codec_identity, resolved_model
+from stages.engines.registry import engine_identity
+from stages.models.identity import base_digest, codec_identity, model_path
 from store.artifacts.artifact import Artifact
 from tests.support.rounds import drive, under
 from tests.support.worlds import trio
@@ -400,5 +400,5 @@ def test_a_stated_budget_cannot_be_changed_alone(key: str, base: Any) -> None:
 def test_a_key_is_made_without_weights(places: dict[str, str]) -> None:
     # the tables above hold for a model because none of these reads more of it than digests
     engine = _config("model", places).engine
-    assert resolved_model(engine) == Path(places["model"])  # type: ignore[arg-type]
+    assert model_path(engine) == Path(places["model"])  # type: ignore[arg-type]
     assert base_digest(engine) and codec_identity(engine) and engine_identity(engine)["threads"] == 2

@@ -19,7 +19,7 @@ from configs.training import KlConfig, PolicyConfig, ScheduleConfig, UpdateConfi
 from pipeline.steps import step_named
 from stages.base.job import Job
 from stages.base.resources import Resources
-from stages.learners.lora import LoraLearner
+from stages.learners.lora.learner import LoraLearner
 from stages.learners.protocol import TrainRow
 from stages.learners.registry import keeps_model, learner_settings, make_learner
 from stages.models.scripted_world import Vector, load_table
@@ -51,7 +51,7 @@ def _lessons(count: int = 12) -> list[TrainingExample]:
 
 
 def _trainer(update: UpdateConfig, layout: str = "packed") -> Trainer:
-    learner = LoraLearner.of_model(tiny_model(), {"team": POLICY}, layout)  # type: ignore[arg-type]
+    learner = LoraLearner(tiny_model(), {"team": POLICY}, layout)  # type: ignore[arg-type]
     learner.load(initial_policy("base", ["team"]), seed=1)
     config = duo(update=update, policies={"team": POLICY})
     return Trainer(config, 1, learner, None)

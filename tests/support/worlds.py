@@ -23,6 +23,7 @@ from configs.schema import Config, PartsConfig, RoundConfig, SamplingConfig
 from configs.training import PolicyConfig
 from stages.engines.scripted import ScriptedEngine
 from stages.evaluators.table import TableGrader
+from stages.models.identity import base_digest
 from stages.models.protocol import ChatMessage
 from stages.models.scripted_world import ScriptedCodec, Vector
 from stages.problem_sources.protocol import Problem
@@ -38,7 +39,7 @@ Upstream = Mapping[str, str]
 def base_policy(config: Config) -> PolicyVersion:
     """The untrained team of a world."""
     assert isinstance(config.engine, ScriptedEngineConfig)
-    base = digest(config.engine.model_dump(mode="json"))
+    base = base_digest(config.engine)
     adapters = {name: Adapter(digest(["untrained", name]), None) for name in config.policies}
     return PolicyVersion(digest([base, sorted(adapters)]), base, adapters)
 

@@ -17,8 +17,8 @@ from configs.schema import Config
 from configs.training import KlConfig, PolicyConfig, UpdateConfig
 from stages.base.resources import Resources
 from stages.engines.protocol import Request, SamplingParameters
-from stages.engines.transformers.engine import TransformersEngine
-from stages.learners.lora import LoraLearner
+from stages.engines.transformers.engine import TransformersEngine, load_engine
+from stages.learners.lora.learner import LoraLearner
 from stages.learners.protocol import TrainRow
 from stages.models.embedded import embedded_model
 from stages.models.protocol import ChatMessage
@@ -46,7 +46,7 @@ PROMPTS = [(5, 6, 7), (5, 6, 7, 8, 9, 10, 11, 12), (5, 6, 1), (5, 6, 7, 8), (3,)
 def _learner(family: str, layout: str, device: str, dtype: torch.dtype = torch.float32) -> LoraLearner:
     """Its adapter's B is away from zero, else A would have no gradient and the adapter no effect."""
     policy = PolicyConfig(lora_rank=4, lora_alpha=8, target_modules=TARGETS[family])
-    learner = LoraLearner.of_model(tiny_model(family).to(device, dtype), {"team": policy}, layout)  # type: ignore[arg-type]
+    learner = LoraLearner(tiny_model(family).to(device, dtype), {"team": policy}, layout)  # type: ignore[arg-type]
     learner.load(UNTRAINED, seed=1)
     with torch.no_grad():
         for index, (name, parameter) in enumerate(learner.named_parameters("team")):
@@ -102,7 +102,7 @@ def test_engine_and_learner_agree_on_logprobs_and_with_the_cpu(family: str, tmp_
     trained = PolicyVersion(
         "v1", "base", {"team": Adapter("d", _learner(family, "packed", "cpu").save(tmp_path)["team"])}
     )
-    engine = TransformersEngine.of_model(tiny_model(family).to(DEVICE), [END])
+    engine = TransformersEngine(tiny_model(family).to(DEVICE), [END])
     engine.use(trained)
     requests = [Request(prompt, tuple(range(4)), WHOLE, "team") for prompt in PROMPTS]
     answers = engine.generate(requests)
@@ -124,7 +124,7 @@ def test_engine_and_learner_agree_on_logprobs_and_with_the_cpu(family: str, tmp_
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_message_does_not_depend_on_its_neighbours(family: str) -> None:
     def said(requests: list[Request], max_batch_tokens: int = 4096) -> list[list[tuple[int, ...]]]:
-        engine = TransformersEngine.of_model(tiny_model(family).to(DEVICE), [END], max_batch_tokens=max_batch_tokens)
+        engine = TransformersEngine(tiny_model(family).to(DEVICE), [END], max_batch_tokens=max_batch_tokens)
         engine.use(UNTRAINED)
         return [[one.token_ids for one in completions] for completions in engine.generate(requests)]
 
@@ -137,7 +137,7 @@ def test_a_message_does_not_depend_on_its_neighbours(family: str) -> None:
 
 def test_the_embedded_model_says_alone_what_it_says_among_others_and_as_on_a_cpu() -> None:
     smollm2 = embedded_model(cache_root())
-    engine = TransformersEngine(smollm2, "float32", threads=2, max_batch_tokens=16384, device=DEVICE)
+    engine = load_engine(TransformersEngineConfig(dtype="float32", device=DEVICE), smollm2)
     engine.use(UNTRAINED)
     questions = [f"What is {a} + {b}? Then name a colour and an animal." for a in range(4) for b in range(3)]
     prompts = [tuple(engine.codec.encode([ChatMessage("user", question)])) for question in questions]

@@ -19,8 +19,8 @@ from pipeline.formatting import number, signed
 from pipeline.views.compare import show_comparison
 from pipeline.views.why import page_lines
 from stages.base.resources import Resources
-from stages.engines.registry import make_codec
 from stages.episodes.state import frozen_state, render
+from stages.models.identity import make_codec
 from stages.problem_sources.protocol import Problem
 from store.queries.comparison import comparable
 from tests.support.rounds import PlayedRound, drive
@@ -97,12 +97,12 @@ def test_the_new_policy_is_an_adapter_that_peft_loads_and_that_changes_the_model
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from stages.models.identity import resolved_model
+    from stages.models.identity import model_path
 
     after = real.resolver.policy_after
     (adapter,) = after.adapters.values()
     assert adapter.directory is not None
-    base = AutoModelForCausalLM.from_pretrained(resolved_model(real.config.engine), dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(model_path(real.config.engine), dtype=torch.float32)
     ids = torch.tensor([real.rows("contexts")[0]["token_ids"]])
     with torch.no_grad():
         before_T = base(input_ids=ids).logits

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from configs.engines import TransformersEngineConfig
 from configs.errors import EngineError
 from stages.engines.adapters import adapter_of
 from stages.engines.protocol import Completion, Request, SamplingParameters
@@ -35,43 +36,36 @@ _KEEP_SHARE = 0.75
 """Rows are copied together when fewer than this share still write: copying the cache costs about half a step."""
 
 
-class TransformersEngine:
-    """Samples messages with a Hugging Face model. Implements Engine.
+def load_engine(config: TransformersEngineConfig, model_dir: Path) -> TransformersEngine:
+    """Return the engine of a model directory. EngineError when the model cannot be loaded, or CUDA is missing."""
+    torch.set_num_threads(config.threads)
+    device = torch.device(resolved_device(config.device))
+    codec = ChatCodec(model_dir)
+    model = load_model(model_dir, getattr(torch, resolved_dtype(config.dtype, config.device)), device)
+    return TransformersEngine(model, codec.end_token_ids, codec, config.threads, config.max_batch_tokens)
 
-    Raises EngineError when the model cannot be loaded, or CUDA is asked for and missing.
-    """
+
+class TransformersEngine:
+    """Sample messages with a Hugging Face model. Implements Engine."""
 
     codec: Codec
 
-    def __init__(self, model_dir: Path, dtype: str, threads: int, max_batch_tokens: int, device: str = "cpu") -> None:
-        self._threads = threads
-        self._max_batch_tokens = max_batch_tokens
-        self._device = torch.device(resolved_device(device))
-        self._dtype = getattr(torch, resolved_dtype(dtype, device))
-        torch.set_num_threads(threads)
-        codec = ChatCodec(model_dir)
-        self.codec = codec
-        self._start(load_model(model_dir, self._dtype, self._device), codec.end_token_ids)
-
-    @classmethod
-    def of_model(
-        cls,
-        model: torch.nn.Module,
-        end_token_ids: Sequence[int],
+    def __init__(
+        self,
+        model: Any,
+        end_token_ids: Iterable[int],
+        codec: Codec | None = None,
         threads: int = 1,
         max_batch_tokens: int = 4096,
-    ) -> TransformersEngine:
-        """An engine over a model already in memory, without a codec: for models too small to have a tokenizer."""
-        engine = cls.__new__(cls)
-        engine._threads, engine._max_batch_tokens = threads, max_batch_tokens
-        engine._device = next(model.parameters()).device
-        engine._start(model, frozenset(end_token_ids))
-        return engine
-
-    def _start(self, model: Any, end_token_ids: frozenset[int]) -> None:
+    ) -> None:
+        """Sample from a loaded causal model. `codec`: None for models too small to have a tokenizer."""
+        if codec is not None:
+            self.codec = codec
+        self._threads, self._max_batch_tokens = threads, max_batch_tokens
+        self._device = next(model.parameters()).device
         self._model = model.eval().requires_grad_(False)
         self._window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self._end = torch.tensor(sorted(end_token_ids), device=self._device)
+        self._end = torch.tensor(sorted(set(end_token_ids)), device=self._device)
         self._weights = MergedWeights(model)
         self._policy: PolicyVersion | None = None
         self._turn = threading.RLock()  # parts may be made side by side, but there is one set of weights to show
@@ -108,6 +102,9 @@ class TransformersEngine:
                 for row, completion in self._complete(batch, shared, prefix, sampling, on_message):
                     answers[row.request][row.place] = completion
         return [[found[place] for place in range(len(found))] for found in answers]
+
+    def check_adapters_allowed(self) -> None:
+        """Do nothing: what is trained here can be sampled from here."""
 
     def release_memory(self) -> None:
         """Nothing: a model that fits with its trainer stays."""

@@ -88,6 +88,9 @@ class VllmEngine:
             answers = iter(self._answer(requests, on_message))
             return [[_completion(next(answers)) for _ in request.seeds] for request in requests]
 
+    def check_adapters_allowed(self) -> None:
+        """Do nothing: what is trained here can be sampled from here."""
+
     def release_memory(self) -> None:
         """Give the memory to the trainer, in the way `memory_policy` says."""
         with self._turn:

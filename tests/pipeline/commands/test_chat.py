@@ -22,7 +22,7 @@ from pipeline.commands.export_policy import export_policy
 from pipeline.commands.session import Session
 from pipeline.execution.context import ExecutionContext
 from pipeline.rounds.round import Round
-from stages.learners.lora import LoraLearner
+from stages.learners.lora.learner import LoraLearner
 from stages.models.export import write_plain_model
 from store.artifacts.policy_version import Adapter, initial_policy
 from store.disk.layout import Layout
@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Adapter]:
     tiny_model().save_pretrained(folder / "model")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / "model" / name).write_text("{}")
-    learner = LoraLearner.of_model(tiny_model(), {"team": PolicyConfig(lora_rank=4, target_modules=TARGETS["llama"])})
+    learner = LoraLearner(tiny_model(), {"team": PolicyConfig(lora_rank=4, target_modules=TARGETS["llama"])})
     learner.load(initial_policy("base", ["team"]), seed=1)
     with torch.no_grad():
         for index, (_, parameter) in enumerate(learner.named_parameters("team")):

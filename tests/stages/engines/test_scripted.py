@@ -16,6 +16,7 @@ from configs.errors import ConfigError, EngineError, StoreError
 from configs.schema import Config
 from stages.engines.protocol import Request, SamplingParameters
 from stages.engines.scripted import ScriptedEngine
+from stages.models.identity import base_digest
 from stages.models.protocol import ChatMessage
 from stages.models.scripted_world import END, ScriptedCodec, context_key, load_table, save_table, world_logits
 from stages.problem_sources.registry import load_problems
@@ -32,7 +33,7 @@ PLAIN = SamplingParameters(1.0, 1.0, 0, 8)
 def _engine(config: ScriptedEngineConfig = CONFIG, directory: Path | None = None) -> ScriptedEngine:
     engine = ScriptedEngine(config)
     adapters = {"team": Adapter("digest", directory)} if directory else {}
-    engine.use(PolicyVersion("version", digest(config.model_dump(mode="json")), adapters))
+    engine.use(PolicyVersion("version", base_digest(config), adapters))
     return engine
 
 

@@ -17,7 +17,7 @@ from configs.load import build_config, load_config
 from configs.training import PolicyConfig, UpdateConfig
 from stages.engines.protocol import Request, SamplingParameters
 from stages.engines.transformers.engine import TransformersEngine
-from stages.learners.full import FullLearner
+from stages.learners.full.learner import FullLearner
 from stages.learners.protocol import TrainRow
 from stages.learners.registry import make_learner
 from stages.models.adapter_files import FULL_FILE
@@ -34,7 +34,7 @@ ROWS = [
 
 
 def _learner(family: str = "llama", layout: str = "packed") -> FullLearner:
-    learner = FullLearner.of_model(tiny_model(family), ["team"], layout)  # type: ignore[arg-type]
+    learner = FullLearner(tiny_model(family), ["team"], layout)  # type: ignore[arg-type]
     learner.load(UNTRAINED, seed=0)
     return learner
 
@@ -66,7 +66,7 @@ def test_every_weight_has_the_gradient_of_one_sequence_at_a_time(family: str, la
 def test_the_engine_samples_from_what_was_trained(tmp_path: Path) -> None:
     learner = _trained(_learner())
     version = PolicyVersion("v1", "base", {"team": Adapter("d", learner.save(tmp_path)["team"])})
-    engine = TransformersEngine.of_model(tiny_model(), [END])
+    engine = TransformersEngine(tiny_model(), [END])
     sampling = SamplingParameters(1.0, 1.0, 0, 8)
     asked = [Request((1, 2, 3), tuple(range(4)), sampling, "team")]
     engine.use(UNTRAINED)
@@ -95,7 +95,7 @@ def test_the_reference_stays_as_it_was_and_the_weights_go_on_from_where_they_wer
 
 
 def test_two_policies_are_two_models() -> None:
-    learner = FullLearner.of_model(tiny_model(), ["one", "two"])
+    learner = FullLearner(tiny_model(), ["one", "two"])
     learner.load(initial_policy("base", ["one", "two"]), seed=0)
     row = TrainRow("d", "one", (1, 2), (3, 4), 1.0)
     learner.score([row])[0].logprob_T.sum().backward()
@@ -104,7 +104,7 @@ def test_two_policies_are_two_models() -> None:
 
 
 def test_in_bfloat16_products_are_rounded_and_weights_are_not() -> None:
-    half = FullLearner.of_model(tiny_model(), ["team"], dtype="bfloat16")
+    half = FullLearner(tiny_model(), ["team"], dtype="bfloat16")
     half.load(UNTRAINED, seed=0)
     rounded, exact = (torch.cat([s.logprob_T for s in learner.score(ROWS)]).detach() for learner in (half, _learner()))
     assert 0 < (rounded - exact).abs().mean() < 0.1
@@ -117,7 +117,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UpdateError, match="are of another model, or of an adapter"):
         _learner().load(version, seed=0)
     with pytest.raises(EngineError, match="they are of another model"):
-        TransformersEngine.of_model(tiny_model(), [END]).use(version)
+        TransformersEngine(tiny_model(), [END]).use(version)
 
 
 def test_the_configuration_chooses_it(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from configs.engines import ScriptedEngineConfig
 from configs.errors import UpdateError
 from stages.engines.scripted import ScriptedEngine
 from stages.learners.protocol import Learner, TrainRow
-from stages.learners.tabular import TabularLearner
+from stages.learners.tabular.learner import TabularLearner
 from stages.models.scripted_world import END, ScriptedCodec, context_key, world_logits
 from store.artifacts.policy_version import Adapter, PolicyVersion
 from store.disk.hashing import digest

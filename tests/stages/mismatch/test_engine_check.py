@@ -32,7 +32,7 @@ from stages.base.resources import Resources
 from stages.engines.adapters import adapter_name
 from stages.engines.protocol import Request, SamplingParameters
 from stages.engines.transformers.engine import TransformersEngine
-from stages.learners.lora import LoraLearner
+from stages.learners.lora.learner import LoraLearner
 from stages.mismatch.engine_check import Agreement, nearer_untrained
 from stages.models.adapter_files import adapter_digest
 from stages.models.identity import base_digest
@@ -92,7 +92,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two adapters that change what is said, and one that hardly does."""
     found = {}
     for seed, (name, spread) in enumerate((("right", 0.3), ("wrong", 0.3), ("young", 0.03))):
-        learner = LoraLearner.of_model(tiny_model(), {"team": POLICY})
+        learner = LoraLearner(tiny_model(), {"team": POLICY})
         learner.load(initial_policy("base", ["team"]), seed)
         with torch.no_grad():
             for index, (_, parameter) in enumerate(learner.named_parameters("team")):
@@ -128,7 +128,7 @@ def _sampled(request: Request, adapter: Path | None) -> Said:
 
 @cache
 def _engine() -> TransformersEngine:
-    return TransformersEngine.of_model(tiny_model(), [END])
+    return TransformersEngine(tiny_model(), [END])
 
 
 class Bench:

@@ -18,7 +18,7 @@ from configs.training import PolicyConfig, UpdateConfig
 from pipeline.steps import step_named
 from stages.engines.protocol import Request, SamplingParameters
 from stages.engines.transformers.engine import TransformersEngine
-from stages.learners.lora import LoraLearner
+from stages.learners.lora.learner import LoraLearner
 from stages.learners.protocol import TrainRow
 from stages.mismatch.logprob_mismatch import check_mismatch, logprob_mismatch, reject_off_policy_rows
 from stages.training.examples import TrainingExample
@@ -37,7 +37,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two adapters, and the first with one weight changed."""
     found = {}
     for seed, name in enumerate(("right", "wrong"), start=1):
-        learner = LoraLearner.of_model(tiny_model(), {"team": POLICY})
+        learner = LoraLearner(tiny_model(), {"team": POLICY})
         learner.load(initial_policy("base", ["team"]), seed)
         with torch.no_grad():
             for index, (_, parameter) in enumerate(learner.named_parameters("team")):
@@ -60,7 +60,7 @@ def _version(adapter: Path) -> PolicyVersion:
 
 def _sampled(adapter: Path, top_p: float = 1.0, top_k: int = 0) -> list[TrainingExample]:
     """What the engine says with an adapter, as lessons of two roles."""
-    engine = TransformersEngine.of_model(tiny_model(), [END])
+    engine = TransformersEngine(tiny_model(), [END])
     engine.use(_version(adapter))
     sampling = SamplingParameters(1.0, top_p, top_k, 12)
     answers = engine.generate([Request(prompt, tuple(range(6)), sampling, "team") for prompt in PROMPTS])
@@ -80,7 +80,7 @@ def _sampled(adapter: Path, top_p: float = 1.0, top_k: int = 0) -> list[Training
 
 
 def _recomputed(adapter: Path, examples: Sequence[TrainingExample]) -> dict[str, list[float]]:
-    learner = LoraLearner.of_model(tiny_model(), {"team": POLICY})
+    learner = LoraLearner(tiny_model(), {"team": POLICY})
     learner.load(_version(adapter), seed=0)
     rows = [example.row for example in examples]
     return {row.decision_id: logprob_T.tolist() for row, logprob_T in zip(rows, learner.logprobs(rows), strict=True)}

@@ -15,7 +15,7 @@ from configs.credit import AdvantagesConfig
 from configs.training import PolicyConfig, UpdateConfig
 from pipeline.commands.compare import compare_gradients
 from pipeline.rounds.stored import stored_artifacts
-from stages.learners.lora import LoraLearner
+from stages.learners.lora.learner import LoraLearner
 from stages.learners.protocol import TrainRow
 from stages.training.examples import TrainingExample
 from stages.training.gradient_geometry import gradient_geometry
@@ -106,7 +106,7 @@ TWO = {"one": {"d0": 1.0, "d1": -0.5, "d2": 0.25, "d3": None}, "other": {"d0": 0
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_one_forward_pass_serves_every_estimator_of_a_language_model(checkpointing: bool) -> None:
     policy = PolicyConfig(lora_rank=4, lora_alpha=8, target_modules=TARGETS["llama"])
-    learner = LoraLearner.of_model(tiny_model(), {"team": policy}, "packed", checkpointing=checkpointing)
+    learner = LoraLearner(tiny_model(), {"team": policy}, "packed", checkpointing=checkpointing)
     learner.load(initial_policy("base", ["team"]), seed=1)
     roles = ["first", "first", "second", "second"]
     examples = [

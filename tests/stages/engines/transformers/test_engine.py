@@ -11,13 +11,14 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from configs.engines import TransformersEngineConfig
 from configs.errors import EngineError
 from configs.training import PolicyConfig
 from stages.engines.protocol import Completion, Request, SamplingParameters
 from stages.engines.transformers.batching import common_prefix, cut, groups
-from stages.engines.transformers.engine import TransformersEngine
+from stages.engines.transformers.engine import TransformersEngine, load_engine
 from stages.engines.transformers.token_sampling import draw, uniforms
-from stages.learners.lora import LoraLearner
+from stages.learners.lora.learner import LoraLearner
 from stages.models.protocol import ChatMessage
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
 from tests.support.tiny_models import END, FAMILIES, TARGETS, VOCABULARY, WINDOW, logprobs_alone, tiny_model
@@ -29,7 +30,7 @@ PROMPTS = [(5, 6, 7), (5, 6, 7, 8, 9, 10, 11, 12), (5, 6, 1), (5, 6, 7, 8)]
 
 
 def _engine(family: str = "llama", max_batch_tokens: int = 4096) -> TransformersEngine:
-    engine = TransformersEngine.of_model(tiny_model(family), [END], max_batch_tokens=max_batch_tokens)
+    engine = TransformersEngine(tiny_model(family), [END], max_batch_tokens=max_batch_tokens)
     engine.use(UNTRAINED)
     return engine
 
@@ -41,7 +42,7 @@ def _ask(prompt: tuple[int, ...], seeds: range, sampling: SamplingParameters = W
 def _adapter(directory: Path, family: str, seed: int) -> Adapter:
     """A LoRA adapter strong enough to change what is drawn."""
     policy = PolicyConfig(lora_rank=4, lora_alpha=8, target_modules=TARGETS[family])
-    learner = LoraLearner.of_model(tiny_model(family), {"team": policy})
+    learner = LoraLearner(tiny_model(family), {"team": policy})
     learner.load(UNTRAINED, seed)
     with torch.no_grad():
         for index, (_, parameter) in enumerate(learner.named_parameters("team")):
@@ -177,7 +178,7 @@ def test_engine_and_learner_agree_on_logprobs(family: str, tmp_path: Path) -> No
     engine.use(trained)
     answers = engine.generate([_ask(prompt, range(3)) for prompt in PROMPTS])
     policy = PolicyConfig(lora_rank=4, lora_alpha=8, target_modules=TARGETS[family])
-    learner = LoraLearner.of_model(tiny_model(family), {"team": policy})
+    learner = LoraLearner(tiny_model(family), {"team": policy})
     learner.load(trained, seed=0)
     pairs = [(p, c) for p, completions in zip(PROMPTS, answers, strict=True) for c in completions]
     rows = [TrainRow(str(i), "team", prompt, c.token_ids, 1.0) for i, (prompt, c) in enumerate(pairs)]
@@ -216,7 +217,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_served_is_said_before_anything_runs() -> None:
-    engine = TransformersEngine.of_model(tiny_model(), [END])
+    engine = TransformersEngine(tiny_model(), [END])
     with pytest.raises(EngineError, match="call use"):
         engine.generate([_ask((1,), range(1))])
     engine.use(UNTRAINED)
@@ -287,7 +288,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_embedded_model_answers_and_its_engine_agrees_with_transformers(smollm2: Path) -> None:
-    engine = TransformersEngine(smollm2, "float32", threads=2, max_batch_tokens=4096)
+    engine = load_engine(TransformersEngineConfig(dtype="float32", max_batch_tokens=4096, device="cpu"), smollm2)
     engine.use(UNTRAINED)
     questions = ("What is the capital of France?", "Name a colour.", "What is 2 + 2? Answer with a number.")
     prompts = [tuple(engine.codec.encode([ChatMessage("user", question)])) for question in questions]

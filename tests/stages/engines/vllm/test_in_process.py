@@ -41,7 +41,7 @@ from stages.engines.registry import make_engine
 from stages.learners.protocol import Learner
 from stages.learners.registry import make_learner
 from stages.models.adapter_files import CONFIG_FILE, TENSOR_FILE, adapter_digest, write_adapter
-from stages.models.identity import base_digest, resolved_model
+from stages.models.identity import base_digest, model_path
 from store.artifacts.artifact import Artifact, Row
 from store.artifacts.policy_version import Adapter, PolicyVersion, initial_policy
 from store.disk.layout import Layout
@@ -138,7 +138,7 @@ def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starting]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--model", str(resolved_model(_config().engine)), "--dtype", "float32", "--enforce-eager"]  # type: ignore[arg-type]
+    command += ["--model", str(model_path(_config().engine)), "--dtype", "float32", "--enforce-eager"]  # type: ignore[arg-type]
     command += ["--max-model-len", str(WINDOW), "--enable-lora", "--max-lora-rank", "8", "--max-loras", "4"]
     command += ["--logprobs-mode", "processed_logprobs"]
     environment = {

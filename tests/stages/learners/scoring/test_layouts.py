@@ -25,7 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from configs.errors import StoreError, UpdateError
 from configs.training import PolicyConfig
-from stages.learners.lora import LoraLearner
+from stages.learners.lora.learner import LoraLearner
 from stages.learners.protocol import TrainRow
 from stages.learners.scoring import causal as causal_scoring
 from stages.learners.scoring import token_logprobs as spoken
@@ -59,7 +59,7 @@ def _rows(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]], temperature: flo
 
 def _learner(family: str, layout: str, dropout: float = 0.0, checkpointing: bool = False) -> LoraLearner:
     policy = PolicyConfig(lora_rank=4, lora_alpha=8, lora_dropout=dropout, target_modules=TARGETS[family])
-    learner = LoraLearner.of_model(tiny_model(family), {"team": policy}, layout, checkpointing=checkpointing)  # type: ignore[arg-type]
+    learner = LoraLearner(tiny_model(family), {"team": policy}, layout, checkpointing=checkpointing)  # type: ignore[arg-type]
     learner.load(UNTRAINED, seed=1)
     _disturb(learner)
     return learner
@@ -114,7 +114,7 @@ def test_packing_in_bfloat16_is_as_near_the_truth_as_one_sequence_at_a_time(fami
     # both round; what packing adds may not be more than rounding itself: errors against float32, of everything at once
     def found(layout: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         policy = PolicyConfig(lora_rank=4, lora_alpha=8, target_modules=TARGETS[family])
-        learner = LoraLearner.of_model(tiny_model(family).to(dtype), {"team": policy}, layout)  # type: ignore[arg-type]
+        learner = LoraLearner(tiny_model(family).to(dtype), {"team": policy}, layout)  # type: ignore[arg-type]
         learner.load(UNTRAINED, seed=1)
         _disturb(learner)
         logprob_N, gradients = _logprobs_and_gradients(learner, _rows(AWKWARD))
@@ -376,7 +376,7 @@ def test_alternatives_of_one_context_stay_together() -> None:
 
 def test_a_fresh_adapter_is_the_base_model_and_a_function_of_the_seed(tmp_path: Path) -> None:
     rows = _rows(AWKWARD[:2])
-    fresh = LoraLearner.of_model(tiny_model(), {"team": PolicyConfig(lora_rank=4, target_modules=TARGETS["llama"])})
+    fresh = LoraLearner(tiny_model(), {"team": PolicyConfig(lora_rank=4, target_modules=TARGETS["llama"])})
     digests = []
     for seed in (1, 1, 2):
         fresh.load(UNTRAINED, seed)
@@ -402,9 +402,7 @@ def test_saved_adapters_are_the_same_bytes_and_load_again(tmp_path: Path) -> Non
 
 def test_an_adapter_of_another_rank_is_refused(tmp_path: Path) -> None:
     saved = _learner("llama", "single").save(tmp_path)["team"]
-    wider = LoraLearner.of_model(
-        tiny_model(), {"team": PolicyConfig(lora_rank=8, target_modules=TARGETS["llama"])}, "single"
-    )
+    wider = LoraLearner(tiny_model(), {"team": PolicyConfig(lora_rank=8, target_modules=TARGETS["llama"])}, "single")
     with pytest.raises(UpdateError, match="another rank than configured"):
         wider.load(PolicyVersion("v1", "base", {"team": Adapter("d", saved)}), seed=0)
 
@@ -419,7 +417,7 @@ def test_a_corrupt_adapter_has_no_digest(tmp_path: Path) -> None:
 
 def test_policies_train_apart() -> None:
     policies = {name: PolicyConfig(lora_rank=4, target_modules=TARGETS["llama"]) for name in ("one", "two")}
-    learner = LoraLearner.of_model(tiny_model(), policies)
+    learner = LoraLearner(tiny_model(), policies)
     learner.load(initial_policy("base", policies), seed=0)
     optimizers = {name: torch.optim.SGD([p for _, p in learner.named_parameters(name)], lr=0.01) for name in policies}
     before = torch.cat(learner.logprobs([TrainRow("d", "two", (1, 2), (3, 4), 1.0)])).detach()
@@ -435,12 +433,12 @@ def test_rows_of_two_policies_are_not_mixed() -> None:
     policies = {name: PolicyConfig(lora_rank=4, target_modules=TARGETS["llama"]) for name in ("one", "two")}
     rows = [TrainRow("d", name, (1,), (2,), 1.0) for name in policies]
     with pytest.raises(UpdateError, match="several policies"):
-        LoraLearner.of_model(tiny_model(), policies).logprobs(rows)
+        LoraLearner(tiny_model(), policies).logprobs(rows)
 
 
 def test_modules_that_the_model_lacks_are_named() -> None:
     with pytest.raises(UpdateError, match=r"policies.team.target_modules: nowhere"):
-        LoraLearner.of_model(tiny_model(), {"team": PolicyConfig(target_modules=("nowhere",))})
+        LoraLearner(tiny_model(), {"team": PolicyConfig(target_modules=("nowhere",))})
 
 
 def test_dropout_acts_while_training_and_not_while_measuring() -> None:

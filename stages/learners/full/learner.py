@@ -20,8 +20,6 @@ from configs.errors import UpdateError
 from stages.learners.protocol import HiddenStates, Scored, TrainRow, one_policy
 from stages.learners.scoring.causal import CausalScorer, Layout
 from stages.models.adapter_files import FULL_FILE
-from stages.models.loading import load_model
-from stages.runtime.device import resolved_device, resolved_dtype
 from store.artifacts.policy_version import PolicyVersion
 
 
@@ -30,30 +28,14 @@ class FullLearner:
 
     def __init__(
         self,
-        model_dir: Path,
-        dtype: str,
-        threads: int,
+        model: Any,
         policies: Iterable[str],
         layout: Layout = "packed",
-        device: str = "cpu",
+        threads: int = 1,
+        dtype: str = "float32",
         checkpointing: bool = False,
     ) -> None:
-        torch.set_num_threads(threads)
-        model = load_model(model_dir, torch.float32, torch.device(resolved_device(device)))
-        self._start(model, policies, layout, threads, resolved_dtype(dtype, device), checkpointing)
-
-    @classmethod
-    def of_model(
-        cls, model: Any, policies: Iterable[str], layout: Layout = "packed", threads: int = 1, dtype: str = "float32"
-    ) -> FullLearner:
-        """A learner over a model already in memory, which it takes for itself."""
-        learner = cls.__new__(cls)
-        learner._start(model, policies, layout, threads, dtype, False)
-        return learner
-
-    def _start(
-        self, model: Any, policies: Iterable[str], layout: Layout, threads: int, dtype: str, checkpointing: bool
-    ) -> None:
+        """Train copies of a loaded float32 model, which the learner takes for itself. `dtype`: of the products."""
         self._threads, self._half = threads, dtype == "bfloat16"
         self._device = next(model.parameters()).device.type
         self._reference = model.eval().requires_grad_(False)

@@ -18,12 +18,10 @@ from safetensors.torch import load_file
 
 from configs.errors import UpdateError
 from configs.training import PolicyConfig
+from stages.learners.lora.kernels import fuse_lora
 from stages.learners.protocol import HiddenStates, Scored, TrainRow, one_policy
 from stages.learners.scoring.causal import CausalScorer, Layout
-from stages.learners.scoring.lora_kernels import fuse_lora
 from stages.models.adapter_files import TENSOR_FILE, adapter_config, write_adapter
-from stages.models.loading import load_model
-from stages.runtime.device import resolved_device, resolved_dtype
 from store.artifacts.policy_version import PolicyVersion
 from store.disk.ids import seed_from
 
@@ -36,44 +34,14 @@ class LoraLearner:
 
     def __init__(
         self,
-        model_dir: Path,
-        dtype: str,
-        threads: int,
-        policies: Mapping[str, PolicyConfig],
-        layout: Layout = "packed",
-        device: str = "cpu",
-        base_name: str = "base",
-        checkpointing: bool = False,
-    ) -> None:
-        torch.set_num_threads(threads)
-        model = load_model(
-            model_dir, getattr(torch, resolved_dtype(dtype, device)), torch.device(resolved_device(device))
-        )
-        self._start(model, policies, layout, threads, base_name, checkpointing)
-
-    @classmethod
-    def of_model(
-        cls,
         model: Any,
         policies: Mapping[str, PolicyConfig],
         layout: Layout = "packed",
         threads: int = 1,
         checkpointing: bool = False,
-    ) -> LoraLearner:
-        """A learner over a model already in memory, which it takes for itself."""
-        learner = cls.__new__(cls)
-        learner._start(model, policies, layout, threads, "base", checkpointing)
-        return learner
-
-    def _start(
-        self,
-        model: Any,
-        policies: Mapping[str, PolicyConfig],
-        layout: Layout,
-        threads: int,
-        base_name: str,
-        checkpointing: bool,
+        base_name: str = "base",
     ) -> None:
+        """Train adapters on a loaded model, which the learner takes for itself."""
         self._policies, self._threads = dict(policies), threads
         self._base_name = base_name  # neutral, not a path: it is written into the adapter
         model.requires_grad_(False)

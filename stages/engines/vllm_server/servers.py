@@ -20,7 +20,7 @@ from configs.environment import server_key
 from configs.errors import EngineError, EngineUnreachableError
 from stages.engines.adapters import adapter_name, adapter_of
 from stages.engines.protocol import Completion, Request
-from stages.engines.vllm.http_client import AdapterNotLoadedError, CompletionsServer, TransientServerError
+from stages.engines.vllm_server.http_client import AdapterNotLoadedError, CompletionsServer, TransientServerError
 from stages.models.chat_codec import ChatCodec
 from stages.models.protocol import Codec
 from store.artifacts.policy_version import Adapter, PolicyVersion

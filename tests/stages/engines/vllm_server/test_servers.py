@@ -16,7 +16,7 @@ from configs.engines import VllmServerEngineConfig
 from configs.errors import EngineError
 from stages.engines.adapters import adapter_name
 from stages.engines.protocol import Completion, Request, SamplingParameters
-from stages.engines.vllm.servers import VllmServerEngine
+from stages.engines.vllm_server.servers import VllmServerEngine
 from store.artifacts.policy_version import Adapter, PolicyVersion
 from tests.support.fake_vllm_server import FakeServer, fake_server, message
 
