@@ -21,11 +21,10 @@ from stages.models.protocol import ChatMessage
 from stages.models.scripted_world import END, ScriptedCodec, context_key, load_table, save_table, world_logits
 from stages.problem_sources.registry import load_problems
 from store.artifacts.policy_version import Adapter, PolicyVersion
-from store.disk.hashing import digest
 from tests.support.worlds import Truth, chain_of_ten, diamond, duo, four_turns, solo, trio
 
 CONFIG = ScriptedEngineConfig(words=("ant", "bee", "cat", "dog"), world_seed=7)
-BASE = digest(CONFIG.model_dump(mode="json"))
+BASE = base_digest(CONFIG)
 CONTEXT = tuple(ScriptedCodec(CONFIG.words).encode([ChatMessage("user", "which animal?")]))
 PLAIN = SamplingParameters(1.0, 1.0, 0, 8)
 

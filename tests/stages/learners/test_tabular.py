@@ -13,12 +13,12 @@ from configs.errors import UpdateError
 from stages.engines.scripted import ScriptedEngine
 from stages.learners.protocol import Learner, TrainRow
 from stages.learners.tabular.learner import TabularLearner
+from stages.models.identity import base_digest
 from stages.models.scripted_world import END, ScriptedCodec, context_key, world_logits
 from store.artifacts.policy_version import Adapter, PolicyVersion
-from store.disk.hashing import digest
 
 CONFIG = ScriptedEngineConfig(words=("ant", "bee", "cat"), world_seed=3)
-BASE = digest(CONFIG.model_dump(mode="json"))
+BASE = base_digest(CONFIG)
 UNTRAINED = PolicyVersion("untrained", BASE, {"team": Adapter("none", None)})
 CODEC = ScriptedCodec(CONFIG.words)
 
