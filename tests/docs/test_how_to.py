@@ -20,6 +20,7 @@ ENDS_WITH = {
     "estimator": r"\bmedian\b",  # it is compared with the others
     "evaluator": r"said\W+\d+",  # it gave rewards
     "problem-source": r"counting\W+32\b",  # the set is there
+    "engine": r"ant\W+\d+\W+\(1 row\)",  # nobody says anything else
     "stage": r"reasoner\W+\d+",  # its table has a row for the role
 }
 """By page, what its last command prints, as a regular expression."""
