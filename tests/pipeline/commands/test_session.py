@@ -77,7 +77,7 @@ def test_a_variant_shares_draws_that_the_main_line_was_told_to_use(duo: PlayedRo
     assert branch.artifacts["rollout"].key == again.artifacts["rollout"].key != duo.artifacts["rollout"].key
 
 
-def test_a_redraw_draws_anew_and_the_first_draws_are_still_there(duo: PlayedRound) -> None:
+def test_another_draw_set_draws_anew_and_the_first_draws_are_still_there(duo: PlayedRound) -> None:
     store = duo.store
     with edit_round(duo.layout, RoundRef("test", 1)) as record:
         record.draw_set = 1
