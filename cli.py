@@ -298,21 +298,16 @@ def compare(
     store: Store = None,
 ) -> None:
     """Compare every estimator on what a round has stored. Generates nothing."""
-    from pipeline.commands.compare import as_json, compare, compare_gradients
+    from pipeline.commands.compare import as_json, compare
     from pipeline.commands.session import open_session
     from pipeline.commands.sql import write_json
-    from pipeline.views.compare import show_comparison, show_gradients
+    from pipeline.views.compare import show_comparison
 
-    session = open_session(_options(store, run, round, variant))
-    found = compare(session)
-    pairs = compare_gradients(session) if gradients else None
+    found = compare(open_session(_options(store, run, round, variant)), gradients)
     if json:
-        write_json(as_json(session, found, pairs))
-        return
-    console = _console()
-    show_comparison(console, session.round, found)
-    if pairs is not None:
-        show_gradients(console, pairs)
+        write_json(as_json(found))
+    else:
+        show_comparison(_console(), found)
 
 
 @app.command()
@@ -336,7 +331,7 @@ def diagnose(
     from pipeline.commands.run import run_diagnosis
     from pipeline.commands.session import open_session
     from pipeline.commands.sql import write_json
-    from pipeline.views.diagnose import show_diagnosis
+    from pipeline.views.diagnose import show_figures
     from pipeline.views.progress import ProgressBars
     from pipeline.views.receipt import show_steps
 
@@ -351,7 +346,7 @@ def diagnose(
         write_json(commands.as_json(session, artifact))
     else:
         show_steps(console, reports)
-        show_diagnosis(console, artifact)
+        show_figures(console, commands.figures_of(artifact))
 
 
 @app.command()
@@ -533,11 +528,13 @@ def verify(run: Annotated[str | None, typer.Option(help="Only this run.")] = Non
 
     Lineage goes from advantages back to problems and policy.
     """
-    from pipeline.commands.verify import verify as verify_store
+    from pipeline.commands.verify import summary, verify
     from pipeline.views.findings import show_findings
     from store.disk.layout import Layout
 
-    if not show_findings(_console(), list(verify_store(Layout(_store(store)), run))):
+    found = summary(verify(Layout(_store(store)), run))
+    show_findings(_console(), found)
+    if found.findings:
         raise typer.Exit(3)
 
 
@@ -547,14 +544,11 @@ def gc(
     store: Store = None,
 ) -> None:
     """List unreferenced artifacts; --yes deletes them."""
+    from pipeline.commands.gc import collect_garbage
     from pipeline.views.findings import show_garbage
     from store.disk.layout import Layout
-    from store.runs.garbage import garbage, sweep
 
-    layout = Layout(_store(store))
-    found = list(garbage(layout))
-    removed = [sweep(layout, entry) for entry in found] if yes else None
-    show_garbage(_console(), found, removed)
+    show_garbage(_console(), collect_garbage(Layout(_store(store)), yes), yes)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Diagnose: what a round's credit is worth, as figures with their intervals (docs/method.md, section 6).
 
 Reads transcripts, decisions, replays, rewards and advantages, and the independent replays with their rewards where they
-were asked for; writes diagnostics (a figure). Generates nothing.
+were requested; writes diagnostics (a figure). Generates nothing.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _distribution(row: Row) -> list[Figure]:
             left_out=row["alternatives"] - count,
             problems=row["problems"],
             value=value,
-            samples="round" if value is not None else None,
+            replays_from="round" if value is not None else None,
             reason="every advantage is undefined" if value is None else None,
         )
         for name, (value, count) in shapes.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.commands.session import Session
@@ -12,33 +12,60 @@ from pipeline.steps import ABLATED_REPLAYS, step_named
 from stages.training.examples import UNDEFINED, build_examples
 from store.artifacts.artifact import Artifact, Row
 from store.disk.ids import seed_from
-from store.queries.comparison import Comparison, compare_estimators, credit_of_all
+from store.queries.comparison import compare_estimators, credit_of_all
 
 
-def compare(session: Session) -> Comparison:
-    """All estimators over what the round has stored; nothing is generated."""
-    samples, ablated = _compared(session)
-    return compare_estimators(samples, session.round.config.advantages.group_by, ablated)
+@dataclass(frozen=True)
+class RoundComparison:
+    """Hold how the estimators differ on one round. The tables are those of store.queries.comparison.Comparison."""
+
+    run: str
+    round: int
+    variant: str
+    by_estimator: Sequence[Row]
+    by_pair: Sequence[Row]
+    fidelity: Sequence[Row]
+    absent: Sequence[str]
+    gradients: Sequence[Row] | None
+    """As `compare_gradients` returns them; None: not requested."""
+
+
+def compare(session: Session, gradients: bool = False) -> RoundComparison:
+    """Compare all estimators over what the round has stored. Nothing is generated, nothing stored.
+
+    `gradients`: also load the policy and compare the gradients that each would make.
+    """
+    artifacts, ablated = _compared(session)
+    found = compare_estimators(artifacts, session.round.config.advantages.group_by, ablated)
+    return RoundComparison(
+        **session.round.label,
+        by_estimator=found.by_estimator,
+        by_pair=found.by_pair,
+        fidelity=found.fidelity,
+        absent=found.absent,
+        gradients=compare_gradients(session) if gradients else None,
+    )
 
 
 def _compared(session: Session) -> tuple[list[Artifact], list[Artifact]]:
-    """The round's samples, and its replays without a message where it has any."""
-    samples = stored_artifacts(session.resolver, also=["critic"])
+    """Return the round's artifacts, and its replays without a message where it has any."""
+    artifacts = stored_artifacts(session.resolver, also=["critic"])
     there = session.resolver.resolve_steps().artifacts
     ablated = [there[step.name] for step in ABLATED_REPLAYS if step.name in there]
-    return samples, ablated if len(ablated) == len(ABLATED_REPLAYS) else []
+    return artifacts, ablated if len(ablated) == len(ABLATED_REPLAYS) else []
 
 
 def compare_gradients(session: Session) -> list[Row]:
-    """Role (None: the whole team), estimator, other, and the cosine of their policy gradients; an estimator with itself: 1.
+    """Return the cosine of the policy gradients of each two estimators, per role and (role None) for the whole team.
 
-    At the policy that sampled the round, over the messages that its update may learn from. None where a gradient is 0.
-    `length`: of the estimator's gradient. The policy is loaded and differentiated; nothing is generated, nothing stored.
+    Rows: role, estimator, other, cosine (None: a gradient is 0; 1: an estimator with itself) and length (the L2 norm of
+    the estimator's gradient). At the policy that sampled the round, over the messages that its update may learn from.
+    The policy is loaded and differentiated; nothing is generated, nothing stored.
     """
     from stages.training.gradient_geometry import Geometry, gradient_geometry  # torch
 
-    samples, ablated = _compared(session)
-    credit = credit_of_all(samples, session.round.config.advantages.group_by, ablated)
+    artifacts, ablated = _compared(session)
+    credit = credit_of_all(artifacts, session.round.config.advantages.group_by, ablated)
     job = session.resolver.resolve(step_named("update"), session.resolver.artifacts_before("update")).job
     examples = [
         example for example in build_examples(job) if example.skipped in (None, UNDEFINED) and example.row.context_ids
@@ -66,12 +93,9 @@ def compare_gradients(session: Session) -> list[Row]:
     ]
 
 
-def as_json(session: Session, found: Comparison, gradients: Sequence[Row] | None = None) -> dict[str, Any]:
-    """The same as plain data; gradients where they were asked for."""
-    page = {
-        "run": session.round.ref.run,
-        "round": session.round.ref.round,
-        "variant": session.round.ref.variant,
-        **asdict(found),
-    }
-    return page if gradients is None else {**page, "gradients": list(gradients)}
+def as_json(found: RoundComparison) -> dict[str, Any]:
+    """Return a comparison as plain data for JSON; gradients only where they were requested."""
+    page = asdict(found)
+    if found.gradients is None:
+        del page["gradients"]
+    return page

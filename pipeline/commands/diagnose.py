@@ -1,4 +1,4 @@
-"""`c3 diagnose`: what a round's credit is worth. Spends replays only where they are asked for, and says first how many."""
+"""`c3 diagnose`: what a round's credit is worth. Spends replays only where they are requested, and says first how many."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from store.runs.records import edit_round
 
 
 def request_replays(session: Session, replays: int | None) -> str:
-    """Let the round's diagnosis spend so many independent replays of each alternative; None: as before.
+    """Record how many independent replays of each alternative the round's diagnosis may spend; None: as recorded before.
 
-    Returns what they come to, or what one of each would. StoreError when the round has not run so far.
+    Returns a line on their cost, or on what one of each would cost. StoreError when the round has not run so far.
     """
     given = session.resolver.inputs_of(DIAGNOSIS)
     if replays is not None:
         with edit_round(session.round.layout, session.resolver.line("independent_replay")) as record:
             record.independent_replays = replays
         session.resolver.reload()
-    look = session.resolver.resolve(DIAGNOSIS.steps[0], given)
-    assert isinstance(look.job, IndependentReplayJob)
-    cost, times = asked_for(look.job), session.resolver.independent_replays
+    state = session.resolver.resolve(DIAGNOSIS.steps[0], given)
+    assert isinstance(state.job, IndependentReplayJob)
+    cost, times = asked_for(state.job), session.resolver.independent_replays
     price = (
         f"{cost['alternatives'] * max(times, 1):,} evaluations, {cost['messages'] * max(times, 1):,} messages, "
         f"{cost['tokens_at_most'] * max(times, 1):,} new tokens at most"
     )
     if not times:
         return f"no independent replays; --replays 1 would buy one of each alternative: {price}"
-    there = " (there already)" if look.artifact is not None else ""
+    there = " (there already)" if state.artifact is not None else ""
     return f"{times} independent replays of each of {cost['alternatives']:,} alternatives: {price}{there}"
 
 

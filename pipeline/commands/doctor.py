@@ -22,7 +22,7 @@ _ATTEMPTS = 2
 
 @dataclass(frozen=True)
 class Checked:
-    """One thing that was looked at, and what was found, in a line."""
+    """Hold one thing that was checked, and what was found, in a line."""
 
     what: str
     good: bool
@@ -56,5 +56,8 @@ def examine(config: Config, policy: PolicyVersion | None = None) -> Iterator[Che
 def _agreement(name: str, config: Config, engine: Engine, learner: Learner, policy: PolicyVersion) -> Checked:
     found = agreement(config, engine, learner, policy)
     complaint = found.complaint(mismatch_bound(config, coarser_dtype(config)))
-    gap = f"mean gap {found.mean_mismatch:.2g} nats a token to the trainer (largest {found.largest_mismatch:.2g}, {found.tokens} tokens)"
-    return Checked(name, complaint is None, complaint or gap)
+    mismatch = (
+        f"mean gap {found.mean_mismatch:.2g} nats a token to the trainer "
+        f"(largest {found.largest_mismatch:.2g}, {found.tokens} tokens)"
+    )
+    return Checked(name, complaint is None, complaint or mismatch)

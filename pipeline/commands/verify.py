@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -28,7 +28,7 @@ _UNCHECKED = "cannot be checked: "
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be."""
+    """Hold something that is not as it should be, and what to do about it."""
 
     place: str
     """Which run, and where in it."""
@@ -36,8 +36,30 @@ class Finding:
     cure: str
 
 
+@dataclass(frozen=True)
+class Verification:
+    """Hold what verification came to."""
+
+    artifacts: int
+    """Artifacts that were checked, each once."""
+    findings: Sequence[Finding]
+    """What is wrong, each once, in the order in which it was found; empty: nothing."""
+
+
+def summary(results: Iterable[tuple[Reference | None, Finding | None]]) -> Verification:
+    """Return what the results of `verify` come to. An artifact that several rounds refer to counts once."""
+    artifacts: set[tuple[str, str]] = set()
+    findings: dict[Finding, None] = {}
+    for reference, finding in results:
+        if reference is not None:
+            artifacts.add((reference.stage, reference.key))
+        if finding is not None:
+            findings[finding] = None
+    return Verification(len(artifacts), list(findings))
+
+
 def verify(layout: Layout, run: str | None = None) -> Iterator[tuple[Reference | None, Finding | None]]:
-    """Look at every record of the runs and everything they refer to.
+    """Check every record of the runs and everything they refer to.
 
     Yields each reference with what is wrong with it, or None; what is wrong with a record has no reference.
     """
@@ -61,14 +83,14 @@ def look_through(layout: Layout, run: str) -> Iterator[Reference | Finding]:
             problem = f"{layout.run_record(run)}: is missing"
             yield Finding(f"run {run}", problem, f"put back a copy, or c3 run iteration --run {run} --config ...")
     except StoreError as error:
-        yield Finding(f"run {run}", *_halves(error))
+        yield Finding(f"run {run}", *_problem_and_cure(error))
     for variant in variants(layout, run):
         first = 1
         try:
             branch = find_variant(layout, run, variant)
             first = branch.round if branch else 1
         except StoreError as error:
-            yield Finding(f"run {run} {variant}", *_halves(error))
+            yield Finding(f"run {run} {variant}", *_problem_and_cure(error))
         begun = rounds(layout, run, variant)
         for round in sorted({*begun, *range(first, max(begun, default=0) + 1)}):
             place = f"run {run} round {round} {variant}"
@@ -79,10 +101,10 @@ def look_through(layout: Layout, run: str) -> Iterator[Reference | Finding]:
             try:
                 yield from references_of(layout, RoundRef(run, round, variant))
             except StoreError as error:
-                yield Finding(place, *_halves(error))
+                yield Finding(place, *_problem_and_cure(error))
 
 
-def _halves(error: StoreError) -> tuple[str, str]:
+def _problem_and_cure(error: StoreError) -> tuple[str, str]:
     """Split an error's line into what is wrong and the cure."""
     problem, _, cure = str(error).partition("; ")
     return problem, cure
@@ -155,21 +177,23 @@ def _made_otherwise(job: Job, steps: Iterable[Step], artifacts: Iterable[Artifac
         made_under = artifact.manifest.get("cache_key_inputs", {}).get("config")
         if made_under is None or artifact.stage not in stages:
             continue
-        with suppress(C3Error):  # what the configuration names is not there any more, so it cannot be told
+        with suppress(
+            C3Error
+        ):  # what the configuration names is not there any more, so there is nothing to compare with
             stage = stages[artifact.stage]
-            asked = stage.job_type(job.config, job.round, job.inputs, job.policy)
-            if digest(stage.config_slice(asked)) != digest(made_under):
+            requested = stage.job_type(job.config, job.round, job.inputs, job.policy)
+            if digest(stage.config_slice(requested)) != digest(made_under):
                 return True
     return False
 
 
-def _lost_policy(round: Round, samples: Iterable[Artifact]) -> str | None:
+def _lost_policy(round: Round, artifacts: Iterable[Artifact]) -> str | None:
     """Return why the policy that these were sampled by cannot be followed to the update that made it; None: it can.
 
-    An untrained policy was made by none. One that the round before has since been drawn or made again without is no corruption:
+    No update made an untrained policy. Where the round before has been drawn or made again since, that is no corruption:
     `c3 status` calls the round stale.
     """
-    sampled = [each for each in samples if "policy" in each.manifest.get("cache_key_inputs", {})]
+    sampled = [each for each in artifacts if "policy" in each.manifest.get("cache_key_inputs", {})]
     if round.ref.round <= 1 or not sampled:
         return None
     version, before = sampled[0].manifest["cache_key_inputs"]["policy"], round.ref.round - 1

@@ -1,4 +1,4 @@
-"""MLflow: one of its runs per line of ours, found again by a tag."""
+"""MLflow: one of its runs per variant of a run, found again by a tag."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mlflow.tracking import MlflowClient
 from configs.errors import StoreError
 from pipeline.trackers.protocol import Figure, TrackedRun
 
-_TAG = "c3_line"
+_TAG = "c3_run"
 _METRICS, _PARAMETERS, _LONGEST = 1000, 100, 500
 """Metrics and parameters that one request may hold, and characters of a parameter that every MLflow takes."""
 
 
 class MlflowTracker:
-    """Logs metrics under `step` (optimiser step or round), and the first round's configuration as parameters, which MLflow
+    """Log metrics under `step` (optimiser step or round), and the first round's configuration as parameters, which MLflow
     lets nobody change. Implements Tracker."""
 
     def __init__(self, uri: str | None, experiment: str) -> None:
@@ -28,11 +28,11 @@ class MlflowTracker:
 
     @property
     def destination(self) -> str:
-        """Server or database, and experiment."""
+        """Return server or database, and experiment."""
         return f"mlflow {self._client.tracking_uri} {self._experiment}"
 
     def log(self, tracked: TrackedRun, log_key: str, figures: Sequence[Figure]) -> None:
-        """Metrics. Told again, MLflow shows the later value and keeps both."""
+        """Log metrics. A metric logged twice shows its later value in MLflow, which keeps both."""
         try:
             run = self._run_of(tracked)
             now = int(time.time() * 1000)

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number of a curve."""
+    """Hold one number of a curve."""
 
     name: str
     """Curve: what, then whose where it is a role's ("loss/actor")."""
@@ -21,7 +21,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """The main line of a run, or a variant of it: what a tracker calls a run."""
+    """Hold what a tracker calls a run: the main variant of one of ours, or another variant of it."""
 
     id: str
     """Stays with the run's records, so that one run name in two stores is two of a tracker's runs."""
@@ -31,7 +31,7 @@ class TrackedRun:
 
     @property
     def name(self) -> str:
-        """How it is shown."""
+        """Return the name it is shown by."""
         return f"{self.run}/{self.variant}"
 
 
@@ -40,7 +40,7 @@ class Tracker(Protocol):
 
     @property
     def destination(self) -> str:
-        """Where it keeps what it logs: two with the same are one."""
+        """Return where it keeps what it logs. Trackers of equal destination count as one."""
         ...
 
     def log(self, tracked: TrackedRun, log_key: str, figures: Sequence[Figure]) -> None:

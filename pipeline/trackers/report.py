@@ -36,7 +36,7 @@ STEP_FIGURES = (
 
 
 def check_trackers(config: Config) -> None:
-    """Raise ConfigError naming the extra when the library of a tracker that is asked for is not installed."""
+    """Raise ConfigError naming the extra when the library of a requested tracker is not installed."""
     for name in config.tracking.to:
         if find_spec(name) is None:
             raise ConfigError(
@@ -108,7 +108,7 @@ def _round_figures(
 
 
 def _steps_of(round: Round, number: int) -> int:
-    """Return optimiser steps of an earlier round, as its configuration has them."""
+    """Return the number of optimiser steps of an earlier round, as its configuration has them."""
     update = load_round(round.layout, replace(round.ref, round=number)).config.update
     return update.epochs * update.minibatches
 
@@ -118,8 +118,8 @@ def _tracker(name: str, round: Round) -> Tracker:
     if name == "tensorboard":
         from pipeline.trackers.tensorboard import TensorBoardTracker
 
-        asked = config.tensorboard_dir
-        return TensorBoardTracker(round.layout.tensorboard if asked is None else Path(asked))
+        folder = config.tensorboard_dir
+        return TensorBoardTracker(round.layout.tensorboard if folder is None else Path(folder))
     if name == "mlflow":
         from pipeline.trackers.mlflow import MlflowTracker
 

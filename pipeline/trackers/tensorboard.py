@@ -1,4 +1,4 @@
-"""TensorBoard: an event file per round. A round that is told again replaces its file."""
+"""TensorBoard: an event file per round. A round that is logged again replaces its file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from store.disk.atomic import writing
 
 
 class TensorBoardTracker:
-    """Writes below a folder: `tensorboard --logdir FOLDER` shows it. Implements Tracker."""
+    """Write below a folder: `tensorboard --logdir FOLDER` shows it. Implements Tracker."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @property
     def destination(self) -> str:
-        """The folder."""
+        """Return the folder."""
         return f"tensorboard {self._folder.resolve()}"
 
     def log(self, tracked: TrackedRun, log_key: str, figures: Sequence[Figure]) -> None:
-        """One file, named after the log_key; an earlier one of that name goes."""
+        """Write one file named after the log_key, in place of an earlier one of that name."""
         folder = self._folder / tracked.run / tracked.variant
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Weights & Biases: one of its runs per line of ours, gone on with from round to round."""
+"""Weights & Biases: one of its runs per variant of a run, continued from round to round."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pipeline.trackers.protocol import Figure, TrackedRun
 
 
 class WandbTracker:
-    """Logs to a project; WANDB_MODE, WANDB_ENTITY and the like hold as W&B reads them. Implements Tracker."""
+    """Log to a project; WANDB_MODE, WANDB_ENTITY and the like hold as W&B reads them. Implements Tracker."""
 
     def __init__(self, project: str) -> None:
         self._project = project
 
     @property
     def destination(self) -> str:
-        """The project."""
+        """Return the project."""
         return f"wandb {self._project}"
 
     def log(self, tracked: TrackedRun, log_key: str, figures: Sequence[Figure]) -> None:
-        """Each figure over its own axis. Told again, W&B keeps both points."""
+        """Log each figure over its own axis. Of a figure logged twice W&B keeps both points."""
         try:
             run = wandb.init(
                 project=self._project,

@@ -7,26 +7,17 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.diagnose import figures_of
-from store.artifacts.artifact import Artifact, Row
+from pipeline.formatting import LEVEL, fixed, share
+from store.artifacts.artifact import Row
 
 _DISTRIBUTION = "advantage_"
-
-
 _VARIANCES = "variance"
-
-
 _ENOUGH_PROBLEMS = 60
 """From so many on the intervals of variances hold as often as they say: docs/results-credit.md."""
 
 
-def show_diagnosis(console: Console, artifact: Artifact) -> None:
-    """The figures of a diagnosis."""
-    show_figures(console, figures_of(artifact))
-
-
 def show_figures(console: Console, rows: Sequence[Row]) -> None:
-    """A table per role that fits 80 columns."""
+    """Print the figures of a diagnosis: a table per role that fits 80 columns. `rows`: of the diagnostics table."""
     console.print(
         "\nbound: none shows better, the target being noisy; nothing: one that says nothing\n"
         "p: how often one that says nothing shows as much, by permutation; of: groups",
@@ -36,7 +27,7 @@ def show_figures(console: Console, rows: Sequence[Row]) -> None:
     if few and min(few) < _ENOUGH_PROBLEMS:
         console.print(
             f"note: with fewer than some {_ENOUGH_PROBLEMS} problems (here {min(few)}) a variance's interval is too\n"
-            "short: it may hold the truth 80% of the time, not 95%",
+            f"short: it may hold the truth 80% of the time, not {LEVEL}",
             style="yellow",
         )
     for role in dict.fromkeys(row["role"] for row in rows):
@@ -44,16 +35,16 @@ def show_figures(console: Console, rows: Sequence[Row]) -> None:
 
 
 def _show_role(console: Console, role: str, rows: Sequence[Row]) -> None:
-    told = [row for row in rows if row["value"] is not None and not row["name"].startswith(_DISTRIBUTION)]
+    shown = [row for row in rows if row["value"] is not None and not row["name"].startswith(_DISTRIBUTION)]
     console.print(f"\n[bold]{role}[/bold]")
-    if told:
+    if shown:
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        for heading in ("figure", "value", "95% interval", "bound", "nothing", "p", "of"):
+        for heading in ("figure", "value", f"{LEVEL} interval", "bound", "nothing", "p", "of"):
             table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=True)
-        for row in told:
-            interval = "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
-            numbers = (_number(row[name]) for name in ("bound", "null_value", "null_p"))
-            table.add_row(row["name"], _number(row["value"]), interval, *numbers, str(row["count"]))
+        for row in shown:
+            interval = "" if row["low"] is None else f"{fixed(row['low'], 3)} to {fixed(row['high'], 3)}"
+            numbers = (fixed(row[name], 3, unknown="") for name in ("bound", "null_value", "null_p"))
+            table.add_row(row["name"], fixed(row["value"], 3), interval, *numbers, str(row["count"]))
         console.print(table)
     for reason in dict.fromkeys(row["reason"] for row in rows if row["reason"]):
         names = ", ".join(row["name"] for row in rows if row["reason"] == reason)
@@ -61,14 +52,10 @@ def _show_role(console: Console, role: str, rows: Sequence[Row]) -> None:
     spread = {
         row["name"].removeprefix(_DISTRIBUTION): row["value"] for row in rows if row["name"].startswith(_DISTRIBUTION)
     }
-    shown = ("smallest", "p05", "p25", "median", "p75", "p95", "largest")
+    order = ("smallest", "p05", "p25", "median", "p75", "p95", "largest")
     if spread.get("mean") is not None:
         console.print(
-            f"advantages: mean {spread['mean']:+.3f}, spread {spread['spread']:.3f}, {spread['zero']:.0%} zero, "
-            f"{spread['undefined']:.0%} undefined\n"
-            f"  from smallest to largest (5, 25, 50, 75, 95%): {', '.join(f'{spread[name]:+.2f}' for name in shown)}"
+            f"advantages: mean {spread['mean']:+.3f}, spread {spread['spread']:.3f}, {share(spread['zero'])} zero, "
+            f"{share(spread['undefined'])} undefined\n"
+            f"  from smallest to largest (5, 25, 50, 75, 95%): {', '.join(f'{spread[name]:+.2f}' for name in order)}"
         )
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.commands.verify import Finding
-from store.runs.garbage import Garbage
-from store.runs.records import Reference
+from pipeline.commands.gc import Unreferenced
+from pipeline.commands.verify import Verification
 
 if TYPE_CHECKING:
     from pipeline.commands.doctor import Checked
 
 
-def show_findings(console: Console, results: Sequence[tuple[Reference | None, Finding | None]]) -> bool:
-    """Print what verification found; return True when all is well."""
-    findings = list(dict.fromkeys(finding for _, finding in results if finding is not None))
-    for finding in findings:
+def show_findings(console: Console, verification: Verification) -> None:
+    """Print what verification found: what is wrong and its cure, then how many artifacts were checked."""
+    for finding in verification.findings:
         console.print(f"[bold]{finding.place}[/bold]: {finding.problem}\n  {finding.cure}", soft_wrap=True)
-    artifacts = len({(reference.stage, reference.key) for reference, _ in results if reference is not None})
-    console.print(f"{artifacts} artifacts checked, {len(findings)} with something wrong")
-    return not findings
+    console.print(f"{verification.artifacts} artifacts checked, {len(verification.findings)} with something wrong")
 
 
 def show_checks(console: Console, found: Iterable[Checked]) -> bool:
@@ -36,16 +32,17 @@ def show_checks(console: Console, found: Iterable[Checked]) -> bool:
     return good
 
 
-def show_garbage(console: Console, found: Sequence[Garbage], removed: Sequence[bool] | None) -> None:
-    """What nothing refers to, and what became of it."""
-    for index, entry in enumerate(found):
-        fate = "unused" if removed is None else "removed" if removed[index] else "kept: a live writer holds it"
+def show_garbage(console: Console, found: Sequence[Unreferenced], deleted: bool) -> None:
+    """Print what nothing refers to. `deleted`: it was to be removed, not only listed."""
+    for entry in found:
+        fate = {None: "unused", True: "removed", False: "kept: a live writer holds it"}[entry.removed]
         kind = "" if entry.finished else ", unfinished"
         console.print(f"{entry.stage:<11}{entry.key[:16]}  {entry.bytes / 1e6:9.2f} MB{kind}  {fate}")
-    total = sum(entry.bytes for index, entry in enumerate(found) if removed is None or removed[index])
-    if removed is None and found:
-        console.print(f"{len(found)} artifacts, {total / 1e6:.2f} MB; `c3 gc --yes` removes them")
-    elif found:
-        console.print(f"{sum(removed or [])} artifacts removed, {total / 1e6:.2f} MB freed")
-    else:
+    counted = [entry for entry in found if entry.removed is not False]
+    megabytes = sum(entry.bytes for entry in counted) / 1e6
+    if not found:
         console.print("nothing to remove: everything is referred to")
+    elif deleted:
+        console.print(f"{len(counted)} artifacts removed, {megabytes:.2f} MB freed")
+    else:
+        console.print(f"{len(counted)} artifacts, {megabytes:.2f} MB; `c3 gc --yes` removes them")

@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.formatting import thousands
 from pipeline.rounds.cost import RoundCost
-from pipeline.views.receipt import _count
 
 
 def show_cost(console: Console, cost: RoundCost) -> None:
-    """What a round will cost."""
+    """Print what a round will cost, in all and per role."""
     table = Table(box=None, pad_edge=False)
     for heading in ("role", "alternatives x replays", "messages", "tokens at most"):
         table.add_column(heading, justify="left" if heading == "role" else "right")
     for role in cost.roles:
-        table.add_row(role.role, role.groups, _count(role.messages), _count(role.tokens_at_most))
+        table.add_row(role.role, role.groups, thousands(role.messages), thousands(role.tokens_at_most))
     console.print(
         f"[bold]round {cost.round}[/bold]: {cost.problems} problems, "
         f"{cost.evaluations - cost.ablated_evaluations} terminal evaluations ({cost.budget_per_problem} a problem), "
-        f"{_count(cost.messages)} messages, {_count(cost.tokens_at_most)} new tokens at most"
+        f"{thousands(cost.messages)} messages, {thousands(cost.tokens_at_most)} new tokens at most"
     )
     console.print(table)
     if cost.ablated_evaluations:
@@ -33,7 +33,7 @@ def show_cost(console: Console, cost: RoundCost) -> None:
 
 
 def show_overlap(console: Console, found: tuple[int, int] | None) -> None:
-    """How many held-out problems are trained on: an accuracy on those says nothing."""
+    """Print how many held-out problems are trained on: an accuracy on those says nothing. None: nothing is held out."""
     if found is None:
         return
     shared, heldout = found
@@ -50,7 +50,7 @@ def show_warnings(console: Console, warnings: Sequence[str]) -> None:
 
 
 def show_plan_steps(console: Console, rows: Sequence[tuple[str, str, str]]) -> None:
-    """Per step: what will happen to it and why."""
+    """Print what will happen to each step, and why."""
     table = Table(box=None, pad_edge=False)
     for heading in ("step", "will be", "because"):
         table.add_column(heading)

@@ -40,11 +40,11 @@ class ProgressBars:
         self._done = 0
 
     def start(self, step: str, total: int) -> None:
-        """A step begins."""
+        """Begin a step of `total` messages or rows; 0: not known."""
         self._started, self._step, self._total, self._done = time.monotonic(), step, total, 0
 
     def advance(self, count: int) -> None:
-        """So many more messages (or rows) are done."""
+        """Count so many more messages or rows as done."""
         self._done += count
         if self._bar is None:
             if time.monotonic() - self._started < _SHOW_AFTER_SECONDS or not self._console.is_terminal:
@@ -64,7 +64,7 @@ class ProgressBars:
         self._bar.update(self._bar.task_ids[0], completed=self._done)
 
     def finish(self) -> None:
-        """The step is over."""
+        """End the step, and take its bar off the screen."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -1,22 +1,19 @@
-"""What a person sees in the terminal: tables that fit 80 columns, and progress bars."""
+"""Print the receipt of a round or a step: what was made, what was reused and what it cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.commands.run import RoundResult
 from pipeline.execution.runner import StepReport
-
-if TYPE_CHECKING:
-    pass
+from pipeline.formatting import counted, thousands
 
 
 def show_round(console: Console, result: RoundResult) -> None:
-    """The table of one finished round."""
+    """Print the headline and the receipt of one finished round."""
     console.print(_headline(result))
     show_steps(console, result.reports)
     show_unlogged(console, result.unlogged)
@@ -30,7 +27,7 @@ def show_unlogged(console: Console, lines: Sequence[str]) -> None:
 
 
 def show_steps(console: Console, reports: Sequence[StepReport]) -> None:
-    """The receipt: per step what was made and what was reused."""
+    """Print a row per step: the parts made and reused, and what was spent on them."""
     table = Table(box=None, pad_edge=False, show_edge=False)
     for heading in ("step", "made", "reused", "messages", "tokens", "evals", "seconds"):
         table.add_column(heading, justify="left" if heading == "step" else "right")
@@ -42,9 +39,9 @@ def show_steps(console: Console, reports: Sequence[StepReport]) -> None:
             report.name,
             str(report.parts_made),
             str(report.parts_reused),
-            _count(usage.get("messages", 0)),
-            _count(usage.get("prompt_tokens", 0) + usage.get("new_tokens", 0)),
-            _count(evaluations),
+            thousands(usage.get("messages", 0)),
+            thousands(usage.get("prompt_tokens", 0) + usage.get("new_tokens", 0)),
+            thousands(evaluations),
             _outcome(report),
         )
     console.print(table)
@@ -99,10 +96,4 @@ def saving(reports: Sequence[StepReport]) -> str:
     parts = sum(report.parts_reused for report in reports)
     if not parts:
         return ""
-    return (
-        f"reused {parts} part{'' if parts == 1 else 's'}: {_count(tokens)} tokens and {seconds:.1f} s not spent again"
-    )
-
-
-def _count(number: int) -> str:
-    return f"{number:,}"
+    return f"reused {counted(parts, 'part')}: {thousands(tokens)} tokens and {seconds:.1f} s not spent again"

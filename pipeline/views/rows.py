@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.formatting import counted
+
 
 def show_rows(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print a query's result, NULL as NULL."""
@@ -19,7 +21,7 @@ def show_rows(console: Console, columns: Sequence[str], rows: Sequence[Sequence[
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
     console.print(table)
-    console.print(f"({len(rows)} row{'' if len(rows) == 1 else 's'})", style="dim")
+    console.print(f"({counted(len(rows), 'row')})", style="dim")
 
 
 def _cell(value: Any) -> Text:

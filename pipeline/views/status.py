@@ -50,7 +50,7 @@ def show_stale(console: Console, stale: LaterStale | None) -> None:
     if stale is None or not (stale.rounds or stale.unknown):
         return
     if stale.unknown:
-        text = f"note: whether later rounds are stale cannot be told: {stale.unknown}"
+        text = f"note: whether later rounds are stale is unknown: {stale.unknown}"
         console.print(text, markup=False, soft_wrap=True)
         return
     run, variant = stale.ref.run, stale.ref.variant

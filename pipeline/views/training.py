@@ -7,7 +7,9 @@ from rich.table import Table
 
 from pipeline.commands.run import EvaluationResult, RoundResult
 from pipeline.commands.training import TrainingResult
-from pipeline.views.receipt import _count, show_round, show_unlogged
+from pipeline.formatting import LEVEL, counted, share, thousands
+from pipeline.views.receipt import show_round, show_unlogged
+from store.artifacts.artifact import Row
 
 
 def show_result(console: Console, result: RoundResult | EvaluationResult) -> None:
@@ -34,25 +36,31 @@ def show_training(console: Console, training: TrainingResult) -> None:
             str(result.round),
             f"{result.figures['mean_reward']:.3f}",
             f"{result.figures['reward_spread']:.3f}",
-            f"{silent / groups:.0%}" if groups else "-",
-            _count(sum(usage.get("messages", 0) for usage in spent)),
-            _count(result.figures["evaluations"]),
+            share(silent / groups) if groups else "-",
+            thousands(sum(usage.get("messages", 0) for usage in spent)),
+            thousands(result.figures["evaluations"]),
             f"{sum(report.seconds for report in result.reports):.1f}",
         )
     console.print(table)
     for evaluation in training.evaluations:
         show_evaluation(console, evaluation)
     if training.change is not None:
-        change = training.change
-        low, high = change["change"] - change["half_interval"], change["change"] + change["half_interval"]
-        console.print(
-            f"change: {change['change']:+.3f}, 95% interval {low:+.3f} to {high:+.3f} "
-            f"(paired over {change['problems']} problems)"
-        )
+        console.print(_change_line(training.change))
+
+
+def _change_line(change: Row) -> str:
+    """Return how accuracy changed. The change is None where no problem was scored twice, its interval with fewer than two."""
+    over = f"(paired over {counted(change['problems'], 'problem')})"
+    if change["change"] is None:
+        return f"change: NULL {over}"
+    if change["half_interval"] is None:
+        return f"change: {change['change']:+.3f}, no interval {over}"
+    low, high = change["change"] - change["half_interval"], change["change"] + change["half_interval"]
+    return f"change: {change['change']:+.3f}, {LEVEL} interval {low:+.3f} to {high:+.3f} {over}"
 
 
 def show_evaluation(console: Console, result: EvaluationResult) -> None:
-    """Greedy accuracy, with its 95% interval and what was cut off."""
+    """Print greedy accuracy with half the width of its interval, and how many answers were cut off or not scored."""
     when = "untrained" if result.round == 0 else f"after round {result.round}"
     text = f"greedy accuracy {when}: {result.accuracy:.3f} +- {result.half_interval:.3f} on {result.problems} held-out problems"
     notes = [f"{result.truncated} truncated"] if result.truncated else []

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.commands.what_if import Page
-from pipeline.formatting import number, signed
+from pipeline.formatting import LEVEL, counted, number, signed
 from pipeline.views.text import WIDTH, one_line, replay_lines, wrapped
 
 _SHOWN = 10
@@ -15,20 +15,16 @@ _SHOWN = 10
 
 
 def cost_line(cost: dict[str, int], spent: bool) -> str:
-    """What the question costs, before it is spent."""
+    """Return what the question costs, before it is spent."""
     there = " (there already)" if spent else ""
     names = ("state", "evaluation", "message")
-    states, evaluations, messages = (_counted(cost[f"{name}s"], name) for name in names)
-    line = f"{states}: {evaluations}, {messages}, {_counted(cost['tokens_at_most'], 'new token')} at most{there}"
+    states, evaluations, messages = (counted(cost[f"{name}s"], name) for name in names)
+    line = f"{states}: {evaluations}, {messages}, {counted(cost['tokens_at_most'], 'new token')} at most{there}"
     return "\n".join(wrapped(line))
 
 
-def _counted(number_of: int, name: str) -> str:
-    return f"{number_of:,} {name}" if number_of == 1 else f"{number_of:,} {name}s"
-
-
 def page_lines(page: Page) -> Iterator[str]:
-    """The whole page, line by line; no line is longer than 80 characters."""
+    """Yield the whole page, line by line; no line is longer than 80 characters."""
     yield f"run {page['run']}, round {page['round']}, {page['variant']}: what if"
     yield from wrapped(f"{page['role']} said: {_said(page)}", "", "  ")
     yield ""
@@ -54,7 +50,7 @@ def _state_lines(page: Page) -> Iterator[str]:
         marks += ", * taken by the rollout's own transcript"
     yield f"  {marks}"
     yield ""
-    yield from wrapped(_probe_line(page, row))
+    yield from wrapped(_intervention_line(page, row))
     if row["value"] is not None:
         yield from wrapped(
             f"the alternatives: V = {number(row['value'])} over {row['value_replays']} evaluations of {row['alternatives']} "
@@ -70,7 +66,7 @@ def _message_line(mark: str, name: str, row: dict[str, Any], text: str) -> str:
     return (head + textwrap.shorten(one_line(text), WIDTH - len(head), placeholder="..")).rstrip()
 
 
-def _probe_line(page: Page, row: dict[str, Any]) -> str:
+def _intervention_line(page: Page, row: dict[str, Any]) -> str:
     if row["mean_return"] is None:
         return "the asked message: no replay of it was scored, so its return is unknown (NULL)"
     line = f"the asked message: mean return {number(row['mean_return'])} over {row['replay_count']}"
@@ -80,7 +76,7 @@ def _probe_line(page: Page, row: dict[str, Any]) -> str:
         )
         return f"{line}{nothing}; one scored evaluation has no standard error"
     interval = f"{number(page['interval']['low'])} to {number(page['interval']['high'])}"
-    return f"{line}, standard error {number(row['standard_error'])} (95%: {interval})"
+    return f"{line}, standard error {number(row['standard_error'])} ({LEVEL}: {interval})"
 
 
 def _role_lines(page: Page) -> Iterator[str]:
@@ -89,14 +85,14 @@ def _role_lines(page: Page) -> Iterator[str]:
     yield from wrapped(f"V of the alternatives less that: {_figure(difference, signed)}")
     if page["left_out"]:
         yield from wrapped(
-            f"{_counted(page['left_out'], 'state')} left out: nothing scored, or no alternative credited there"
+            f"{counted(page['left_out'], 'state')} left out: nothing scored, or no alternative credited there"
         )
     if difference is None:
         return
-    told = [row for row in page["states"] if row["difference"] is not None]
-    most = sorted(told, key=lambda row: (-abs(row["difference"]), row["state_id"]))[:_SHOWN]
+    known = [row for row in page["states"] if row["difference"] is not None]
+    most = sorted(known, key=lambda row: (-abs(row["difference"]), row["state_id"]))[:_SHOWN]
     yield ""
-    yield f"the {len(most)} states of {len(told)} where it differs most"
+    yield f"the {len(most)} states of {len(known)} where it differs most"
     yield f"  {'state':<14}{'V':>9}{'with it':>9}{'V less it':>11}  question"
     for row in most:
         head = f"  {row['state_id']:<14}{number(row['value']):>9}{number(row['mean_return']):>9}{signed(row['difference']):>11}  "
@@ -107,6 +103,6 @@ def _figure(figure: dict[str, Any] | None, write: Any = number) -> str:
     if figure is None:
         return "unknown (NULL)"
     interval = (
-        "" if figure["low"] is None else f" (95%: {write(figure['low'])} to {write(figure['high'])}, over problems)"
+        "" if figure["low"] is None else f" ({LEVEL}: {write(figure['low'])} to {write(figure['high'])}, over problems)"
     )
     return f"{write(figure['value'])}{interval}, {figure['states']} states"

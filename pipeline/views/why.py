@@ -11,7 +11,7 @@ from pipeline.views.text import WIDTH, one_line, replay_lines, wrapped
 
 
 def page_lines(page: Page) -> Iterator[str]:
-    """The whole page, line by line; no line is longer than 80 characters."""
+    """Yield the whole page, line by line; no line is longer than 80 characters."""
     normalised = "" if page["normalisation"] == "none" else f", {page['normalisation']}"
     yield f"run {page['run']}, round {page['round']}, {page['variant']}: {page['estimator']}{normalised}"
     for group in page["groups"]:
@@ -63,12 +63,12 @@ def _detail_lines(row: Page) -> Iterator[str]:
         yield from replay_lines(index, replay)
 
 
-def _update_line(trained: Page | None) -> str:
-    if trained is None:
+def _update_line(update: Page | None) -> str:
+    if update is None:
         return "update: has not run"
-    if trained["skipped"] is not None:
-        return f"update: left out, {trained['skipped']}"
-    logprobs = f"log-prob when sampled {number(trained['behaviour_logprob'])}"
-    if trained["policy_logprob"] is not None:
-        logprobs += f", the trainer's {number(trained['policy_logprob'])}"
-    return f"update: weighed {signed(trained['advantage'])}; {logprobs}"
+    if update["skipped"] is not None:
+        return f"update: left out, {update['skipped']}"
+    logprobs = f"log-prob when sampled {number(update['behaviour_logprob'])}"
+    if update["policy_logprob"] is not None:
+        logprobs += f", the trainer's {number(update['policy_logprob'])}"
+    return f"update: weighed {signed(update['advantage'])}; {logprobs}"

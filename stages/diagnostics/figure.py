@@ -20,7 +20,7 @@ class Figure:
     problems: int
     """Problems that those in `count` belong to: the clusters of the interval."""
     value: float | None = None
-    """None: cannot be told, see `reason`."""
+    """None: there is none, see `reason`."""
     low: float | None = None
     high: float | None = None
     bound: float | None = None
@@ -31,7 +31,7 @@ class Figure:
     """How often one that says nothing shows as much, by permutation; None: not tested."""
     tied: int | None = None
     """Groups that count as 0 because one side ties; None: no such thing here."""
-    samples: str | None = None
+    replays_from: str | None = None
     """round | independent | both: whose replays it was computed from; None without a value."""
     reason: str | None = None
     """Why there is no value; None: there is one."""

@@ -106,13 +106,13 @@ def _alternative(row: Row, units: Sequence[Row]) -> Alternative:
 
 
 def split_half(replays_A: Sequence[Sequence[float]]) -> float:
-    """Rank correlation between the means of every other replay and those of the rest; NaN where one side ties."""
+    """Return the rank correlation between the means of every other replay and those of the rest; NaN where one side ties."""
     first, second = (np.array([_mean(replays[half::2]) for replays in replays_A]) for half in (0, 1))
     return float(rank_correlation(first, second))
 
 
 def noise_inside(group: Group) -> float | None:
-    """Return what replay noise adds to the group's Var_j A_j, by the law; None where no alternative has two replays to tell."""
+    """Return what replay noise adds to the group's Var_j A_j, by the law; None where no alternative has two replays."""
     counts = np.array([alternative.replay_count for alternative in group.alternatives], float)
     variances = _variances(group)
     if variances is None:

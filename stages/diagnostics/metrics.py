@@ -1,7 +1,7 @@
 """The diagnostics of one role, figure by figure, from its groups (docs/method.md, section 6).
 
 Every figure is a row of the diagnostics table: a value with its interval, and beside it the best that can be shown against
-a noisy target and what an estimate that says nothing would show. What cannot be told has the reason in place of the value.
+a noisy target and what an estimate without information would show. A figure without a value has the reason in its place.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class RoleGroups:
         return mean_over_groups(values, problems, self.rng(name), name in _LOWER_BOUNDED)
 
     def figure(
-        self, name: str, estimate: Estimate, used: Sequence[Group], samples: str = "round", **held: Any
+        self, name: str, estimate: Estimate, used: Sequence[Group], replays_from: str = "round", **held: Any
     ) -> Figure:
         """Return a figure over the groups `used`. `held`: what it is held against, by the fields of Figure."""
         return Figure(
@@ -84,7 +84,7 @@ class RoleGroups:
             value=estimate.value,
             low=estimate.low,
             high=estimate.high,
-            samples=samples,
+            replays_from=replays_from,
             **held,
         )
 
@@ -132,7 +132,7 @@ def variance(of: RoleGroups) -> Figure:
 
 
 def variance_parts(of: RoleGroups) -> list[Figure]:
-    """Return what of the variance is replay noise and what signal, by the noise law, where the noise can be told."""
+    """Return what of the variance is replay noise and what signal, by the noise law, where the noise is known."""
     names = ("variance_noise", "variance_signal")
     if not of.credited:
         return [of.without(name, NO_GROUP) for name in names]
@@ -144,9 +144,9 @@ def variance_parts(of: RoleGroups) -> list[Figure]:
         return [of.without(name, ONE_EACH) for name in names]
     noise = [noises[id(group)] or 0.0 for group in used]
     signal = [float(group.advantage_A.var()) - each for group, each in zip(used, noise, strict=True)]
-    samples = _samples(used)
+    replays_from = _replays_from(used)
     return [
-        of.figure(name, of.mean(name, values, used), used, samples=samples, null_value=null)
+        of.figure(name, of.mean(name, values, used), used, replays_from=replays_from, null_value=null)
         for name, values, null in zip(names, (noise, signal), (None, 0.0), strict=True)
     ]
 
@@ -162,11 +162,11 @@ def variance_confirmed(of: RoleGroups) -> Figure:
     if not of.obeys_noise_law:  # a share of that estimator's variance, not of another's
         return of.without(name, OTHER_ESTIMATOR)
     shared = [float(np.mean((group.advantage_A - group.advantage_A.mean()) * group.target_A)) for group in measured]
-    return of.figure(name, of.mean(name, shared, measured), measured, null_value=0.0, samples="both")
+    return of.figure(name, of.mean(name, shared, measured), measured, null_value=0.0, replays_from="both")
 
 
 def reliability(of: RoleGroups) -> Figure:
-    """Return how well the round's own replays agree with each other: split halves, stepped up by Spearman-Brown."""
+    """Return how well the round's own replays agree with each other: split-half correlation, corrected by Spearman-Brown."""
     used = [group for group in of.credited if group.continued(2)]
     if of.is_last or not used:
         return of.without("reliability", of.why_not(ONE_EACH))
@@ -184,7 +184,7 @@ def fidelity(of: RoleGroups) -> list[Figure]:
     found = [float(rank_correlation(group.advantage_A, group.independent_A)) for group in used]
     tied = sum(isnan(each) for each in found)
     estimate = of.mean(name, [0.0 if isnan(each) else each for each in found], used)
-    figure = of.figure(name, estimate, used, null_value=0.0, tied=tied, samples="both")
+    figure = of.figure(name, estimate, used, null_value=0.0, tied=tied, replays_from="both")
     twice = [group for group in used if group.replayed(2)]
     if not twice:
         return [figure, of.without(ceiling, ASK_FOR_TWO)]
@@ -210,8 +210,8 @@ def pooled_ranks(of: RoleGroups) -> list[Figure]:
     terms = np.column_stack([np.ones_like(estimate), estimate, target, estimate**2, estimate * target])
     slope = of_sums(terms, problems, _slope, of.rng(names[1]))
     return [
-        of.figure(names[0], ranks, used, null_value=0.0, samples="both"),
-        of.figure(names[1], slope, used, bound=1.0, null_value=0.0, samples="both"),
+        of.figure(names[0], ranks, used, null_value=0.0, replays_from="both"),
+        of.figure(names[1], slope, used, bound=1.0, null_value=0.0, replays_from="both"),
     ]
 
 
@@ -225,14 +225,14 @@ def pooled_rmse(of: RoleGroups) -> Figure:
     errors = np.column_stack([np.ones_like(estimate), (estimate - target) ** 2])
     rmse = of_sums(errors, problems, _root_mean, of.rng(name), lower_bounded=True)
     silent = float(np.sqrt(np.mean(target**2)))
-    return of.figure(name, rmse, used, bound=target_noise(used), null_value=silent, samples="both")
+    return of.figure(name, rmse, used, bound=target_noise(used), null_value=silent, replays_from="both")
 
 
 def influence(of: RoleGroups) -> list[Figure]:
-    """Return I(J; Y | h): what the alternative tells of the outcome, by reward and by parsed answer, in nats.
+    """Return I(J; Y | h): how much the alternative says about the outcome, by reward and by parsed answer, in nats.
 
     Miller and Madow's correction is not enough for a handful of replays, so what outcomes dealt out at random show is
-    taken off: a message that says nothing has an influence of 0 on average. The corrected figure alone comes third.
+    taken off: a message without information has an influence of 0 on average. The corrected figure alone comes third.
     """
     names = ("influence", "influence_answer", "influence_miller_madow")
     held = [group for group in of.groups if len(group.alternatives) >= 2]
@@ -242,7 +242,12 @@ def influence(of: RoleGroups) -> list[Figure]:
     by_reward, by_answer = (_influence(of, name, used, which) for name, which in zip(names[:2], (0, 1), strict=True))
     plain = of.mean(names[2], by_reward.found_G, used)
     corrected = of.figure(
-        names[2], plain, used, null_value=by_reward.chance, null_p=by_reward.figure.null_p, samples=_samples(used)
+        names[2],
+        plain,
+        used,
+        null_value=by_reward.chance,
+        null_p=by_reward.figure.null_p,
+        replays_from=_replays_from(used),
     )
     return [by_reward.figure, by_answer.figure, corrected]
 
@@ -265,12 +270,12 @@ def _influence(of: RoleGroups, name: str, used: Sequence[Group], which: int) -> 
     as_much = int((null_B >= found_G.mean() - 1e-9).sum())
     p = (as_much + 1) / (PERMUTATIONS + 1)
     estimate = of.mean(name, found_G - null_GB.mean(axis=1), used)
-    figure = of.figure(name, estimate, used, null_value=0.0, null_p=p, samples=_samples(used))
+    figure = of.figure(name, estimate, used, null_value=0.0, null_p=p, replays_from=_replays_from(used))
     return _Influence(figure, found_G, float(null_B.mean()))
 
 
-def _samples(used: Sequence[Group]) -> str:
-    """Return whose replays a figure is computed from that takes all there are."""
+def _replays_from(used: Sequence[Group]) -> str:
+    """Return whose replays a figure is computed from when it uses all there are."""
     return "both" if any(group.replayed(1) for group in used) else "round"
 
 
@@ -286,15 +291,18 @@ def _spearman_brown_figure(
     name: str,
     found: Sequence[float],
     used: Sequence[Group],
-    samples: str,
+    replays_from: str,
     then: Callable[[float], float] = float,
 ) -> Figure:
-    """Step up the groups' mean half-correlation. The result rises with it, so the ends of the interval go along."""
+    """Return the groups' mean split-half correlation, corrected by Spearman and Brown, then transformed by `then`.
+
+    The result rises with the mean, so the ends of the interval are transformed alike.
+    """
     mean = of.mean(name, [0.0 if isnan(each) else each for each in found], used)
     low, high = (None if end is None else then(spearman_brown(end)) for end in (mean.low, mean.high))
     estimate = Estimate(then(spearman_brown(mean.value)), low, high)
     tied = sum(isnan(each) for each in found)
-    return of.figure(name, estimate, used, bound=1.0, null_value=0.0, tied=tied, samples=samples)
+    return of.figure(name, estimate, used, bound=1.0, null_value=0.0, tied=tied, replays_from=replays_from)
 
 
 def _slope(sums: Numbers) -> Numbers:

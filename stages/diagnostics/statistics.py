@@ -126,15 +126,15 @@ def _interval(
         return Estimate(value, None, None)
     t = stats.t.ppf((1 + CONFIDENCE) / 2, clusters - 1)
     level = min(1 - 2 * stats.norm.sf(sqrt(clusters / (clusters - 1)) * t), _CLOSE_TO_ONE)
-    asked = {"confidence_level": level, "batch": _BATCH, "rng": rng}
+    options = {"confidence_level": level, "batch": _BATCH, "rng": rng}
     data = (np.arange(clusters),)
-    resampled = stats.bootstrap(data, statistic, n_resamples=resamples, method="percentile", **asked)
+    resampled = stats.bootstrap(data, statistic, n_resamples=resamples, method="percentile", **options)
     found = resampled.confidence_interval
     if lower_bounded:
         with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
             warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            asked |= {"n_resamples": 0, "bootstrap_result": resampled}
-            corrected = stats.bootstrap(data, statistic, method="BCa", **asked).confidence_interval
+            options |= {"n_resamples": 0, "bootstrap_result": resampled}
+            corrected = stats.bootstrap(data, statistic, method="BCa", **options).confidence_interval
         if not (isnan(corrected.low) or isnan(corrected.high)):  # as where all clusters agree
             found = corrected
     return Estimate(value, float(found.low), float(found.high))
@@ -149,7 +149,7 @@ def rank_correlation(a: Numbers, b: Numbers) -> Numbers:
 
 
 def spearman_brown(correlation: float) -> float:
-    """Return the reliability of a whole by Spearman and Brown, from the correlation of its halves. Halves that disagree show none: 0."""
+    """Return the reliability of a whole from the correlation of its halves (Spearman and Brown); 0 where they disagree."""
     half = max(correlation, 0.0)
     return 2 * half / (1 + half)
 

@@ -221,7 +221,7 @@ DIAGNOSTICS = pa.schema(
         ("tied", pa.int32()),  # groups that count as 0 because one side ties; NULL: no such thing here
         ("left_out", pa.int32()),  # groups (alternatives) for which the figure is not defined
         ("problems", pa.int32()),  # that those in `count` belong to: the clusters of the interval
-        ("samples", pa.string()),  # round | independent | both: whose replays it was computed from
+        ("replays_from", pa.string()),  # round | independent | both: whose replays it was computed from; NULL: no value
         ("reason", pa.string()),  # why there is no value; NULL: there is one
     ]
 )

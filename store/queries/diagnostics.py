@@ -1,4 +1,4 @@
-"""What the diagnostics are computed from: a round's samples and the independent replays beside them, by SQL."""
+"""What the diagnostics are computed from: a round's rows and its independent replays, by SQL."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _ROUND = ("transcripts", "replays", "rewards", "decisions", "advantages")
 def diagnosed_rows(round: Sequence[Artifact], independent_replays: Sequence[Artifact]) -> Mapping[str, list[Row]]:
     """Return the rows of each file in sql/diagnose, by its name: alternatives, units and distribution.
 
-    `round`: what holds its transcripts, replays, rewards, decisions and advantages. `independent_replays`: what holds the
-    independent replays and their rewards.
+    `round`: the artifacts with its transcripts, replays, rewards, decisions and advantages. `independent_replays`: those
+    with the independent replays and their rewards.
     """
     connection = open_tables(round, _ROUND)
     try:

@@ -203,6 +203,7 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
         "pipeline/rounds/warnings.py",
     ),
     "tests/store/queries/test_summaries.py": ("configs/intervals.py",),
+    "tests/store/runs/test_garbage.py": ("pipeline/commands/gc.py",),
     "tests/store/runs/test_staleness.py": ("pipeline/views/status.py",),
     "tests/store/sql/test_checks.py": ("store/queries/checks.py",),
     "tests/store/sql/test_estimator_rows.py": ("configs/credit.py",),
@@ -214,9 +215,7 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     "tests/system/test_name_clash.py": ("stages/runtime/child_processes.py",),
     "tests/system/test_real_round.py": (
         "pipeline/commands/training.py",
-        "pipeline/formatting.py",
         "pipeline/views/compare.py",
-        "pipeline/views/training.py",
     ),
     "tests/system/test_rounds.py": (
         "stages/answer.py",

@@ -132,7 +132,7 @@ def test_compare_puts_the_estimators_side_by_side_and_generates_nothing(real: Pl
     alike = pairs.get(("c3", "full_mean", "actor")) or pairs["full_mean", "c3", "actor"]
     assert alike["sign_agreement"] == 1
     console = Console(file=StringIO(), record=True, width=80)
-    show_comparison(console, real.resolver.round, found)
+    show_comparison(console, found)
     text = console.export_text()
     assert all(f"{name} " in text for name in comparable(("ablated_replay", "critic_values")))
 

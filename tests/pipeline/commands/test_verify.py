@@ -36,7 +36,7 @@ def _config() -> Config:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with two rounds. For reading only."""
+    """Return a store with two rounds. For reading only."""
     store = tmp_path_factory.mktemp("whole") / "store"
     for round in (1, 2):
         drive(store, _config(), round)
@@ -45,7 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def forged(whole: Path, store: Path) -> Path:
-    """A copy of it, to be forged."""
+    """Return a copy of it, to be forged."""
     copytree(whole, store)
     return store
 
@@ -83,7 +83,7 @@ def _rows(path: Path) -> list[Row]:
 
 
 def _record_anew(store: Path, folder: Path, content: bool, **described_as: Any) -> None:
-    """The records of a part and its artifact as they are of the files that are there."""
+    """Write the records of a part and of its artifact anew, as they follow from the files that are there."""
     part = folder / "part-00000"
     record, manifest = _record(part / PART_RECORD), _record(folder / MANIFEST)
     record["files"] = {name: entry for name, entry in sync_and_describe(part, {}).items() if name != PART_RECORD}

@@ -1,4 +1,4 @@
-"""Trackers: each is read back with its own library, and holds the figures of the tables; nothing is told twice."""
+"""Trackers: each is read back with its own library, and holds the figures of the tables; nothing is logged twice."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Curves = Mapping[str, Mapping[int, float]]
 
 
 def _played(store: Path, rounds: int = 2, **tracking: Any) -> list[PlayedRound]:
-    """Finished rounds, which are then asked for as a command asks: they are there, and trackers hear of them."""
+    """Return finished rounds, requested again as a command does: nothing is made, and they are logged."""
     config = duo(update=UPDATE, tracking=TrackingConfig(**tracking))
     ran = [drive(store, config, round=number) for number in range(1, rounds + 1)]
     for round in ran:
@@ -43,7 +43,7 @@ def _played(store: Path, rounds: int = 2, **tracking: Any) -> list[PlayedRound]:
 
 
 def _expected(rounds: list[PlayedRound]) -> Curves:
-    """What the tables say, by the names that trackers are told."""
+    """Return what the tables say, by the names of the curves."""
     curves: dict[str, dict[int, float]] = {}
     for number, round in enumerate(rounds):
         for row in timed_steps(round.artifacts["update"]):
@@ -55,13 +55,13 @@ def _expected(rounds: list[PlayedRound]) -> Curves:
     return curves
 
 
-def _assert_told(found: Curves, rounds: list[PlayedRound]) -> None:
+def _assert_logged(found: Curves, rounds: list[PlayedRound]) -> None:
     for name, curve in _expected(rounds).items():
         assert found[name] == {at: pytest.approx(value, rel=1e-6) for at, value in curve.items()}, name
 
 
 def _tensorboard(folder: Path) -> Curves:
-    """TensorBoard's own reader; values are float32 there."""
+    """Return what TensorBoard's own reader finds; values are float32 there."""
     reader = EventAccumulator(str(folder), size_guidance={"tensors": 0, "scalars": 0})
     reader.Reload()
     return {
@@ -73,14 +73,14 @@ def _tensorboard(folder: Path) -> Curves:
 def test_tensorboard_shows_every_figure_of_every_step_and_role(store: Path) -> None:
     rounds = _played(store, to=("tensorboard",))
     found = _tensorboard(store / "tensorboard/test/main")
-    _assert_told(found, rounds)
+    _assert_logged(found, rounds)
     for figure in ("loss", "ratio_mean", "clipped_share", "kl", "entropy", "gradient_norm", "tokens_per_second"):
         # two minibatches a round: the second round's steps go on from the first's
         assert set(found[f"{figure}/actor"]) == {1, 2, 3, 4}, figure
     assert set(found["groups_without_signal/actor"]) == {1, 2}
 
 
-def test_a_round_is_told_once_and_again_only_where_its_figures_differ(store: Path) -> None:
+def test_a_round_is_logged_once_and_again_only_where_its_figures_differ(store: Path) -> None:
     [round] = _played(store, rounds=1, to=("tensorboard",))
     folder = store / "tensorboard/test/main"
     [before] = folder.iterdir()
@@ -93,21 +93,21 @@ def test_a_round_is_told_once_and_again_only_where_its_figures_differ(store: Pat
     assert set(_tensorboard(folder)["loss/actor"]) == {1}
 
 
-def test_tracking_that_is_asked_for_later_tells_of_rounds_that_were_there(store: Path) -> None:
+def test_tracking_that_is_requested_later_logs_rounds_that_were_there(store: Path) -> None:
     [round] = _played(store, rounds=1)
     assert not (store / "tensorboard").exists()
     assert "tracked.json" not in {path.name for path in store.rglob("*")}
-    _assert_told(_told_again(store, round, to=("tensorboard",)), [round])
+    _assert_logged(_logged_again(store, round, to=("tensorboard",)), [round])
 
 
-def _told_again(store: Path, round: PlayedRound, **tracking: Any) -> Curves:
+def _logged_again(store: Path, round: PlayedRound, **tracking: Any) -> Curves:
     config = round.config.model_copy(update={"tracking": TrackingConfig(**tracking)})
     record_config(Layout(store), "test", 1, config.model_dump(mode="json"))
     commands.run_iteration(session_of(store, "test", 1))
     return _tensorboard(store / "tensorboard/test/main")
 
 
-def test_an_evaluation_is_told_at_its_round(store: Path) -> None:
+def test_an_evaluation_is_logged_at_its_round(store: Path) -> None:
     tracking = TrackingConfig(to=("tensorboard",))
     heldout = EvaluateConfig(problems=ScriptedProblems(count=3, seed=9))
     config = duo(update=UPDATE, tracking=tracking, evaluate=heldout)
@@ -123,7 +123,7 @@ def test_an_evaluation_is_told_at_its_round(store: Path) -> None:
     }
 
 
-def test_a_tracker_that_cannot_be_told_stops_nothing_and_is_told_later(store: Path, tmp_path: Path) -> None:
+def test_a_tracker_that_cannot_be_reached_stops_nothing_and_logs_later(store: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where a folder should be")
     config = duo(update=UPDATE, tracking=TrackingConfig(to=("tensorboard",), tensorboard_dir=str(tmp_path / "taken")))
     round = drive(store, config)
@@ -132,7 +132,7 @@ def test_a_tracker_that_cannot_be_told_stops_nothing_and_is_told_later(store: Pa
     assert line.endswith("run the same command again to log it")
     (tmp_path / "taken").unlink()
     assert commands.run_iteration(round.session).unlogged == []
-    _assert_told(_tensorboard(tmp_path / "taken/test/main"), [round])
+    _assert_logged(_tensorboard(tmp_path / "taken/test/main"), [round])
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
@@ -179,7 +179,7 @@ def test_mlflow_holds_the_same_curves(store: Path, tmp_path: Path) -> None:
         name: {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, name)}
         for name in run.data.metrics
     }
-    _assert_told(found, rounds)
+    _assert_logged(found, rounds)
     assert (run.info.run_name, run.info.status) == ("test/main", "FINISHED")
     assert run.data.params["update.minibatches"] == "2" and run.data.params["roles.actor.policy"] == "team"
 
@@ -198,7 +198,7 @@ def test_wandb_holds_the_same_curves_offline(store: Path, tmp_path: Path, monkey
             for name, value in row.items():
                 if "/" in name:
                     found.setdefault(name, {})[row["step" if "step" in row else "round"]] = value
-    _assert_told(found, rounds)
+    _assert_logged(found, rounds)
 
 
 def _history(path: Path) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ NEEDS_REPLAYS = {"variance_confirmed", "fidelity", "fidelity_ceiling", "pooled_r
 def _group(
     problem: str, replays: Sequence[Sequence[float]], independent_replays: Sequence[Sequence[float]] = ()
 ) -> Group:
-    """A group as c3 credits it; every replay unbranched."""
+    """Return a group as c3 credits it; every replay unbranched."""
     means = np.array([np.mean(each) for each in replays])
     credit = leave_one_out(np.array([len(each) for each in replays], float)) @ means
     again = list(independent_replays) or [()] * len(replays)
@@ -66,7 +66,7 @@ def _group(
     )
 
 
-def _told(groups: Sequence[Group], last: bool = False, lawful: bool = True) -> dict[str, Row]:
+def _figures(groups: Sequence[Group], last: bool = False, lawful: bool = True) -> dict[str, Row]:
     of = RoleGroups("speaker", groups, last, lawful, seed=0)
     return {figure.name: figure.row() for figure in role_figures(of)}
 
@@ -126,23 +126,23 @@ def test_fidelity_is_the_mean_rank_correlation_and_a_tied_group_counts_as_none()
         _group("q", [[0.5], [0.5], [0.5]], again),  # the estimate ties
         _group("r", [[0.0], [0.5], [1.0]], [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]),  # the target ties
     ]
-    told = _told(groups)
-    fidelity = told["fidelity"]
+    figures = _figures(groups)
+    fidelity = figures["fidelity"]
     assert spearmanr([0, 1, 0.5], [0, 0.5, 1]).statistic == pytest.approx(0.5)
     assert fidelity["value"] == pytest.approx((0.5 - sqrt(3) / 2 + 1 + 0 + 0) / 5)
-    assert (fidelity["count"], fidelity["tied"], fidelity["problems"], fidelity["samples"]) == (5, 2, 3, "both")
+    assert (fidelity["count"], fidelity["tied"], fidelity["problems"], fidelity["replays_from"]) == (5, 2, 3, "both")
     assert fidelity["low"] < fidelity["value"] < fidelity["high"]
     # halves: 0 .5 1 and .5 .5 .5 tie four times; in the last one 1 0 1 and 0 1 0 are opposite: mean -1/5, so no ceiling
-    assert told["fidelity_ceiling"]["value"] == 0
-    assert (fidelity["bound"], told["fidelity_ceiling"]["tied"]) == (0, 4)
+    assert figures["fidelity_ceiling"]["value"] == 0
+    assert (fidelity["bound"], figures["fidelity_ceiling"]["tied"]) == (0, 4)
 
 
 def test_the_ceiling_is_the_root_of_the_targets_reliability() -> None:
     groups = [_group(f"p{i}", [[0.0], [1.0]], [[0.0] * 4, [1.0] * 4]) for i in range(3)]
     groups += [_group("odd", [[0.0], [1.0]], [[1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]])]  # its halves are opposite
-    ceiling = _told(groups)["fidelity_ceiling"]
+    ceiling = _figures(groups)["fidelity_ceiling"]
     assert ceiling["value"] == pytest.approx(sqrt(2 * 0.5 / 1.5))  # (3 - 1) / 4, stepped up
-    assert _told(groups)["fidelity"]["bound"] == ceiling["value"]
+    assert _figures(groups)["fidelity"]["bound"] == ceiling["value"]
 
 
 def test_variance_is_split_into_noise_and_signal() -> None:
@@ -150,11 +150,11 @@ def test_variance_is_split_into_noise_and_signal() -> None:
         _group("p", [[1.0, 0.0], [0.0, 0.0]]),  # A = +-.5: .25; s^2 = .5, 0: noise .25
         _group("q", [[1.0, 1.0], [0.0, 0.0]]),  # A = +-1: 1, no noise
     ]
-    told = _told(groups)
-    found = [told[name]["value"] for name in ("variance", "variance_noise", "variance_signal")]
+    figures = _figures(groups)
+    found = [figures[name]["value"] for name in ("variance", "variance_noise", "variance_signal")]
     assert found == pytest.approx([(0.25 + 1) / 2, 0.25 / 2, (0 + 1) / 2])
-    assert _told(groups, lawful=False)["variance_noise"]["reason"] == OTHER_ESTIMATOR
-    assert _told(groups, last=True)["variance_noise"]["value"] == 0
+    assert _figures(groups, lawful=False)["variance_noise"]["reason"] == OTHER_ESTIMATOR
+    assert _figures(groups, last=True)["variance_noise"]["value"] == 0
 
 
 def test_what_is_there_again_in_independent_replays_is_signal() -> None:
@@ -163,48 +163,48 @@ def test_what_is_there_again_in_independent_replays_is_signal() -> None:
         _group("p", [[1.0], [0.0]], [[1.0, 0.0], [0.0, 0.0]]),
         _group("q", [[0.5], [0.0]], [[0.0, 0.0], [1.0, 0.0]]),
     ]
-    told = _told(groups)
-    assert told["variance_confirmed"]["value"] == pytest.approx((0.5 - 0.25) / 2)
+    figures = _figures(groups)
+    assert figures["variance_confirmed"]["value"] == pytest.approx((0.5 - 0.25) / 2)
     # slope of (.5 -.5 -.5 .5) on (1 -1 .5 -.5): 4 products (.5 .5 -.25 -.25) over squares (1 1 .25 .25)
-    assert told["pooled_slope"]["value"] == pytest.approx(0.5 / 2.5)
-    assert told["pooled_rank"]["value"] == pytest.approx(
+    assert figures["pooled_slope"]["value"] == pytest.approx(0.5 / 2.5)
+    assert figures["pooled_rank"]["value"] == pytest.approx(
         spearmanr([1, -1, 0.5, -0.5], [0.5, -0.5, -0.5, 0.5]).statistic
     )
     # errors .5 -.5 1 -1; saying 0 would be off by .5
-    assert told["pooled_rmse"]["value"] == pytest.approx(sqrt(2.5 / 4))
-    assert told["pooled_rmse"]["null_value"] == pytest.approx(0.5)
+    assert figures["pooled_rmse"]["value"] == pytest.approx(sqrt(2.5 / 4))
+    assert figures["pooled_rmse"]["null_value"] == pytest.approx(0.5)
     # s^2 = .5 and 0, two replays each: noise of the target .25 in both groups
-    assert told["pooled_rmse"]["bound"] == pytest.approx(sqrt(0.25))
+    assert figures["pooled_rmse"]["bound"] == pytest.approx(sqrt(0.25))
 
 
 def test_wasted_replays_are_the_share_of_tied_groups() -> None:
     groups = [_group("p", [[1.0, 0.0], [0.0, 1.0]]), _group("p", [[1.0], [0.0]]), _group("q", [[0.0], [0.0]])]
-    wasted = _told(groups)["wasted_replays"]
+    wasted = _figures(groups)["wasted_replays"]
     assert (wasted["value"], wasted["count"], wasted["problems"]) == (pytest.approx(2 / 3), 3, 2)
 
 
 def test_a_message_that_decides_the_outcome_has_influence_and_an_ignored_one_has_none() -> None:
     deciding = [_group(f"p{i}", [[1.0] * 6, [0.0] * 6]) for i in range(8)]
-    told = _told(deciding)
-    assert told["influence"]["value"] > 0.6  # log 2 is .69
-    assert told["influence"]["null_p"] == 1 / 1000
-    assert told["influence_miller_madow"]["value"] == pytest.approx(log(2) + 1 / 24)
+    figures = _figures(deciding)
+    assert figures["influence"]["value"] > 0.6  # log 2 is .69
+    assert figures["influence"]["null_p"] == 1 / 1000
+    assert figures["influence_miller_madow"]["value"] == pytest.approx(log(2) + 1 / 24)
     ignored = [_group(f"p{i}", [[1.0, 0.0, 1.0, 0.0]] * 2) for i in range(8)]
-    told = _told(ignored)
-    assert told["influence"]["value"] < 0
-    assert told["influence"]["null_p"] == 1.0
+    figures = _figures(ignored)
+    assert figures["influence"]["value"] < 0
+    assert figures["influence"]["null_p"] == 1.0
 
 
 def test_one_problem_has_a_value_and_no_interval() -> None:
-    told = _told([_group("p", [[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]])] * 3)
-    for row in told.values():
+    figures = _figures([_group("p", [[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]])] * 3)
+    for row in figures.values():
         assert row["value"] is not None
         assert (row["low"], row["high"]) == (None, None)
 
 
 def test_what_cannot_be_told_is_null_and_says_why() -> None:
     once = [_group("p", [[1.0], [0.0]]), _group("q", [[0.0], [0.5]])]
-    reasons = {name: row["reason"] for name, row in _told(once).items()}
+    reasons = {name: row["reason"] for name, row in _figures(once).items()}
     assert {name for name, reason in reasons.items() if reason == ASK_FOR_ONE} == NEEDS_REPLAYS
     assert {name for name, reason in reasons.items() if reason == ONE_EACH} == {
         *("variance_noise", "variance_signal", "reliability"),
@@ -212,21 +212,21 @@ def test_what_cannot_be_told_is_null_and_says_why() -> None:
     }
     assert {name for name, reason in reasons.items() if reason is None} == {"wasted_replays", "variance"}
     one_more = [_group(group.problem_id, [[1.0], [0.0]], [[1.0], [0.0]]) for group in once]
-    assert _told(one_more)["fidelity_ceiling"]["reason"] == ASK_FOR_TWO
-    assert _told(one_more)["fidelity"]["value"] == pytest.approx(1)
-    assert _told(one_more)["fidelity"]["bound"] is None
-    last = {row["reason"] for name, row in _told(once, last=True).items() if name.startswith(("fid", "pool", "inf"))}
+    assert _figures(one_more)["fidelity_ceiling"]["reason"] == ASK_FOR_TWO
+    assert _figures(one_more)["fidelity"]["value"] == pytest.approx(1)
+    assert _figures(one_more)["fidelity"]["bound"] is None
+    last = {row["reason"] for name, row in _figures(once, last=True).items() if name.startswith(("fid", "pool", "inf"))}
     assert last == {LAST_ROLE}
-    assert {row["reason"] for row in _told([]).values()} == {NO_GROUP}
-    for row in (row for rows in (_told(once), _told([])) for row in rows.values() if row["reason"]):
-        assert (row["value"], row["low"], row["samples"], row["count"]) == (None, None, None, 0)
+    assert {row["reason"] for row in _figures([]).values()} == {NO_GROUP}
+    for row in (row for rows in (_figures(once), _figures([])) for row in rows.values() if row["reason"]):
+        assert (row["value"], row["low"], row["replays_from"], row["count"]) == (None, None, None, 0)
 
 
 def test_a_group_with_an_undefined_advantage_is_left_out() -> None:
     undefined = Group("p", tuple(Alternative(nan, 1.0, 1, (1.0,)) for _ in range(2)))
-    told = _told([undefined, _group("q", [[1.0], [0.0]])])
-    assert (told["variance"]["count"], told["variance"]["left_out"]) == (1, 1)
-    assert told["wasted_replays"]["count"] == 2
+    figures = _figures([undefined, _group("q", [[1.0], [0.0]])])
+    assert (figures["variance"]["count"], figures["variance"]["left_out"]) == (1, 1)
+    assert figures["wasted_replays"]["count"] == 2
 
 
 def _ending(path: str, reward: float | None) -> Ending:
@@ -316,7 +316,7 @@ def test_a_diagnosis_is_made_once_and_changes_nothing_of_the_round(round_to_diag
     assert first.reports["independent_replay"].usage["evaluations"] == 4 * 8  # two Reasoner messages of four problems
     assert set(first.made) == {"independent_replay", "independent_grade", "diagnose"}
     assert second.made == []
-    assert {row["samples"] for row in first.rows("diagnostics", "diagnose") if row["name"] == "fidelity"} == {
+    assert {row["replays_from"] for row in first.rows("diagnostics", "diagnose") if row["name"] == "fidelity"} == {
         "both",
         None,
     }
