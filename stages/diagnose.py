@@ -1,7 +1,7 @@
 """Diagnose: what a round's credit is worth, as figures with their intervals (docs/method.md, section 6).
 
 Reads transcripts, decisions, replays, rewards and advantages, and the independent replays with their rewards where they
-were asked for; writes diagnostics (a figure). Generates nothing.
+were requested; writes diagnostics (a figure). Generates nothing.
 """
 
 from __future__ import annotations

@@ -16,29 +16,30 @@ from store.queries.comparison import Comparison, compare_estimators, credit_of_a
 
 
 def compare(session: Session) -> Comparison:
-    """All estimators over what the round has stored; nothing is generated."""
-    samples, ablated = _compared(session)
-    return compare_estimators(samples, session.round.config.advantages.group_by, ablated)
+    """Compare all estimators over what the round has stored; nothing is generated."""
+    stored, ablated = _compared(session)
+    return compare_estimators(stored, session.round.config.advantages.group_by, ablated)
 
 
 def _compared(session: Session) -> tuple[list[Artifact], list[Artifact]]:
-    """The round's samples, and its replays without a message where it has any."""
-    samples = stored_artifacts(session.resolver, also=["critic"])
+    """Return the round's stored artifacts, and its replays without a message where it has any."""
+    stored = stored_artifacts(session.resolver, also=["critic"])
     there = session.resolver.resolve_steps().artifacts
     ablated = [there[step.name] for step in ABLATED_REPLAYS if step.name in there]
-    return samples, ablated if len(ablated) == len(ABLATED_REPLAYS) else []
+    return stored, ablated if len(ablated) == len(ABLATED_REPLAYS) else []
 
 
 def compare_gradients(session: Session) -> list[Row]:
-    """Role (None: the whole team), estimator, other, and the cosine of their policy gradients; an estimator with itself: 1.
+    """Return rows of role (None: the whole team), estimator, other, and the cosine of their policy gradients.
 
-    At the policy that sampled the round, over the messages that its update may learn from. None where a gradient is 0.
-    `length`: of the estimator's gradient. The policy is loaded and differentiated; nothing is generated, nothing stored.
+    An estimator with itself has cosine 1. At the policy that sampled the round, over the messages that its update may
+    learn from. None where a gradient is 0. `length`: of the estimator's gradient. The policy is loaded and
+    differentiated; nothing is generated, nothing stored.
     """
     from stages.training.gradient_geometry import Geometry, gradient_geometry  # torch
 
-    samples, ablated = _compared(session)
-    credit = credit_of_all(samples, session.round.config.advantages.group_by, ablated)
+    stored, ablated = _compared(session)
+    credit = credit_of_all(stored, session.round.config.advantages.group_by, ablated)
     job = session.resolver.resolve(step_named("update"), session.resolver.artifacts_before("update")).job
     examples = [
         example for example in build_examples(job) if example.skipped in (None, UNDEFINED) and example.row.context_ids
@@ -67,7 +68,7 @@ def compare_gradients(session: Session) -> list[Row]:
 
 
 def as_json(session: Session, found: Comparison, gradients: Sequence[Row] | None = None) -> dict[str, Any]:
-    """The same as plain data; gradients where they were asked for."""
+    """Return the comparison as plain data; with gradients where they are given."""
     page = {
         "run": session.round.ref.run,
         "round": session.round.ref.round,

@@ -15,7 +15,7 @@ from store.queries.comparison import Comparison
 
 
 def show_gradients(console: Console, rows: Sequence[Row]) -> None:
-    """A table of cosines per role and for the team."""
+    """Print a table of cosines per role and for the team."""
     console.print("\ngradients at the policy that sampled: cosine of each two, and length")
     for role in dict.fromkeys(row["role"] for row in rows):
         mine = [row for row in rows if row["role"] == role]
@@ -32,7 +32,7 @@ def show_gradients(console: Console, rows: Sequence[Row]) -> None:
 
 
 def show_comparison(console: Console, round: Round, found: Comparison) -> None:
-    """Three tables that fit 80 columns."""
+    """Print three tables that fit 80 columns."""
     variant = "" if round.ref.variant == MAIN else f", {round.ref.variant}"
     console.print(f"[bold]run {round.ref.run}, round {round.ref.round}{variant}[/bold]: estimators on the same samples")
     if found.absent:
@@ -57,7 +57,7 @@ def show_comparison(console: Console, round: Round, found: Comparison) -> None:
     for role in dict.fromkeys(row["role"] for row in found.by_pair):
         _pairs(console, role, [row for row in found.by_pair if row["role"] == role])
     if not found.fidelity:
-        console.print("\nno fidelity: no alternative has two independent replays to tell it from")
+        console.print("\nno fidelity: no alternative has two independent replays to measure it by")
         return
     console.print("\nfidelity: half of the replays against c3 on the other, independent half (not of the last role)")
     _table(

@@ -14,9 +14,9 @@ _SHOWN = 10
 """States of a role that are listed: those where the message makes most difference."""
 
 
-def cost_line(cost: dict[str, int], spent: bool) -> str:
-    """What the question costs, before it is spent."""
-    there = " (there already)" if spent else ""
+def cost_line(cost: dict[str, int], is_stored: bool) -> str:
+    """Return what the intervention costs, in words."""
+    there = " (there already)" if is_stored else ""
     names = ("state", "evaluation", "message")
     states, evaluations, messages = (_counted(cost[f"{name}s"], name) for name in names)
     line = f"{states}: {evaluations}, {messages}, {_counted(cost['tokens_at_most'], 'new token')} at most{there}"
@@ -28,11 +28,11 @@ def _counted(number_of: int, name: str) -> str:
 
 
 def page_lines(page: Page) -> Iterator[str]:
-    """The whole page, line by line; no line is longer than 80 characters."""
+    """Yield the whole page, line by line; no line is longer than 80 characters."""
     yield f"run {page['run']}, round {page['round']}, {page['variant']}: what if"
     yield from wrapped(f"{page['role']} said: {_said(page)}", "", "  ")
     yield ""
-    yield from _state_lines(page) if page["asked"]["state_id"] else _role_lines(page)
+    yield from _state_lines(page) if page["requested"]["state_id"] else _role_lines(page)
 
 
 def _said(page: Page) -> str:
@@ -49,16 +49,16 @@ def _state_lines(page: Page) -> Iterator[str]:
     for other in page["alternatives"]:
         yield _message_line("* " if other["is_logged"] else "  ", other["decision_id"], other, other["text"])
     yield _message_line("? ", row["intervention_id"], row, row["text"] or "(empty)")
-    marks = "? what was asked"
+    marks = "? the given message"
     if any(other["is_logged"] for other in page["alternatives"]):
         marks += ", * taken by the rollout's own transcript"
     yield f"  {marks}"
     yield ""
-    yield from wrapped(_probe_line(page, row))
+    yield from wrapped(_intervention_line(page, row))
     if row["value"] is not None:
         yield from wrapped(
             f"the alternatives: V = {number(row['value'])} over {row['value_replays']} evaluations of {row['alternatives']} "
-            f"messages; V less the asked message's return: {signed(row['difference'])}"
+            f"messages; V less the given message's return: {signed(row['difference'])}"
         )
     for index, replay in enumerate(page["replays"], start=1):
         yield from replay_lines(index, replay)
@@ -70,13 +70,15 @@ def _message_line(mark: str, name: str, row: dict[str, Any], text: str) -> str:
     return (head + textwrap.shorten(one_line(text), WIDTH - len(head), placeholder="..")).rstrip()
 
 
-def _probe_line(page: Page, row: dict[str, Any]) -> str:
+def _intervention_line(page: Page, row: dict[str, Any]) -> str:
     if row["mean_return"] is None:
-        return "the asked message: no replay of it was scored, so its return is unknown (NULL)"
-    line = f"the asked message: mean return {number(row['mean_return'])} over {row['replay_count']}"
+        return "the given message: no replay of it was scored, so its return is unknown (NULL)"
+    line = f"the given message: mean return {number(row['mean_return'])} over {row['replay_count']}"
     if page["interval"] is None:
         nothing = (
-            " (nothing follows this role, so it is graded once)" if page["asked"]["replays"] > row["replays"] else ""
+            " (nothing follows this role, so it is graded once)"
+            if page["requested"]["replays"] > row["replays"]
+            else ""
         )
         return f"{line}{nothing}; one scored evaluation has no standard error"
     interval = f"{number(page['interval']['low'])} to {number(page['interval']['high'])}"
@@ -93,10 +95,10 @@ def _role_lines(page: Page) -> Iterator[str]:
         )
     if difference is None:
         return
-    told = [row for row in page["states"] if row["difference"] is not None]
-    most = sorted(told, key=lambda row: (-abs(row["difference"]), row["state_id"]))[:_SHOWN]
+    known = [row for row in page["states"] if row["difference"] is not None]
+    most = sorted(known, key=lambda row: (-abs(row["difference"]), row["state_id"]))[:_SHOWN]
     yield ""
-    yield f"the {len(most)} states of {len(told)} where it differs most"
+    yield f"the {len(most)} states of {len(known)} where it differs most"
     yield f"  {'state':<14}{'V':>9}{'with it':>9}{'V less it':>11}  question"
     for row in most:
         head = f"  {row['state_id']:<14}{number(row['value']):>9}{number(row['mean_return']):>9}{signed(row['difference']):>11}  "

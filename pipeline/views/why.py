@@ -11,7 +11,7 @@ from pipeline.views.text import WIDTH, one_line, replay_lines, wrapped
 
 
 def page_lines(page: Page) -> Iterator[str]:
-    """The whole page, line by line; no line is longer than 80 characters."""
+    """Yield the whole page, line by line; no line is longer than 80 characters."""
     normalised = "" if page["normalisation"] == "none" else f", {page['normalisation']}"
     yield f"run {page['run']}, round {page['round']}, {page['variant']}: {page['estimator']}{normalised}"
     for group in page["groups"]:
@@ -37,7 +37,7 @@ def _group_lines(group: Page) -> Iterator[str]:
     if any(row["is_logged"] for row in group["alternatives"]):
         yield "  * taken by the rollout's own transcript"
     for row in group["alternatives"]:
-        if row["asked"]:
+        if row["requested"]:
             yield ""
             yield from _detail_lines(row)
 
