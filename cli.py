@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -136,7 +135,7 @@ def run_training(
     store: Store = None,
 ) -> None:
     """Run round after round, with greedy evaluations where configured."""
-    from pipeline.commands.training import Training
+    from pipeline.commands.training import Training, seeds_of
     from pipeline.rounds.warnings import config_warnings
     from pipeline.views.plan import show_overlap, show_warnings
     from pipeline.views.progress import ProgressBars
@@ -146,7 +145,7 @@ def run_training(
     console = _console()
     options = _options(store, run, 1, variant, config, set, workers, max_seconds, max_evaluations)
     context = None
-    for seed in _seeds(seeds):
+    for seed in seeds_of(seeds):
         training = Training(options, rounds, seed, ProgressBars(console), context)
         context = training.context  # the caps are the command's
         show_warnings(console, config_warnings(training.config))
@@ -301,13 +300,14 @@ def compare(
     """Compare every estimator on what a round has stored. Generates nothing."""
     from pipeline.commands.compare import as_json, compare, compare_gradients
     from pipeline.commands.session import open_session
+    from pipeline.commands.sql import write_json
     from pipeline.views.compare import show_comparison, show_gradients
 
     session = open_session(_options(store, run, round, variant))
     found = compare(session)
     pairs = compare_gradients(session) if gradients else None
     if json:
-        _print_json(as_json(session, found, pairs))
+        write_json(as_json(session, found, pairs))
         return
     console = _console()
     show_comparison(console, session.round, found)
@@ -335,6 +335,7 @@ def diagnose(
     from pipeline.commands import diagnose as commands
     from pipeline.commands.run import run_diagnosis
     from pipeline.commands.session import open_session
+    from pipeline.commands.sql import write_json
     from pipeline.views.diagnose import show_diagnosis
     from pipeline.views.progress import ProgressBars
     from pipeline.views.receipt import show_steps
@@ -347,7 +348,7 @@ def diagnose(
         console.print(f"[bold]run {run}, round {round}[/bold]: {budget}")
     reports, artifact = run_diagnosis(session)
     if json:
-        _print_json(commands.as_json(session, artifact))
+        write_json(commands.as_json(session, artifact))
     else:
         show_steps(console, reports)
         show_diagnosis(console, artifact)
@@ -370,15 +371,16 @@ def why(
 
     What it saw, its alternatives, the arithmetic, and how each replay ended.
     """
-    from pipeline.commands.session import open_session
+    from pipeline.commands.session import credited_session
+    from pipeline.commands.sql import write_json
     from pipeline.commands.why import explain, question_of
     from pipeline.views.why import page_lines
 
     question, parameters = question_of(id, role, worst, best, tied)
-    session = open_session(_credited(_options(store, run, round or 1, variant), round))
+    session = credited_session(_options(store, run, round or 1, variant), round is not None)
     page = explain(session.resolver, question, parameters)
     if json:
-        _print_json(page)
+        write_json(page)
     else:
         typer.echo("\n".join(page_lines(page)))
 
@@ -405,20 +407,21 @@ def what_if(
     And see what the frozen team makes of it. It is never trained on.
     """
     from pipeline.commands import what_if as commands
-    from pipeline.commands.session import open_session
+    from pipeline.commands.session import credited_session
+    from pipeline.commands.sql import write_json
     from pipeline.views.progress import ProgressBars
     from pipeline.views.receipt import show_steps
     from pipeline.views.what_if import cost_line, page_lines
 
     console = _console()
-    options = _credited(_options(store, run, round or 1, variant, workers=workers), round)
-    text = message if message_file is None else _text_of(message_file, message)
-    session = commands.ask(open_session(options, ProgressBars(console)), id, role, text, empty, replays)
+    options = _options(store, run, round or 1, variant, workers=workers)
+    opened = credited_session(options, round is not None, ProgressBars(console))
+    session = commands.ask(opened, id, role, commands.message_of(message, message_file), empty, replays)
     if not json:
         typer.echo(cost_line(*commands.cost(session)))
     page, reports = commands.what_if(session)
     if json:
-        _print_json(page)
+        write_json(page)
     else:
         show_steps(console, reports)
         typer.echo("\n".join(["", *page_lines(page)]))
@@ -495,11 +498,11 @@ def chat(
     store: Store = None,
 ) -> None:
     """Talk to the team and see what each role says. Nothing is stored."""
-    from pipeline.commands.chat import Chat, chat_lines
+    from pipeline.commands.chat import Chat, chat_lines, questions
     from pipeline.commands.session import open_session
 
     team = Chat(open_session(_options(store, run, round, variant)), sample)
-    for asked in [question] if question is not None else _questions():
+    for asked in [question] if question is not None else questions():
         for message in team.ask(asked):
             typer.echo("\n".join(chat_lines(message)))
 
@@ -599,33 +602,10 @@ def serve(
     wait_for_rounds(_store(store), limit)
 
 
-def _questions() -> Iterator[str]:
-    """Lines from the terminal or a pipe, empty ones skipped, until they end."""
-    while True:
-        if sys.stdin.isatty():
-            typer.echo("you: ", nl=False)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            yield line.strip()
-
-
 def _store(store: Path | None) -> Path:
     from configs.environment import store_root
 
     return store or store_root()
-
-
-def _text_of(file: Path, message: str | None) -> str:
-    from configs.errors import ConfigError
-
-    if message is not None:
-        raise ConfigError("c3 what-if: one of --message and --message-file")
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--message-file {file}: cannot be read as UTF-8 text ({error})") from None
 
 
 def _options(
@@ -644,30 +624,6 @@ def _options(
     return RoundOptions(
         _store(store), run, round, variant, config, tuple(overrides or ()), max_seconds, max_evaluations, workers
     )
-
-
-def _credited(options: RoundOptions, round: int | None) -> RoundOptions:
-    """Return the options as they are where a round was named, else with the latest credited one."""
-    from pipeline.commands.session import latest_options
-
-    return options if round else latest_options(options, "advantages")
-
-
-def _seeds(text: str | None) -> list[int | None]:
-    if text is None:
-        return [None]
-    from configs.errors import ConfigError
-
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--seeds {text}: wants whole numbers with commas between them, as in 0,1,2") from None
-
-
-def _print_json(value: object) -> None:
-    from pipeline.commands.sql import write_json
-
-    write_json(value)
 
 
 def _console() -> Console:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from configs.errors import ConfigError
 from configs.schema import Config
@@ -115,11 +115,33 @@ def _with_prompt_files(raw: dict[str, Any], path: Path) -> dict[str, Any]:
     return raw
 
 
+def _union_tags(section: type[BaseModel]) -> set[str]:
+    """Return the values of every discriminator below a section: pydantic names them in a location, users do not write them."""
+    found: set[str] = set()
+    for field in section.model_fields.values():
+        members = list(_sections_in(field.annotation))
+        for member in members:
+            found |= _union_tags(member)
+            for name in ("kind", "source") if len(members) > 1 else ():
+                tag = member.model_fields.get(name)
+                if tag is not None and get_origin(tag.annotation) is Literal:
+                    found |= set(get_args(tag.annotation))
+    return found
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the section types in a field's annotation: itself, or those inside a union, tuple or mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        return
+    for inner in get_args(annotation):
+        yield from _sections_in(inner)
+
+
 def _first_problem(error: ValidationError) -> str:
     """pydantic's first finding as one line: dotted key, what is wrong, how to cure it."""
     first = error.errors()[0]
-    engines = {"transformers", "vllm", "vllm_server", "scripted"}
-    tags = engines | {"arithmetic", "jsonl", "tree", "replay", "episodes", "exact", "number", "math"}
+    tags = _union_tags(Config)
     location = [str(part) for part in first["loc"]]
     key = ".".join(
         part for index, part in enumerate(location) if index == 0 or part not in tags or index == len(location) - 1

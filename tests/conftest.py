@@ -13,10 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
-from tests.support.rounds import PlayedRound, config_of, drive
+from configs.evaluators import MathEvaluator
+from configs.problems import JsonlProblems
+from configs.schema import Config, PartsConfig, RoundConfig
+from tests.support.rounds import PlayedRound, config_of, drive, drive_on, resolver_of
+from tests.support.worlds import solo
 
 ROOT = Path(__file__).parents[1]
 _SERVER_START_SECONDS = 300
@@ -139,3 +144,51 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)
     raise RuntimeError(f"the test server did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+@pytest.fixture
+def duo(played: Callable[[str, str], PlayedRound], store: Path) -> PlayedRound:
+    """The duo's first round, in a store that may be written to."""
+    copytree(played("duo", "tree").store, store)
+    return drive_on(resolver_of(store, "test", 1))
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Config:
+    """A team of one that says 1, 2 or 3, graded by math-verify; at most two thirds may stay unscored."""
+    problems = tmp_path / "sums.jsonl"
+    problems.write_text("".join(f'{{"question": "q {i}", "answer": "{1 + i % 3}"}}\n' for i in range(4)))
+    world = solo(
+        (3,),
+        words=("1", "2", "3"),
+        problems=4,
+        parts=PartsConfig(problems_per_part=2),
+        rounds=RoundConfig(problems_per_round=4),
+    )
+    grade = world.grade.model_copy(update={"evaluator": MathEvaluator(), "max_unscored_share": 1.0})
+    return world.model_copy(update={"problems": JsonlProblems(path=str(problems)), "grade": grade})
+
+
+@pytest.fixture
+def out_of_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that names, line by line, answers at which the math evaluator's library breaks down for now.
+
+    In place of math-verify, which takes seconds to come up again, a package of its name that compares texts.
+    """
+    folder = tmp_path / "library"
+    (folder / "math_verify").mkdir(parents=True)
+    (folder / "math_verify/__init__.py").write_text(
+        "import pathlib, sys\n"
+        "class ExprExtractionConfig: pass\n"
+        "class LatexExtractionConfig:\n"
+        "    def __init__(self, **options): pass\n"
+        "def parse(text, **options):\n"
+        "    return [text.removeprefix('\\\\boxed{').removesuffix('}')]\n"
+        "def verify(answer, output, **options):\n"
+        "    broken = pathlib.Path(__file__).parents[1] / 'out-of-order'\n"
+        "    if output[0] in broken.read_text().splitlines():\n"
+        "        sys.exit('out of order')\n"
+        "    return answer == output\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    return folder / "out-of-order"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -52,3 +53,15 @@ def chat_lines(message: Spoken) -> list[str]:
     first, *rest = f"{message.role}: {message.text}".split("\n")
     cut = [f"{' ' * len(message.role)}  [cut at its token limit]"] if message.truncated else []
     return [first, *(f"{' ' * len(message.role)}  {line}" for line in rest), *cut]
+
+
+def questions() -> Iterator[str]:
+    """Yield lines from the terminal or a pipe, empty ones skipped, until they end."""
+    while True:
+        if sys.stdin.isatty():
+            print("you: ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()

@@ -120,6 +120,11 @@ def _record_variant(options: RoundOptions, stage: str | None) -> None:
     record_variant(layout, ref.run, ref.variant, branch)
 
 
+def credited_session(options: RoundOptions, named: bool, progress: Progress | None = None) -> Session:
+    """Open the round that was named, else the latest credited one. StoreError when there is none."""
+    return open_session(options if named else latest_options(options, "advantages"), progress)
+
+
 def latest_options(options: RoundOptions, step: str) -> RoundOptions:
     """Return the options with the latest round in which a step is recorded. StoreError when there is none."""
     layout, ref = options.layout, options.ref

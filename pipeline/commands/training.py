@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from configs.errors import ConfigError
 from configs.schema import Config
 from pipeline.commands.run import EvaluationResult, LaterStale, RoundResult, later_stale, run_evaluation, run_iteration
 from pipeline.commands.session import RoundOptions, Session, open_session, record_options
@@ -77,3 +78,13 @@ class Training:
         if config.problems is None:
             return False
         return number in (0, self._last) or bool(config.every and number % config.every == 0)
+
+
+def seeds_of(text: str | None) -> list[int | None]:
+    """Return the seeds of a sweep, as in "0,1,2"; [None]: no sweep. ConfigError when they are no whole numbers."""
+    if text is None:
+        return [None]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text}: wants whole numbers with commas between them, as in 0,1,2") from None

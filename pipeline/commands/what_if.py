@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from math import sqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,3 +119,15 @@ def _one_state(stored: Sequence[Artifact], answer: Sequence[Artifact], row: Row)
         "replays": [{name: value for name, value in replay.items() if name != "decision_id"} for replay in replays],
         "interval": None if interval is None else {"low": interval[0], "high": interval[1]},
     }
+
+
+def message_of(message: str | None, file: Path | None) -> str | None:
+    """Return the message that a command line gives, itself or in a file. ConfigError when it gives both or no text."""
+    if file is None:
+        return message
+    if message is not None:
+        raise ConfigError("c3 what-if: one of --message and --message-file")
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--message-file {file}: cannot be read as UTF-8 text ({error})") from None

@@ -25,7 +25,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
 
 from configs.errors import StoreError
 from pipeline.execution.context import ExecutionContext
-from pipeline.execution.remote import check_shared_engine, part_task, run_part_task
+from pipeline.execution.remote import PartTask, check_shared_engine, part_task, run_part_task
 from pipeline.execution.runner import RoundRunner, StepReport, StepRun, make_part
 from pipeline.execution.signals import install_handlers
 from pipeline.flows.server import is_temporary
@@ -81,10 +81,17 @@ def _named(run: Task[..., Reference], name: str, refresh: bool) -> Task[..., Ref
 
 
 class Deferred:
-    """Carry work that a task run calls. Opaque to Prefect, which would otherwise search it for futures."""
+    """Carry work that a task run does here, or the PartTask that one does elsewhere.
 
-    def __init__(self, call: Any) -> None:
-        self.value = call
+    Opaque to Prefect, which would otherwise search it for futures. Prefect sends the parameters of a flow and of its tasks
+    along to every worker: what only this process can do is left out of them.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __reduce__(self) -> tuple[type[Deferred], tuple[PartTask | None]]:
+        return Deferred, (self.value if isinstance(self.value, PartTask) else None,)
 
 
 class PartRuns:
@@ -168,8 +175,17 @@ class PartRuns:
 class RoundFlows:
     """Run rounds as Prefect flows, with what one command works with."""
 
-    def __init__(self, context: ExecutionContext) -> None:
-        self._context = context
+    def __init__(self, context: ExecutionContext | None) -> None:
+        """`context`: None where Prefect has sent the flow's parameters to a worker, which runs no flow."""
+        self._own = context
+
+    def __reduce__(self) -> tuple[type[RoundFlows], tuple[None]]:
+        return RoundFlows, (None,)  # what a command works with stays in its process
+
+    @property
+    def _context(self) -> ExecutionContext:
+        assert self._own is not None, "a flow runs where its command does"
+        return self._own
 
     def start(self, requested: Flow[..., Any], **parameters: Any) -> Any:
         """Run a flow of this object with the part workers that the command employs; return its reports."""

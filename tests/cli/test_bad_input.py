@@ -12,6 +12,7 @@ import pytest
 
 import cli
 from configs.errors import ConfigError
+from configs.load import load_config
 from configs.problems import JsonlProblems
 from configs.schema import RoundConfig
 from store.disk.layout import Layout
@@ -243,3 +244,17 @@ def test_a_run_that_is_not_there_is_named_beside_those_that_are(command: Command
     drive(tmp_path / "store", worlds.duo(), run="default", until="problems")
     answer = command("status", "--run", "nope")
     assert (answer.code, answer.err) == (2, "c3: --run nope: no such run; there is default\n")
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("grade.evaluator={kind='table', nothing=1}", "grade.evaluator.nothing"),
+        ("grade.evaluator={kind='number', mark=3}", "grade.evaluator.mark"),
+        ("engine={kind='scripted', spread='wide'}", "engine.spread"),
+        ("problems={source='scripted', count='many'}", "problems.count"),
+    ],
+)
+def test_a_key_below_a_union_is_named_as_it_is_written(override: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^scripted-duo: {re.escape(key)}: "):
+        load_config("scripted-duo", [override])

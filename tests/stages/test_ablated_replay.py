@@ -59,7 +59,7 @@ def test_it_is_off_by_what_the_state_is_worth_with_the_message_less_what_it_is_w
     assert not moved.any()  # the last role has none
 
 
-def test_an_advantage_is_the_return_less_the_mean_of_the_states_solo_replays(trio: PlayedRound) -> None:
+def test_an_advantage_is_the_return_less_the_mean_of_the_states_ablated_replays(trio: PlayedRound) -> None:
     rewards = {row["episode_id"]: row["reward"] for row in trio.rows("rewards", "ablated_grade")}
     state_of = {row["intervention_id"]: row["state_id"] for row in trio.rows("interventions", "ablated_replay")}
     earned: dict[str, list[float]] = {}
@@ -134,7 +134,7 @@ def test_other_estimators_have_no_such_step_and_their_keys_do_not_know_of_it(tri
     assert all(keys[0][name] == with_solo[name] for name in before)
 
 
-def test_a_variant_that_asks_for_it_generates_the_solo_replays_alone(tmp_path: Path) -> None:
+def test_a_variant_that_asks_for_it_generates_the_ablated_replays_alone(tmp_path: Path) -> None:
     main = drive(tmp_path, config_of("duo", "tree"))
     overrides = ("advantages.estimator=ccpo",)
     assert first_changed(main.resolver.round, _ccpo("duo", "tree", 1)) == "ablated_replay"
@@ -161,7 +161,7 @@ def test_a_lost_part_is_made_again_byte_for_byte(tmp_path: Path) -> None:
     assert again.artifacts["ablated_replay"].digest == before.digest
 
 
-def test_compare_shows_it_where_the_round_has_solo_replays(trio: PlayedRound) -> None:
+def test_compare_shows_it_where_the_round_has_ablated_replays(trio: PlayedRound) -> None:
     rows = [row for row in compare(trio.session).by_estimator if row["estimator"] == "ccpo"]
     stored = trio.rows("advantages")
     for row in rows:

@@ -32,7 +32,7 @@ kind = "scripted"
 source = "scripted"
 count = 48
 [rounds]
-problems = 24
+problems_per_round = 24
 [[roles]]
 name = "reasoner"
 user = "{question}"
@@ -59,8 +59,8 @@ learning_rate = 0.3
 minibatches = 12
 checkpoint_steps = 1
 [parts]
-problems = 2
-answers = 3
+problems_per_part = 2
+answers_per_part = 3
 """
 
 HELDOUT = 'evaluate.problems={source="scripted", count=12, seed=1}'
@@ -217,7 +217,7 @@ def test_kills_of_a_real_model_change_no_byte_and_repeat_at_most_a_part_each(
 _KILLS_ITSELF = """
 import os, signal, sys
 from pathlib import Path
-from tests.support.rounds import (drive)
+from tests.support.rounds import drive
 from tests.system.test_kills import small_world
 
 store, when, place = sys.argv[1:]

@@ -121,15 +121,15 @@ class CausalScorer:
         return packed
 
     def _fed(self, packed: PackedRows) -> dict[str, Any]:
-        mask: Any = self._tensor(packed.mask_TT)[None, None]
-        if self._plans:
-            mask.plan = blocks(packed.mask_TT)  # rides on the mask through the model to the attention
-        return {
+        fed: dict[str, Any] = {
             "input_ids": self._tensor(packed.token_T)[None],
             "position_ids": self._tensor(packed.position_T)[None],
-            "attention_mask": mask,
+            "attention_mask": self._tensor(packed.mask_TT)[None, None],
             "use_cache": False,
         }
+        if self._plans:  # transformers passes what it does not know on to the attention function
+            fed["trie_plan"] = blocks(packed.mask_TT)
+        return fed
 
     def _padded(self, rows: Sequence[TrainRow]) -> list[Scored]:
         seen = [row.context_ids + row.token_ids[:-1] for row in rows]

@@ -134,16 +134,19 @@ def trie_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
+    trie_plan: list[Block] | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Block by block where the mask carries a plan and attention is the plain kind; else transformers' sdpa."""
-    plan = getattr(attention_mask, "plan", None)
+    """Attend block by block where there is a plan and attention is the plain kind; else as transformers' sdpa.
+
+    `trie_plan`: the keyword of that name which the model was called with.
+    """
     odd = any(options.get(name) is not None for name in ("softcap", "s_aux", "position_bias"))
-    if plan is None or odd or options.get("dropout"):
+    if trie_plan is None or odd or options.get("dropout"):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     scale = options.get("scaling")
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast positions are applied in float32
-    return TrieAttention.apply(query, key, value, plan, query.shape[-1] ** -0.5 if scale is None else scale), None
+    return TrieAttention.apply(query, key, value, trie_plan, query.shape[-1] ** -0.5 if scale is None else scale), None
 
 
 AttentionInterface.register(TRIE_ATTENTION, trie_attention)

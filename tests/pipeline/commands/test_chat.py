@@ -14,10 +14,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-import cli
 from configs.errors import ConfigError
 from configs.training import PolicyConfig
-from pipeline.commands.chat import Chat, Spoken, chat_lines
+from pipeline.commands.chat import Chat, Spoken, chat_lines, questions
 from pipeline.commands.export_policy import export_policy
 from pipeline.commands.session import Session
 from pipeline.execution.context import ExecutionContext
@@ -159,7 +158,7 @@ def test_a_message_of_several_lines_stays_below_its_role() -> None:
 
 def test_questions_are_read_line_by_line_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("What is 1 + 1?\n\n  And 2 + 2? \nlast"))
-    assert list(cli._questions()) == ["What is 1 + 1?", "And 2 + 2?", "last"]
+    assert list(questions()) == ["What is 1 + 1?", "And 2 + 2?", "last"]
 
 
 @pytest.mark.slow

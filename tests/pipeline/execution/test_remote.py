@@ -21,7 +21,7 @@ kind = "scripted"
 source = "scripted"
 count = {PARTS}
 [rounds]
-problems = {PARTS}
+problems_per_round = {PARTS}
 [[roles]]
 name = "reasoner"
 user = "{{question}}"
@@ -39,7 +39,7 @@ evaluator = {{ kind = "table" }}
 learning_rate = 0.3
 minibatches = 2
 [parts]
-problems = 1
+problems_per_part = 1
 """
 DYING = """
 import os, signal, sys, time

@@ -205,7 +205,7 @@ def test_only_a_server_that_outlives_the_command_is_told_of_events_and_that_a_fl
 
 
 @pytest.mark.slow
-def test_a_question_and_a_round_with_solo_replays_are_seen_too(
+def test_a_question_and_a_round_with_ablated_replays_are_seen_too(
     reporting: Command, prefect_server: str, store: Path
 ) -> None:
     drive(store, load_config("scripted-duo"), run="asked")

@@ -1,4 +1,4 @@
-"""Rounds that were made from a policy which their run no longer holds are told apart: in SQL, in `c3 status`, after a redraw."""
+"""Rounds that were made from a policy which their run no longer holds are told apart: in SQL, in `c3 status`, after another draw set."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_each_round_is_made_from_the_policy_that_the_one_before_ended_with(three
     assert _said(three_rounds, 1) == ""
 
 
-def test_what_follows_a_redraw_is_stale_until_it_is_made_again(redrawn: Path) -> None:
+def test_what_follows_another_draw_set_is_stale_until_it_is_made_again(redrawn: Path) -> None:
     assert _stale(redrawn) == [False, True, True]  # the third fits the second, which is stale
     assert _said(redrawn, 1) == (
         "stale now, made from a policy that the run no longer holds: round 2, 3; "
