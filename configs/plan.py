@@ -83,7 +83,7 @@ class ReplayPlan(Section):
 
 
 class EpisodesPlan(Section):
-    """B independent episodes per problem, no branching: what magrpo and rloo are defined on."""
+    """B independent episodes per problem, no branching: every message has one episode."""
 
     kind: Literal["episodes"] = "episodes"
     budget: int = Field(ge=1)

@@ -1,9 +1,9 @@
-"""Solo: what the team earns at a state without the role's message there. Only the ccpo estimator asks for it.
+"""Ablated replay: what the team earns at a state without the role's message there, for estimators that read it.
 
-Reads problems and contexts; writes interventions (the empty message at a state), replays (one continuation of it) and the decisions of
-their messages. Every state of every credited role but the last gets `advantages.ablated_replays` continuations, planned and
-counted like the round's own. "Without" is the empty message: the roles after it are shown nothing where its message would
-stand. After the last role nobody speaks, so an episode without its message has no answer to grade.
+Reads problems and contexts; writes interventions (the empty message at a state), replays (one continuation of it) and the
+decisions of their messages. Every state of every credited role but the last gets `advantages.ablated_replays`
+continuations, planned and counted like the round's own. "Without" is the empty message: the roles after it are shown nothing
+where its message would stand. No role follows the last one, so an episode without its message has no answer to grade.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from stages.base.keys import answers_slice, prompts_slice, sampling_slice
 from stages.base.parts import cut_problems
 from stages.base.resources import Resources
 from stages.base.stage import Stage
-from stages.episodes.intervention import intervene, price
+from stages.episodes.intervention import intervene, intervention_cost
 from store.artifacts.artifact import Row, StageOutput
 
 
@@ -53,7 +53,7 @@ def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
 
 
 def _messages(job: Job) -> int:
-    return price(job, _states(job), job.config.advantages.ablated_replays)["messages"]
+    return intervention_cost(job, _states(job), job.config.advantages.ablated_replays)["messages"]
 
 
 def _spending(job: Job) -> list[Row]:

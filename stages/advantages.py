@@ -1,7 +1,7 @@
-"""Advantages: what each alternative was worth, by an estimator's .sql file in DuckDB.
+"""Advantages: what each alternative is worth, by an estimator's .sql file in DuckDB.
 
-Reads rewards (which name their messages) and decisions, for ccpo the ablated replays, for learned values the
-critic's; writes advantages (an alternative).
+Reads rewards (which name their messages) and decisions, and where the estimator reads them the ablated
+replays or the critic's values; writes advantages (an alternative).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def _write(job: Job, folder: Path) -> None:
     config = job.config.advantages
     target = folder / "advantages.parquet"
     ablated = [artifact for name, artifact in job.inputs.items() if name.startswith("ablated")]
-    samples = [artifact for artifact in job.inputs.values() if artifact not in ablated]
-    write_advantages(samples, config.estimator, config.normalisation, config.group_by, target, ablated)
+    stored = [artifact for artifact in job.inputs.values() if artifact not in ablated]
+    write_advantages(stored, config.estimator, config.normalisation, config.group_by, target, ablated)
 
 
 ADVANTAGES = Stage("advantages", 4, ("advantages",), _slice, one_part, _make)

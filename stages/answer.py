@@ -13,7 +13,7 @@ from stages.base.keys import answers_slice, prompts_slice
 from stages.base.parts import cut_problems
 from stages.base.resources import Resources
 from stages.base.stage import Stage
-from stages.episodes.rows import episode_row, in_order, spent
+from stages.episodes.rows import episode_row, in_order, usage_of
 from stages.episodes.state import State
 from stages.episodes.team import Team, play
 from store.artifacts.artifact import StageOutput
@@ -45,7 +45,7 @@ def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
             "transcripts": in_order(transcripts, part.problem_ids),
             "decisions": in_order(decisions, part.problem_ids),
         },
-        usage=spent(decisions, len(transcripts)),
+        usage=usage_of(decisions, len(transcripts)),
     )
 
 

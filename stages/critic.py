@@ -1,7 +1,7 @@
 """Critic: what every alternative's return was expected to be, by value heads on the frozen policy's backbone.
 
 Reads contexts, decisions, transcripts, replays and rewards; writes critic_values (an alternative). A head per role, fitted on the
-round's own mean returns, each alternative told by one that never saw its problem.
+round's own mean returns, each alternative's values predicted by one that never saw its problem.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _read(learner: Learner, rows: list[TrainRow], max_tokens: int) -> dict[str, 
 
 
 def _values(credited: list[Row], readings: dict[str, HiddenStates], folds: int) -> list[Row]:
-    """The rows of one role."""
+    """Return the rows of one role."""
     if not credited:
         return []
     import numpy as np
@@ -81,7 +81,7 @@ def _values(credited: list[Row], readings: dict[str, HiddenStates], folds: int) 
     return_N = np.array([np.nan if row["mean_return"] is None else row["mean_return"] for row in credited])
     replays_N = np.array([float(row["replay_count"]) for row in credited])
     problem_N = [row["problem_id"] for row in credited]
-    told = [
+    predicted = [
         cross_fitted(np.stack([state.cpu().numpy() for state in states]), return_N, replays_N, problem_N, folds)
         for states in ([reading.context_D for reading in mine], [reading.message_D for reading in mine])
     ]
@@ -93,7 +93,7 @@ def _values(credited: list[Row], readings: dict[str, HiddenStates], folds: int) 
             "state_value": None if np.isnan(state) else float(state),
             "action_value": None if np.isnan(action) else float(action),
         }
-        for row, state, action in zip(credited, *told, strict=True)
+        for row, state, action in zip(credited, *predicted, strict=True)
     ]
 
 

@@ -1,8 +1,8 @@
-"""Remeasure: independent replays of a round's alternatives, under the same frozen policy, to hold its credit against.
+"""Independent replay: more replays of a round's alternatives, under the same frozen policy, to measure its credit against.
 
 Reads problems, contexts, transcripts, decisions and replays; writes replays and the decisions of their messages. Each
-alternative of a group gets the same number of continuations, unbranched, with seeds of their own. They are spent on
-looking: no advantage and no update reads them. An alternative of the last role ends its episode, so a replay of it
+alternative of a group gets the same number of continuations, unbranched, with seeds of their own. They are for
+measuring only: no advantage and no update reads them. An alternative of the last role ends its episode, so a replay of it
 would only be graded again.
 """
 
@@ -18,7 +18,7 @@ from stages.base.parts import cut_by_problem_of
 from stages.base.resources import Resources
 from stages.base.stage import Stage
 from stages.episodes.continuation import Injected, continuations
-from stages.episodes.rows import in_order, spent
+from stages.episodes.rows import in_order, usage_of
 from stages.episodes.state import frozen_state
 from stages.episodes.team import Team
 from store.artifacts.artifact import Row, StageOutput
@@ -38,7 +38,7 @@ def _slice(job: IndependentReplayJob) -> dict[str, Any]:
 
 
 def _compared(job: IndependentReplayJob, decisions: list[Row], ended: list[Row]) -> list[Row]:
-    """The decisions before the last role that a group of two or more holds, in the order given.
+    """Return the decisions before the last role that a group of two or more holds, in the order given.
 
     `ended`: transcripts and replays. An alternative is what a return counts towards.
     """
@@ -69,19 +69,19 @@ def _make(part: Part, job: IndependentReplayJob, resources: Resources) -> StageO
             decisions, replays = [*decisions, *made[0]], [*replays, *made[1]]
     return StageOutput(
         {"replays": in_order(replays, part.problem_ids), "decisions": in_order(decisions, part.problem_ids)},
-        usage=spent(decisions, len(replays)),
+        usage=usage_of(decisions, len(replays)),
     )
 
 
 def _team(job: IndependentReplayJob, resources: Resources, depth: int) -> Team:
-    """Speaks what follows the messages of one role: with draws of their own, because paths of two roles may be equal."""
+    """Return the team that continues the messages of one role, with draws of its own: paths of two roles may be equal."""
     purpose = f"independent_replay {job.tree.roles[depth - 1]}"
     draws = Draws(job.config.seed, job.round, job.weights.version, job.draw_set, purpose)
     return Team(job, resources.engine(job.config, job.weights), draws)
 
 
-def asked_for(job: IndependentReplayJob) -> dict[str, int]:
-    """What one replay of each comes to: alternatives (each one evaluation), messages, and new tokens at most."""
+def single_replay_cost(job: IndependentReplayJob) -> dict[str, int]:
+    """Return what one replay of each costs: alternatives (each one evaluation), messages, and new tokens at most."""
     compared = _compared(job, job.rows("decisions"), [*job.rows("transcripts"), *job.rows("replays")])
     following = [role for row in compared for role in job.roles[row["depth"] :]]
     tokens = sum(job.config.max_new_tokens(role) for role in following)
@@ -89,7 +89,7 @@ def asked_for(job: IndependentReplayJob) -> dict[str, int]:
 
 
 def _messages(job: IndependentReplayJob) -> int:
-    return asked_for(job)["messages"] * job.count if job.count else 0
+    return single_replay_cost(job)["messages"] * job.count if job.count else 0
 
 
 INDEPENDENT_REPLAY = Stage(

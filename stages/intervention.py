@@ -1,8 +1,8 @@
-"""Probe: a message of one's own at frozen states of a round, continued by its frozen policy. What `c3 what-if` asks.
+"""Intervention: a given message at frozen states of a round, continued by its frozen policy. `c3 what-if` runs it.
 
 Reads problems and contexts; writes interventions (the message at a state), replays (one continuation of it) and the decisions of
 their messages. No other step of a round reads any of it. With the empty message it measures what the team earns without
-the role's word there.
+the role's message there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stages.base.keys import answers_slice, prompts_slice, sampling_slice
 from stages.base.parts import cut_problems
 from stages.base.resources import Resources
 from stages.base.stage import Stage
-from stages.episodes.intervention import intervene, price
+from stages.episodes.intervention import intervene, intervention_cost
 from store.artifacts.artifact import Row, StageOutput
 from store.disk.hashing import digest
 
@@ -27,27 +27,29 @@ def _slice(job: InterventionJob) -> dict[str, Any]:
         "seed": job.config.seed,
         "round": job.round,
         "problems_per_part": job.config.parts.problems_per_part,
-        "intervention": asdict(_asked(job)),
+        "intervention": asdict(_requested(job)),
         "prompts": prompts_slice(job),
         "answers": answers_slice(job),
         "sampling": sampling_slice(job),
     }
 
 
-def _asked(job: InterventionJob) -> Intervention:
+def _requested(job: InterventionJob) -> Intervention:
     if job.intervention is None:
-        raise ConfigError("intervention: nothing is asked; `c3 what-if` puts a message into a state")
+        raise ConfigError("intervention: nothing is requested; `c3 what-if` puts a message into a state")
     return job.intervention
 
 
 def intervention_states(job: InterventionJob) -> list[Row]:
-    """The frozen states that the question is about, in the contexts' order."""
-    asked = _asked(job)
-    return [row for row in job.rows("contexts") if asked.role in (None, row["role"]) and _is_asked(asked, row)]
+    """Return the frozen states that the message is put into, in the contexts' order."""
+    requested = _requested(job)
+    return [
+        row for row in job.rows("contexts") if requested.role in (None, row["role"]) and _is_requested(requested, row)
+    ]
 
 
-def _is_asked(asked: Intervention, context: Row) -> bool:
-    return asked.state_id in (None, context["state_id"])
+def _is_requested(requested: Intervention, context: Row) -> bool:
+    return requested.state_id in (None, context["state_id"])
 
 
 def _cut(job: InterventionJob) -> list[Part]:
@@ -57,20 +59,20 @@ def _cut(job: InterventionJob) -> list[Part]:
 
 
 def _make(part: Part, job: InterventionJob, resources: Resources) -> StageOutput:
-    asked = _asked(job)
+    requested = _requested(job)
     states = [row for row in intervention_states(job) if row["problem_id"] in part.problem_ids]
-    # whatever is asked has draws of its own: two questions about a state are answered independently
-    purpose = f"intervention {digest(asdict(asked))[:16]}"
-    return intervene(job, resources, states, asked.text, asked.replays, purpose, part.problem_ids)
+    # every intervention has draws of its own: two at one state are continued independently
+    purpose = f"intervention {digest(asdict(requested))[:16]}"
+    return intervene(job, resources, states, requested.text, requested.replays, purpose, part.problem_ids)
 
 
-def asked_for(job: InterventionJob) -> dict[str, int]:
-    """What the question costs: states, evaluations, messages, and new tokens at most."""
-    return price(job, intervention_states(job), _asked(job).replays)
+def requested_cost(job: InterventionJob) -> dict[str, int]:
+    """Return what the intervention costs: states, evaluations, messages, and new tokens at most."""
+    return intervention_cost(job, intervention_states(job), _requested(job).replays)
 
 
 def _messages(job: InterventionJob) -> int:
-    return asked_for(job)["messages"]
+    return requested_cost(job)["messages"]
 
 
 INTERVENTION = Stage(

@@ -16,7 +16,7 @@ from stages.base.keys import answers_slice, prompts_slice, sampling_slice
 from stages.base.parts import cut_by_problem_of
 from stages.base.resources import Resources
 from stages.base.stage import Stage
-from stages.episodes.rows import context_row, episode_row, in_order, spent
+from stages.episodes.rows import context_row, episode_row, in_order, usage_of
 from stages.episodes.state import State, frozen_state
 from stages.episodes.team import Team
 from store.artifacts.artifact import Row, StageOutput
@@ -62,7 +62,7 @@ def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
             "decisions": in_order(decisions, part.problem_ids),
             "contexts": in_order(contexts, part.problem_ids),
         },
-        usage=spent(decisions, len(replays)),
+        usage=usage_of(decisions, len(replays)),
     )
 
 
@@ -81,8 +81,8 @@ def _grow(
             if job.tree.replays is None and len(wanted) > 1:  # a group: the update will need its context
                 of_state = state_id(job.draws, state.problem.problem_id, state.path)
                 contexts.append(context_row(job, resources.codec(job.config), state, of_state))
-        spoken = team.speak([state for state, _, _ in growing], draws, resources.on_message)
-        for (state, alternative, continuation), rows in zip(growing, spoken, strict=True):
+        sampled = team.sample_messages([state for state, _, _ in growing], draws, resources.on_message)
+        for (state, alternative, continuation), rows in zip(growing, sampled, strict=True):
             decisions += rows
             if depth + 1 == job.tree.depth:
                 replays += [_replay_row(job, (state, row), alternative) for row in rows]

@@ -13,7 +13,7 @@ from stages.base.keys import answers_slice, sampling_slice
 from stages.base.parts import cut_by_problem_of
 from stages.base.resources import Resources
 from stages.base.stage import Stage
-from stages.episodes.rows import in_order, spent
+from stages.episodes.rows import in_order, usage_of
 from stages.episodes.state import frozen_state
 from stages.episodes.team import Team
 from store.artifacts.artifact import Row, StageOutput
@@ -48,7 +48,7 @@ def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
     return StageOutput(
         {"decisions": in_order(decisions, part.problem_ids)},
         # a sibling of the last role ends an episode: replay lists it, at no further cost
-        usage=spent(decisions, 0),
+        usage=usage_of(decisions, 0),
     )
 
 

@@ -43,7 +43,7 @@ class Chat:
         draw = self._asked if self._sample else 0
         state = State(Problem("chat", "chat", question, ""), (), ())
         for _ in range(self._roles):
-            [[decision]] = self._team.speak([state], [[draw]], lambda count: None)
+            [[decision]] = self._team.sample_messages([state], [[draw]], lambda count: None)
             yield Spoken(decision["role"], decision["text"], decision["finish_reason"] == "length")
             state = state.after(decision)
 

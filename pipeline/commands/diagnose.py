@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.commands.session import Session
 from pipeline.steps import DIAGNOSIS
 from stages.base.job import IndependentReplayJob
-from stages.independent_replay import asked_for
+from stages.independent_replay import single_replay_cost
 from store.artifacts.artifact import Artifact, Row
 from store.runs.records import edit_round
 
@@ -24,7 +24,7 @@ def request_replays(session: Session, replays: int | None) -> str:
         session.resolver.reload()
     state = session.resolver.resolve(DIAGNOSIS.steps[0], given)
     assert isinstance(state.job, IndependentReplayJob)
-    cost, times = asked_for(state.job), session.resolver.independent_replays
+    cost, times = single_replay_cost(state.job), session.resolver.independent_replays
     price = (
         f"{cost['alternatives'] * max(times, 1):,} evaluations, {cost['messages'] * max(times, 1):,} messages, "
         f"{cost['tokens_at_most'] * max(times, 1):,} new tokens at most"

@@ -1,4 +1,4 @@
-"""`c3 why`: one advantage taken apart, as plain data. What a person reads of it is in why_text.py."""
+"""`c3 why`: one advantage taken apart, as plain data. pipeline/views/why.py prints it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ NEEDED = ("problems", "rollout", "freeze", "sample", "replay", "grade", "advanta
 
 
 def explain(resolver: StepResolver, question: str, parameters: Mapping[str, Any]) -> Page:
-    """Everything behind the advantages that a question picks. ConfigError when it picks none."""
+    """Return everything that explains the advantages that a question picks. ConfigError when it picks none."""
     roles = [role.name for role in resolver.round.config.roles]
     if parameters.get("role") not in (None, *roles):
         raise ConfigError(f"c3 why: --role {parameters['role']}: no such role; there is {', '.join(roles)}")
     found = explanation_of(stored_artifacts(resolver, NEEDED, also=("update",)), question, parameters)
     if not found.chosen:
         raise ConfigError(
-            f"c3 why: nothing in round {resolver.round.ref.round} of run '{resolver.round.ref.run}' answers to {_asked(parameters)}; "
+            f"c3 why: nothing in round {resolver.round.ref.round} of run '{resolver.round.ref.run}' "
+            f"answers to {_described(parameters)}; "
             f'`c3 sql "SELECT decision_id, state_id, problem_id, role, advantage FROM advantages"` lists what is there'
         )
     first = found.alternatives[0]
@@ -48,9 +49,9 @@ def explain(resolver: StepResolver, question: str, parameters: Mapping[str, Any]
 def question_of(
     id: str | None, role: str | None, worst: int | None, best: int | None, tied: int | None
 ) -> tuple[str, dict[str, Any]]:
-    """The question in store/sql/why that a command line asks, and its parameters. ConfigError unless it asks exactly one."""
-    asked = [value for value in (id, worst, best, tied) if value is not None]
-    if len(asked) != 1 or (id is not None and role is not None):
+    """Return the command line's question in store/sql/why and its parameters. ConfigError unless there is exactly one."""
+    requested = [value for value in (id, worst, best, tied) if value is not None]
+    if len(requested) != 1 or (id is not None and role is not None):
         raise ConfigError(
             "c3 why: ask for one thing: the ID of a decision, state or problem, or --worst N, --best N or --tied N "
             "(these with --role NAME if wanted), as in `c3 why --role actor --worst 5`"
@@ -62,22 +63,22 @@ def question_of(
     return "by_advantage", {"role": role, "best": best is not None, "count": best or worst}
 
 
-def _asked(parameters: Mapping[str, Any]) -> str:
+def _described(parameters: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in parameters.items() if value is not None)
 
 
 def _groups(resolver: StepResolver, found: Explanation) -> list[Page]:
-    """One page per group asked about, in the order asked."""
+    """Return one page per group of the picked decisions, in their order."""
     codec = make_codec(resolver.round.config.engine)
     members: dict[str, list[Row]] = {}
     for row in found.alternatives:
         members.setdefault(row["group_id"], []).append(row)
     group_of = {row["decision_id"]: row["group_id"] for row in found.alternatives}
-    asked: dict[str, list[str]] = {}
+    requested: dict[str, list[str]] = {}
     for decision in found.chosen:
-        asked.setdefault(group_of[decision], []).append(decision)
+        requested.setdefault(group_of[decision], []).append(decision)
     pages = []
-    for group, decisions in asked.items():
+    for group, decisions in requested.items():
         rows = members[group]
         chosen = next(row for row in rows if row["decision_id"] == decisions[0])
         state = found.states[chosen["state_id"]]
@@ -99,7 +100,7 @@ def _groups(resolver: StepResolver, found: Explanation) -> list[Page]:
     return pages
 
 
-def _alternative(row: Row, group: Sequence[Row], found: Explanation, asked: bool) -> Page:
+def _alternative(row: Row, group: Sequence[Row], found: Explanation, requested: bool) -> Page:
     own = ("decision_id", "state_id", "draw", "is_logged", "text", "finish_reason", "new_tokens", "group_size")
     credit = ("mean_return", "replay_count", "unscored_count", "baseline", "advantage")
     trained = {
@@ -110,7 +111,7 @@ def _alternative(row: Row, group: Sequence[Row], found: Explanation, asked: bool
     }
     return {
         **{name: row[name] for name in (*own, *credit)},
-        "asked": asked,
+        "requested": requested,
         "arithmetic": arithmetic(row, group),
         "update_rows": trained if row["was_updated"] else None,
         "replays": [
@@ -122,15 +123,15 @@ def _alternative(row: Row, group: Sequence[Row], found: Explanation, asked: bool
 
 def arithmetic(row: Row, group: Sequence[Row]) -> list[str]:
     """Return how the advantage came about, in the numbers of the table: one line per step."""
-    of = estimator(row["estimator"])
-    if of.credits == "values":
-        return _of_values_alone(row, of)
+    chosen = estimator(row["estimator"])
+    if chosen.credits == "values":
+        return _of_values_alone(row, chosen)
     if row["mean_return"] is None:
         return ["no replay of it was scored, so its return and its advantage are unknown (NULL)"]
     others = [other for other in group if other is not row and other["mean_return"] is not None]
     if row["baseline"] is None:
         return ["there is nothing to compare it with, so its advantage is unknown (NULL)"]
-    lines = [_baseline(row, others, of)]
+    lines = [_baseline(row, others, chosen)]
     difference = row["mean_return"] - row["baseline"]
     lines.append(f"A = Q - b = {number(row['mean_return'])} - {number(row['baseline'])} = {signed(difference)}")
     if row["normalisation"] != "none":
@@ -138,12 +139,12 @@ def arithmetic(row: Row, group: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _of_values_alone(row: Row, of: Estimator) -> list[str]:
+def _of_values_alone(row: Row, chosen: Estimator) -> list[str]:
     """Return the arithmetic where no return is used: Q^ is in critic_values."""
     if row["advantage"] is None:
-        return ["no value head told it or its siblings, so its advantage is unknown (NULL)"]
+        return ["no value head predicted it or its siblings, so its advantage is unknown (NULL)"]
     b = number(row["baseline"])
-    lines = [f"b = {b}, {of.baseline}", "A = Q^ - b, by the value head's Q^ alone: its returns are not used"]
+    lines = [f"b = {b}, {chosen.baseline}", "A = Q^ - b, by the value head's Q^ alone: its returns are not used"]
     if row["normalisation"] == "none":
         value = number(row["advantage"] + row["baseline"])
         lines[1] = f"A = Q^ - b = {value} - {b} = {signed(row['advantage'])}, by values alone"
@@ -151,15 +152,15 @@ def _of_values_alone(row: Row, of: Estimator) -> list[str]:
     return [*lines, f"{row['normalisation']}: {signed(row['advantage'])}"]
 
 
-def _baseline(row: Row, others: Sequence[Row], of: Estimator) -> str:
+def _baseline(row: Row, others: Sequence[Row], chosen: Estimator) -> str:
     b = number(row["baseline"])
-    if of.worked_from is None:
-        return f"b = {b}, {of.baseline}"
+    if chosen.worked_from is None:
+        return f"b = {b}, {chosen.baseline}"
     if len({other["mean_return"] for other in (row, *others)}) == 1:
         return f"b = {b}: all {len(others) + 1} returns tie"
-    if of.worked_from == "others":
+    if chosen.worked_from == "others":
         counts = [other["replay_count"] for other in others]
         terms = " + ".join(f"{c} x {number(other['mean_return'])}" for c, other in zip(counts, others, strict=True))
-        return f"b = ({terms}) / ({' + '.join(map(str, counts))}) = {b}, {of.baseline}"
+        return f"b = ({terms}) / ({' + '.join(map(str, counts))}) = {b}, {chosen.baseline}"
     terms = " + ".join(number(other["mean_return"]) for other in (row, *others))
-    return f"b = ({terms}) / {len(others) + 1} = {b}, {of.baseline}"
+    return f"b = ({terms}) / {len(others) + 1} = {b}, {chosen.baseline}"

@@ -49,7 +49,7 @@ class RoundCost:
 
 
 def round_cost(config: Config, round: int) -> RoundCost:
-    """The cost of a full round by the plan alone."""
+    """Return the cost of a full round by the plan alone."""
     order = topological_order({role.name: role.depends_on for role in config.roles})
     tree = draw_tree(config.plan, order, round)
     spending = tree.spending()

@@ -8,31 +8,31 @@ from store.queries.estimators import estimator, estimators
 
 
 def config_warnings(config: Config) -> list[str]:
-    """Return one line per trap that the configuration is in; empty for most."""
-    notes = []
+    """Return one line per surprise in the configuration; empty for most."""
+    lines = []
     chosen = config.advantages
     alike = _same_z_score(config)
     if chosen.normalisation == "group_std" and alike:
-        notes.append(
+        lines.append(
             "advantages.normalisation=group_std: where replay counts are equal, as every plan makes them, the group z-score "
             "cancels the factor n/(n-1) and whatever is the same for a whole group, so "
             f"{', '.join(alike[:-1])} and {alike[-1]} become the same numbers; and two alternatives get +1 and -1 "
             'whatever their returns were. Compare them with "none" or "batch_std"'
         )
     if estimator(chosen.estimator).last_role == "undefined":
-        notes.append(
+        lines.append(
             f"advantages.estimator={chosen.estimator}: the last role gets no advantage (without its message nothing is graded), "
             f"and update.undefined_advantage = {config.update.undefined_advantage} says what becomes of it"
         )
     if ABLATED_REPLAYS.makes in estimator(chosen.estimator).reads:
-        notes.append(f"advantages.estimator={chosen.estimator}: its ablated replays come on top of plan.budget")
+        lines.append(f"advantages.estimator={chosen.estimator}: its ablated replays come on top of plan.budget")
     if config.update.kl.coefficient and config.update.kl.estimator == "k1":
-        notes.append(
+        lines.append(
             "update.kl.estimator=k1: in a loss its gradient is that of the log-probs alone, which is zero on average over "
             "what the policy itself says: it holds nothing near the reference and adds noise. k2 has the gradient of the KL; "
             "k1 measures well where update.kl.coefficient is 0"
         )
-    return notes
+    return lines
 
 
 def _same_z_score(config: Config) -> list[str]:

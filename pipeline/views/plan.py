@@ -26,7 +26,7 @@ def show_cost(console: Console, cost: RoundCost) -> None:
     console.print(table)
     if cost.ablated_evaluations:
         console.print(
-            f"{cost.ablated_evaluations} evaluations more, of replays without a message, on top of the plan's budget (ccpo)"
+            f"{cost.ablated_evaluations} evaluations more, of replays without a message, on top of the plan's budget"
         )
     if cost.uncredited:
         console.print(f"no credit this round (one draw per state): {', '.join(cost.uncredited)}")

@@ -28,7 +28,7 @@ def page_lines(page: Page) -> Iterator[str]:
     yield f"run {page['run']}, round {page['round']}, {page['variant']}: what if"
     yield from wrapped(f"{page['role']} said: {_said(page)}", "", "  ")
     yield ""
-    yield from _state_lines(page) if page["asked"]["state_id"] else _role_lines(page)
+    yield from _state_lines(page) if page["requested"]["state_id"] else _role_lines(page)
 
 
 def _said(page: Page) -> str:
@@ -45,7 +45,7 @@ def _state_lines(page: Page) -> Iterator[str]:
     for other in page["alternatives"]:
         yield _message_line("* " if other["is_logged"] else "  ", other["decision_id"], other, other["text"])
     yield _message_line("? ", row["intervention_id"], row, row["text"] or "(empty)")
-    marks = "? what was asked"
+    marks = "? the given message"
     if any(other["is_logged"] for other in page["alternatives"]):
         marks += ", * taken by the rollout's own transcript"
     yield f"  {marks}"
@@ -54,7 +54,7 @@ def _state_lines(page: Page) -> Iterator[str]:
     if row["value"] is not None:
         yield from wrapped(
             f"the alternatives: V = {number(row['value'])} over {row['value_replays']} evaluations of {row['alternatives']} "
-            f"messages; V less the asked message's return: {signed(row['difference'])}"
+            f"messages; V less the given message's return: {signed(row['difference'])}"
         )
     for index, replay in enumerate(page["replays"], start=1):
         yield from replay_lines(index, replay)
@@ -68,11 +68,13 @@ def _message_line(mark: str, name: str, row: dict[str, Any], text: str) -> str:
 
 def _intervention_line(page: Page, row: dict[str, Any]) -> str:
     if row["mean_return"] is None:
-        return "the asked message: no replay of it was scored, so its return is unknown (NULL)"
-    line = f"the asked message: mean return {number(row['mean_return'])} over {row['replay_count']}"
+        return "the given message: no replay of it was scored, so its return is unknown (NULL)"
+    line = f"the given message: mean return {number(row['mean_return'])} over {row['replay_count']}"
     if page["interval"] is None:
         nothing = (
-            " (nothing follows this role, so it is graded once)" if page["asked"]["replays"] > row["replays"] else ""
+            " (nothing follows this role, so it is graded once)"
+            if page["requested"]["replays"] > row["replays"]
+            else ""
         )
         return f"{line}{nothing}; one scored evaluation has no standard error"
     interval = f"{number(page['interval']['low'])} to {number(page['interval']['high'])}"

@@ -37,7 +37,7 @@ def _group_lines(group: Page) -> Iterator[str]:
     if any(row["is_logged"] for row in group["alternatives"]):
         yield "  * taken by the rollout's own transcript"
     for row in group["alternatives"]:
-        if row["asked"]:
+        if row["requested"]:
             yield ""
             yield from _detail_lines(row)
 

@@ -20,9 +20,9 @@ class Injected:
     """A message put into a state, and how often it is continued from there."""
 
     state: State
-    """Where it is said: the messages before it."""
+    """Where it is put: the messages before it."""
     message: Row
-    """What is said, as a row of decisions; of a message before the last role only decision_id, role, text and draw are read."""
+    """The message, as a row of decisions; of a message before the last role only decision_id, role, text and draw are read."""
     draws: Sequence[int]
     """The draw of the next role in each continuation; not read after the last role, whose message ends the episode."""
 
@@ -30,25 +30,27 @@ class Injected:
 def continuations(
     team: Team, depth: int, injected: Sequence[Injected], on_message: Callable[[int], None]
 ) -> tuple[list[Row], list[Row]]:
-    """Every continuation of every injected message: the decisions made, and one row of replays for each ending.
+    """Sample every continuation of every injected message: the decisions made, and one row of replays for each ending.
 
     `depth`: the number of roles. `team` brings the draws: with a purpose of its own (`Draws(..., purpose=...)`) ids and
-    seeds are not those of the round. Messages that wait for the same role are asked for together. A replay counts towards
+    seeds are not those of the round. Messages that wait for the same role are sampled together. A replay counts towards
     the injected message alone. Rows come level by level: put them in order.
     """
     decisions: list[Row] = []
     replays: list[Row] = []
     waiting: list[list[tuple[State, Row, Sequence[int]]]] = [[] for _ in range(depth)]
-    for asked in injected:
-        if len(asked.state.path) + 1 == depth:
-            replays.append(_replay(asked.state, asked.message, asked.message))
+    for one in injected:
+        if len(one.state.path) + 1 == depth:
+            replays.append(_replay(one.state, one.message, one.message))
         else:
-            after = asked.state.after(asked.message)
-            waiting[len(after.path)].append((after, asked.message, asked.draws))
+            after = one.state.after(one.message)
+            waiting[len(after.path)].append((after, one.message, one.draws))
     for level, growing in enumerate(waiting):
-        spoken = team.speak([state for state, _, _ in growing], [draws for _, _, draws in growing], on_message)
-        for (state, message, _), said in zip(growing, spoken, strict=True):
-            rows = [{**row, "is_logged": False} for row in said]  # no transcript of the rollout took these
+        sampled = team.sample_messages(
+            [state for state, _, _ in growing], [draws for _, _, draws in growing], on_message
+        )
+        for (state, message, _), drawn in zip(growing, sampled, strict=True):
+            rows = [{**row, "is_logged": False} for row in drawn]  # no transcript of the rollout took these
             decisions += rows
             if level + 1 == depth:
                 replays += [_replay(state, row, message) for row in rows]

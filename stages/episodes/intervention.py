@@ -1,7 +1,7 @@
-"""Probes: a given message put into frozen states and continued to the end, under the round's frozen policy.
+"""Interventions: a given message put into frozen states and continued to the end, under the round's frozen policy.
 
-For the stages that ask what a state is worth with another message in it, or with none. An intervention is nobody's decision: it has
-no log-prob, it is in no group, and what follows it is drawn apart from the round.
+For the stages that measure what a state is worth with another message in it, or with none. An intervention is
+nobody's decision: it has no log-prob, it is in no group, and what follows it is drawn apart from the round.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from stages.base.job import Job
 from stages.base.resources import Resources
 from stages.episodes.continuation import Injected, continuations
-from stages.episodes.rows import in_order, spent
+from stages.episodes.rows import in_order, usage_of
 from stages.episodes.state import frozen_state
 from stages.episodes.team import Team
 from store.artifacts.artifact import Row, StageOutput
@@ -27,10 +27,10 @@ def intervene(
     purpose: str,
     problem_ids: Sequence[str],
 ) -> StageOutput:
-    """The message at each of the states, `replays` continuations of each: interventions, replays and their decisions.
+    """Put the message into each of the states and continue it `replays` times: interventions, replays and decisions.
 
-    `contexts`: the states, as rows of contexts. `purpose`: tells these draws from all others. An intervention of the last role
-    ends its episode, so it has one evaluation whatever `replays` says.
+    `contexts`: the states, as rows of contexts. `purpose`: keeps these draws apart from all others. An intervention of the last
+    role ends its episode, so it has one evaluation whatever `replays` says.
     """
     codec = resources.codec(job.config)
     token_ids = codec.encode_message(text)
@@ -44,41 +44,41 @@ def intervene(
             job.config.seed, job.round, job.weights.version, job.draw_set, f"{purpose} {job.tree.roles[depth - 1]}"
         )
         here = [row for row in contexts if row["depth"] == depth]
-        rows = [_probe(job, draws, row, read, len(token_ids), replays) for row in here]
+        rows = [_intervention(job, draws, row, read, len(token_ids), replays) for row in here]
         injected = [
             Injected(frozen_state(context, job.problems[context["problem_id"]]), _message(row), range(replays))
             for context, row in zip(here, rows, strict=True)
         ]
         team = Team(job, resources.engine(job.config, job.weights), draws)
-        made = continuations(team, job.tree.depth, injected, resources.on_message)
-        interventions, decisions, ended = [*interventions, *rows], [*decisions, *made[0]], [*ended, *made[1]]
+        continued = continuations(team, job.tree.depth, injected, resources.on_message)
+        interventions, decisions, ended = [*interventions, *rows], [*decisions, *continued[0]], [*ended, *continued[1]]
     return StageOutput(
         {
             "interventions": in_order(interventions, problem_ids),
             "replays": in_order(ended, problem_ids),
             "decisions": in_order(decisions, problem_ids),
         },
-        usage=spent(decisions, len(ended)),
+        usage=usage_of(decisions, len(ended)),
     )
 
 
-def price(job: Job, contexts: Sequence[Row], replays: int) -> dict[str, int]:
-    """What that comes to: states, evaluations, messages, and new tokens at most."""
+def intervention_cost(job: Job, contexts: Sequence[Row], replays: int) -> dict[str, int]:
+    """Return what that costs: states, evaluations, messages, and new tokens at most."""
     following = [role for row in contexts for role in job.roles[row["depth"] :]]
     return {
         "states": len(contexts),
-        "evaluations": sum(times(job, row, replays) for row in contexts),
+        "evaluations": sum(evaluations_of(job, row, replays) for row in contexts),
         "messages": replays * len(following),
         "tokens_at_most": replays * sum(job.config.max_new_tokens(role) for role in following),
     }
 
 
-def times(job: Job, context: Row, replays: int) -> int:
-    """Evaluations of an intervention at a state: one where nothing follows it."""
+def evaluations_of(job: Job, context: Row, replays: int) -> int:
+    """Return the number of evaluations of an intervention at a state: one where nothing follows it."""
     return 1 if context["depth"] == job.tree.depth else replays
 
 
-def _probe(job: Job, draws: Draws, context: Row, text: str, tokens: int, replays: int) -> Row:
+def _intervention(job: Job, draws: Draws, context: Row, text: str, tokens: int, replays: int) -> Row:
     path = (*context["path"], 0)
     return {
         "intervention_id": decision_id(draws, context["problem_id"], path),
@@ -89,13 +89,13 @@ def _probe(job: Job, draws: Draws, context: Row, text: str, tokens: int, replays
         "path": list(path),
         "text": text,
         "tokens": tokens,
-        "replays": times(job, context, replays),
+        "replays": evaluations_of(job, context, replays),
         "policy_version": job.weights.version,
     }
 
 
 def _message(intervention: Row) -> Row:
-    """The intervention as the message it is to those who read it."""
+    """Return the intervention as the message that later roles read."""
     return {
         "decision_id": intervention["intervention_id"],
         "problem_id": intervention["problem_id"],

@@ -13,7 +13,7 @@ from store.disk.ids import context_id
 
 
 def context_row(job: Job, codec: Codec, state: State, of_state: str) -> Row:
-    """A row of the contexts table: the state of that id, its role, and exactly what it sees."""
+    """Return a row of the contexts table: the state of that id, its role, and exactly what it sees."""
     role = job.roles[len(state.path)]
     token_ids = render(role, state, codec)
     return {
@@ -33,7 +33,7 @@ def context_row(job: Job, codec: Codec, state: State, of_state: str) -> Row:
 
 
 def episode_row(ending: tuple[State, Row], credited: Sequence[str]) -> Row:
-    """The columns that transcripts and replays share."""
+    """Return the columns that transcripts and replays share."""
     state, last = ending
     return {
         "episode_id": last["decision_id"],
@@ -47,13 +47,13 @@ def episode_row(ending: tuple[State, Row], credited: Sequence[str]) -> Row:
 
 
 def in_order(rows: Sequence[Row], problem_ids: Sequence[str]) -> list[Row]:
-    """The tables' canonical order: by problem as the part lists them, then by depth and path of draws."""
+    """Return rows in the tables' canonical order: by problem as the part lists them, then by depth and path of draws."""
     rank = {problem_id: position for position, problem_id in enumerate(problem_ids)}
     return sorted(rows, key=lambda row: (rank[row["problem_id"]], len(row["path"]), row["path"]))
 
 
-def spent(decisions: Sequence[Row], evaluations: int) -> dict[str, int]:
-    """The ledger of a part."""
+def usage_of(decisions: Sequence[Row], evaluations: int) -> dict[str, int]:
+    """Return what a part used: messages, tokens and terminal evaluations."""
     return {
         "messages": len(decisions),
         "prompt_tokens": sum(row["prompt_tokens"] for row in decisions),

@@ -14,7 +14,7 @@ from store.disk.ids import DrawPath
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message already spoken: what a later role may be shown."""
+    """A message sampled earlier: what a later role may be shown."""
 
     role: str
     decision_id: str
@@ -30,13 +30,13 @@ class State:
     upstream: tuple[Message, ...]
 
     def after(self, decision: Row) -> State:
-        """The state that a decision taken here leads to."""
+        """Return the state that a decision taken here leads to."""
         message = Message(decision["role"], decision["decision_id"], decision["text"])
         return State(self.problem, (*self.path, decision["draw"]), (*self.upstream, message))
 
 
 def render(role: Role, state: State, codec: Codec) -> list[int]:
-    """The exact token ids that `role` sees in `state`: system, few-shot turns, then its template filled."""
+    """Return the exact token ids that `role` sees in `state`: system, few-shot turns, then its template filled."""
     shown = {"question": state.problem.question, **{message.role: message.text for message in state.upstream}}
     chat = [ChatMessage("system", role.system)] if role.system is not None else []
     for turn in role.few_shot:
@@ -46,6 +46,6 @@ def render(role: Role, state: State, codec: Codec) -> list[int]:
 
 
 def frozen_state(context: Row, problem: Problem) -> State:
-    """The replay state that a row of the contexts table holds."""
+    """Return the replay state that a row of the contexts table holds."""
     upstream = tuple(Message(m["role"], m["decision_id"], m["text"]) for m in context["upstream"])
     return State(problem, tuple(context["path"]), upstream)

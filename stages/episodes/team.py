@@ -1,7 +1,7 @@
-"""The team at work: rendering what a role sees, and asking an engine for what it says there.
+"""The team at work: rendering what a role sees, and sampling its messages there from an engine.
 
 Shared by every stage that generates; a message is a function of its state, its draw and the policy, whichever stage
-asks for it.
+samples it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from store.disk.ids import Draws, context_id, decision_id, state_id
 
 
 class Team:
-    """Speaks for the roles of a job: states and draws in, decision rows out."""
+    """Sample messages for the roles of a job: states and draws in, decision rows out."""
 
     def __init__(self, job: Job, engine: Engine, draws: Draws | None = None, greedy: bool = False) -> None:
         self._job = job
@@ -27,10 +27,10 @@ class Team:
         self._draws = draws or job.draws
         self._greedy = greedy
 
-    def speak(
+    def sample_messages(
         self, states: Sequence[State], draws: Sequence[Sequence[int]], on_message: Callable[[int], None]
     ) -> list[list[Row]]:
-        """One decision per draw at each state. All states wait for the same role, so one call serves them."""
+        """Sample one decision per draw at each state. All states wait for the same role, so one call serves them."""
         if not states:
             return []
         role = self._job.roles[len(states[0].path)]
@@ -45,19 +45,19 @@ class Team:
         draws: Sequence[Sequence[int]],
         on_message: Callable[[int], None],
     ) -> list[list[Row]]:
-        """The same, where the contexts are already frozen as token ids."""
+        """Sample as `sample_messages` does, where the contexts are already frozen as token ids."""
         sampling = self._sampling(role)
         requests = [
-            Request(prompt, tuple(self._seed(state, draw, role) for draw in wanted), sampling, role.policy)
-            for state, prompt, wanted in zip(states, prompts, draws, strict=True)
+            Request(prompt, tuple(self._seed(state, draw, role) for draw in requested), sampling, role.policy)
+            for state, prompt, requested in zip(states, prompts, draws, strict=True)
         ]
         answers = self._engine.generate(requests, on_message)
         return [
             [
                 self._decision(role, state, draw, request, seed, completion)
-                for draw, seed, completion in zip(wanted, request.seeds, completions, strict=True)
+                for draw, seed, completion in zip(requested, request.seeds, completions, strict=True)
             ]
-            for state, wanted, request, completions in zip(states, draws, requests, answers, strict=True)
+            for state, requested, request, completions in zip(states, draws, requests, answers, strict=True)
         ]
 
     def _seed(self, state: State, draw: int, role: Role) -> int:
@@ -109,8 +109,8 @@ def play(
     endings: list[tuple[State, Row]] = []
     level = list(states)
     for depth, draws in enumerate(fanouts):
-        spoken = team.speak(level, [draws] * len(level), on_message)
-        pairs = [(state, row) for state, rows in zip(level, spoken, strict=True) for row in rows]
+        sampled = team.sample_messages(level, [draws] * len(level), on_message)
+        pairs = [(state, row) for state, rows in zip(level, sampled, strict=True) for row in rows]
         decisions += [row for _, row in pairs]
         if depth == len(fanouts) - 1:
             endings = pairs

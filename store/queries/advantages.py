@@ -1,4 +1,4 @@
-"""Credit: an estimator's .sql file over the stored samples, and the advantages table it writes.
+"""Credit: an estimator's .sql file over the stored artifacts, and the advantages table it writes.
 
     rewards -> episodes -> returns -> estimators/<name> -> normalisations/<name> -> advantages
 
@@ -21,12 +21,12 @@ from store.artifacts.artifact import Artifact, Row
 from store.queries.connection import SQL, add_table, create_view, open_tables, scratch_database
 from store.queries.estimators import estimator as find_estimator
 
-if TYPE_CHECKING:  # which estimator reads what is told without DuckDB
+if TYPE_CHECKING:  # the name is for annotations: importing this module must not load DuckDB
     import duckdb
 
 _TABLES = ("transcripts", "replays", "rewards", "decisions", "critic_values")
 _SMALL = 2**23
-"""Bytes of stored samples whose credit fits in memory many times over."""
+"""Bytes of stored artifacts whose credit fits in memory many times over."""
 SPILL = ".spill"
 """Folder of what DuckDB cannot hold in memory, while it runs."""
 
@@ -34,7 +34,7 @@ SPILL = ".spill"
 def open_returns(
     artifacts: Sequence[Artifact], group_by: str, ablated: Sequence[Artifact] = ()
 ) -> duckdb.DuckDBPyConnection:
-    """A connection that sees `episodes`, `returns`, `critic_values` and `ablated`: all that an estimator reads.
+    """Open a connection that sees `episodes`, `returns`, `critic_values` and `ablated_replay`: all that an estimator reads.
 
     `artifacts`: those of one round, its rewards the round's own and no others: every one of them counts as an evaluation.
     `ablated`: the artifacts of the replays without a message and of their rewards; without them that view is empty.
@@ -45,7 +45,7 @@ def open_returns(
 
 
 def _show_returns(connection: duckdb.DuckDBPyConnection, group_by: str, ablated: Sequence[Artifact]) -> None:
-    """The views of a round's returns, where its tables are seen."""
+    """Create the views of a round's returns, where its tables are seen."""
     connection.execute((SQL / "stable_sum.sql").read_text())
     connection.execute("SET VARIABLE group_by = ?", [group_by])
     for table in ("interventions", "replays", "rewards"):
@@ -55,7 +55,7 @@ def _show_returns(connection: duckdb.DuckDBPyConnection, group_by: str, ablated:
 
 
 def stored_returns(artifacts: Sequence[Artifact]) -> list[Row]:
-    """Every alternative's mean return and replay count (schema: returns.sql), in a fixed order."""
+    """Return every alternative's mean return and replay count (schema: returns.sql), in a fixed order."""
     connection = open_returns(artifacts, "state")
     try:
         found = connection.table("returns").order("problem_id, depth, path")
@@ -65,7 +65,7 @@ def stored_returns(artifacts: Sequence[Artifact]) -> list[Row]:
 
 
 def advantages(connection: duckdb.DuckDBPyConnection, estimator: str, normalisation: str) -> duckdb.DuckDBPyRelation:
-    """The advantages table by one estimator, as a relation over an `open_returns` connection."""
+    """Return the advantages table by one estimator, as a relation over an `open_returns` connection."""
     import duckdb
 
     try:
@@ -87,7 +87,7 @@ def write_advantages(
     target: Path,
     ablated: Sequence[Artifact] = (),
 ) -> None:
-    """Run an estimator over stored samples and write the advantages table, without holding it in memory.
+    """Run an estimator over stored artifacts and write the advantages table, without holding it in memory.
 
     What does not fit in memory is spilled beside the target meanwhile. OSError when the disk refuses, as from any other
     writer.
@@ -112,7 +112,7 @@ def write_advantages(
 
 @contextmanager
 def _spilling(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection for more rows than memory holds, which go into the folder meanwhile."""
+    """Open a connection for more rows than memory holds, which go into the folder meanwhile."""
     connection = open_tables((), ())
     try:
         # the table has an order of its own; that of the stored rows need not be kept on the way

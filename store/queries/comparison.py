@@ -56,7 +56,7 @@ def compare_estimators(artifacts: Sequence[Artifact], group_by: str, ablated: Se
 def credit_of_all(
     artifacts: Sequence[Artifact], group_by: str, ablated: Sequence[Artifact] = ()
 ) -> dict[str, dict[str, float | None]]:
-    """Return estimator -> decision -> advantage, unnormalised, over the same rows."""
+    """Return estimator -> decision -> advantage, unnormalised, over those rows."""
     connection = open_returns(artifacts, group_by, ablated)
     names = comparable(_missing_views(artifacts, ablated))
     try:
@@ -89,7 +89,7 @@ def _all_estimators(connection: duckdb.DuckDBPyConnection, names: Sequence[str])
 
 
 def _halves(connection: duckdb.DuckDBPyConnection, compared: pa.Table, names: Sequence[str]) -> pa.Table:
-    """The estimators on each half of the replays below a role's messages, role by role; the last role has no halves."""
+    """Return the estimators on each half of the replays below a role's messages, role by role; the last role has no halves."""
     connection.from_arrow(connection.table("episodes").to_arrow_table()).create_view("all_episodes")
     found = [compared.append_column("half", pa.nulls(len(compared), pa.int32())).slice(0, 0)]
     for depth in sorted(pc.unique(compared["depth"]).to_pylist())[:-1]:

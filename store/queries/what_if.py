@@ -1,4 +1,4 @@
-"""What interventions say: their returns beside those of the alternatives at the same states, read from a round's tables."""
+"""Interventions: their returns beside those of the alternatives at the same states, read from a round's tables."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from store.queries.why import continued
 
 
 def named_states(artifacts: Sequence[Artifact], name: str) -> list[Row]:
-    """The frozen state (state_id, role) that a state's or decision's id names; empty when there is none."""
+    """Return the frozen state (state_id, role) that a state's or decision's id names; empty when there is none."""
     return _rows(artifacts, ("contexts", "decisions"), "states", {"id": name})
 
 
 def interventions(round: Sequence[Artifact], answer: Sequence[Artifact]) -> list[Row]:
-    """Every intervention of an answer (its intervention and score artifacts) beside its state. Schema: what_if/interventions.sql.
+    """Return every intervention of an answer (its intervention and score artifacts) beside its state.
 
-    `round`: the round's problems and advantages.
+    Schema: what_if/interventions.sql. `round`: the round's problems and advantages.
     """
     tables = ("problems", "advantages", "interventions", "replays", "rewards")
     own = [artifact for artifact in round if artifact.files("problems") or artifact.files("advantages")]
@@ -26,12 +26,12 @@ def interventions(round: Sequence[Artifact], answer: Sequence[Artifact]) -> list
 
 
 def alternatives(round: Sequence[Artifact], state: str) -> list[Row]:
-    """The alternatives of a state with their returns. Schema: what_if/alternatives.sql."""
+    """Return the alternatives of a state with their returns. Schema: what_if/alternatives.sql."""
     return _rows(round, ("advantages", "decisions"), "alternatives", {"state": state})
 
 
 def endings(answer: Sequence[Artifact], intervention: str) -> list[Row]:
-    """How each replay of an intervention went on and what it earned. Schema: why/replays.sql."""
+    """Return how each replay of an intervention went on and what it earned. Schema: why/replays.sql."""
     return continued(answer, [intervention])
 
 

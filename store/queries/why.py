@@ -1,4 +1,4 @@
-"""What lies behind an advantage: its group, its states and its replays, read from one round's tables."""
+"""Explain an advantage: its group, its states and its replays, read from one round's tables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Explanation:
     """Rows of store/sql/why, all empty where nothing was found."""
 
     chosen: Sequence[str]
-    """The decisions asked about, in the order asked."""
+    """The decisions that the question picks, in its order."""
     alternatives: Sequence[Row]
     """Every alternative of their groups."""
     states: Mapping[str, Row]
@@ -46,7 +46,7 @@ def explanation_of(artifacts: Sequence[Artifact], question: str, parameters: Map
 
 
 def continued(artifacts: Sequence[Artifact], decisions: Sequence[str]) -> list[Row]:
-    """The terminal evaluations that count towards some messages, with what was said after them (why/replays.sql)."""
+    """Return the terminal evaluations that count towards some messages, with the messages after them (why/replays.sql)."""
     connection = open_tables(artifacts, _TABLES)
     try:
         return _rows(connection, "replays", {"decisions": list(decisions)})

@@ -150,7 +150,7 @@ def test_why_shows_the_question_what_was_seen_and_the_arithmetic_of_a_real_advan
         assert group["context"] == codec.decode(contexts[group["state_id"]]["token_ids"])
         assert question in " ".join(group["context"].split())  # the Actor was asked it
         assert f"question: {question}" in text
-        for shown in (row for row in group["alternatives"] if row["asked"]):
+        for shown in (row for row in group["alternatives"] if row["requested"]):
             j = credit[shown["decision_id"]]
             others = [row for row in credit.values() if row["state_id"] == j["state_id"] and row is not j]
             below = sum(row["replay_count"] for row in others)

@@ -5,7 +5,7 @@
 --
 -- One baseline for the whole batch ("w/o LOO" of arXiv 2603.06859v2): the unweighted mean over its N alternatives,
 --     b = (1/N) sum_k Q_k,   A_j = Q_j - b.
--- As an estimate of Q - V it is off by V(h) - b, however many samples there are. A batch of one has no baseline: NULL.
+-- As an estimate of Q - V it is off by V(h) - b, however many replays there are. A batch of one has no baseline: NULL.
 with
 alternatives as (
     select * from returns

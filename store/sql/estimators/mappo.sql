@@ -5,7 +5,7 @@
 --
 -- MAPPO (arXiv 2103.01955): the episode's return minus a learned value of what the role saw,
 --     A_j = Q_j - V(h).
--- A value head never saw the problem it tells, so V is independent of the returns and the policy gradient stays unbiased; as an
+-- A value head never saw the problem it predicts, so V is independent of the returns and the policy gradient stays unbiased; as an
 -- estimate of Q - V it is off by the head's error. A group of one has an advantage, because it is compared with nobody,
 -- where its state was frozen; where it was not, nothing is known of it: NULL.
 with

@@ -18,8 +18,8 @@ groups as (
     select
         group_id,
         count(mean_return) as group_size,
-        count(action_value) as told,
-        stable_sum(action_value) as told_sum,
+        count(action_value) as value_count,
+        stable_sum(action_value) as value_sum,
         min(action_value) = max(action_value) as is_tied
     from alternatives
     group by group_id
@@ -30,10 +30,10 @@ final as (
         alternatives.* exclude (action_value),
         groups.group_size,
         case
-            when alternatives.action_value is null or groups.told < 2 then null
+            when alternatives.action_value is null or groups.value_count < 2 then null
             -- equal values are their own mean, to the last bit
             when groups.is_tied then alternatives.action_value
-            else (groups.told_sum - alternatives.action_value) / (groups.told - 1)
+            else (groups.value_sum - alternatives.action_value) / (groups.value_count - 1)
         end as baseline,
         alternatives.action_value - baseline as advantage
     from alternatives

@@ -1,4 +1,4 @@
--- grain: one alternative of the groups asked for, with its message and what the update made of it
+-- grain: one alternative of the requested groups, with its message and what the update made of it
 -- parameter: groups
 select
     advantages.*,

@@ -1,4 +1,4 @@
--- grain: one terminal evaluation that counts towards an alternative asked for, its messages after that alternative
+-- grain: one terminal evaluation that counts towards a requested alternative, its messages after that alternative
 -- parameter: decisions
 with
 ended as (

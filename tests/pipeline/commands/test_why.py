@@ -62,10 +62,10 @@ def test_a_decision_is_asked_about_with_its_siblings_beside_it(played: Played) -
     round = played("duo", "tree")
     row = round.rows("advantages")[5]
     [group] = _page(round, row["decision_id"])["groups"]
-    assert [entry["decision_id"] for entry in group["alternatives"] if entry["asked"]] == [row["decision_id"]]
+    assert [entry["decision_id"] for entry in group["alternatives"] if entry["requested"]] == [row["decision_id"]]
     assert len(group["alternatives"]) == row["group_size"]
     [same] = _page(round, row["state_id"])["groups"]
-    assert all(entry["asked"] for entry in same["alternatives"])
+    assert all(entry["requested"] for entry in same["alternatives"])
 
 
 @pytest.mark.parametrize("role", ["reasoner", "verifier", None])
@@ -75,7 +75,9 @@ def test_worst_best_and_tied_pick_what_they_say(played: Played, role: str | None
     values = sorted(row["advantage"] for row in rows)
     for options, expected in (({"worst": 3}, values[:3]), ({"best": 3}, values[-3:])):
         page = _page(round, role=role, **options)
-        found = [entry["advantage"] for group in page["groups"] for entry in group["alternatives"] if entry["asked"]]
+        found = [
+            entry["advantage"] for group in page["groups"] for entry in group["alternatives"] if entry["requested"]
+        ]
         assert sorted(found) == expected
     tied = _page(round, role="verifier", tied=100)["groups"]
     returns: dict[str, set[float]] = {}
@@ -110,7 +112,7 @@ def test_the_arithmetic_comes_to_the_stored_baseline(estimator: str, store: Path
     seen = 0
     for row in round.rows("advantages"):
         [group] = _page(round, row["decision_id"])["groups"]
-        [entry] = [entry for entry in group["alternatives"] if entry["asked"]]
+        [entry] = [entry for entry in group["alternatives"] if entry["requested"]]
         written = re.match(r"b = \((.*)\) / \((.*)\) = ", entry["arithmetic"][0])
         if written:
             seen += 1

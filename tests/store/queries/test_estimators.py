@@ -82,6 +82,13 @@ def test_no_module_knows_an_estimators_name() -> None:
     ]
 
 
+def test_no_text_names_an_estimator() -> None:
+    unmistakable = re.compile(rf"\b({'|'.join(name for name in estimators() if name != 'c3')})\b")
+    files = [path for folder in ("store", "stages", "pipeline", "configs") for path in (ROOT / folder).rglob("*.py")]
+    named = [str(path.relative_to(ROOT)) for path in (*files, ROOT / "cli.py") if unmistakable.search(path.read_text())]
+    assert named == []
+
+
 def test_an_estimator_is_added_by_adding_its_file(folder: Path, tmp_path: Path) -> None:
     (folder / "half_mark.sql").write_text(HEADER + QUERY)
     credit = AdvantagesConfig(estimator="half_mark", normalisation="group_std")
