@@ -165,7 +165,7 @@ def probe_requests(config: Config, engine: Engine, policies: Sequence[str]) -> l
     sampling = SamplingParameters(config.sampling.temperature, 1.0, 0, _NEW_TOKENS)
     prompts = [tuple(engine.codec.encode([ChatMessage("user", text)])) for text in PROBE]
     return [
-        Request(prompt, tuple(seed_from("intervention", place, k) for k in range(_SEEDS)), sampling, policy)
+        Request(prompt, tuple(seed_from("engine check", place, k) for k in range(_SEEDS)), sampling, policy)
         for policy in policies
         for place, prompt in enumerate(prompts)
     ]

@@ -188,7 +188,7 @@ def test_other_draws_are_asked_for_by_number(story: SimpleNamespace) -> None:
     assert story.redrawn.code == 0, story.redrawn.err
     assert [name for name, line in _receipt(story.redrawn).items() if line["seconds"] == "reused"] == ["problems"]
     before, after = story.told.steps["whole"], story.told.steps["redrawn"]
-    assert [name for name in STEPS if before[name]["key"] == after[name]["key"]] == ["problems"]
+    assert [name for name in STEPS if before[name].key == after[name].key] == ["problems"]
 
 
 @pytest.mark.slow

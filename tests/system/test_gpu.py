@@ -191,7 +191,7 @@ def test_a_round_made_again_is_the_same_bytes_also_after_a_kill_between_two_part
         return trained(part, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages.update, "update_rows", killed)
+        patch.setattr(stages.update, "trained", killed)
         with pytest.raises(KeyboardInterrupt):
             drive(tmp_path / "killed", config)
     resumed = drive(tmp_path / "killed", config, resources=Resources())

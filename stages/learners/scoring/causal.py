@@ -86,7 +86,7 @@ class CausalScorer:
         In float32 whatever the model is in: bfloat16 rounds a large logit by more than some of these models differ by, and by
         how much depends on the processor's kernels.
         """
-        rows = [TrainRow("intervention", policy, context, tokens, 1.0) for context, tokens in _PROBE]
+        rows = [TrainRow("packing check", policy, context, tokens, 1.0) for context, tokens in _PROBE]
         with _in_float32(self._base):
             try:
                 alone = torch.cat([scored.logprob_T for row in rows for scored in self._padded([row])])

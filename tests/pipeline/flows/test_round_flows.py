@@ -221,7 +221,7 @@ def test_a_question_and_a_round_with_ablated_replays_are_seen_too(
     ccpo = ("--variant", "ccpo", "--set", "advantages.estimator=ccpo")
     reporting("run", "iteration", "--run", "asked", "--round", "1", *ccpo)
     steps = _states(prefect_server, _flow_runs(prefect_server, "asked · round 1")[-1])
-    solo = {name: state for name, state in steps.items() if name.startswith("ablated_replay") and " of " not in name}
+    solo = {name: state for name, state in steps.items() if name.startswith("ablated") and " of " not in name}
     assert solo == {"ablated_replay · round 1": "Completed", "ablated_grade · round 1": "Completed"}
 
 

@@ -193,7 +193,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, untrained: PolicyVersion) 
         }
         write_adapter(folder / name, json.loads((written / CONFIG_FILE).read_text()), drawn)
         adapters[name] = Adapter(adapter_digest(folder / name), folder / name)
-    return PolicyVersion("update_rows", untrained.base, adapters)
+    return PolicyVersion("trained", untrained.base, adapters)
 
 
 def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
