@@ -2,7 +2,8 @@
 
 The given rows hold unequal replay counts, an unscored evaluation, states of one alternative, and (problem r) evaluations
 that count towards some of their messages only, as in the `replay` plan. tests/store/sql/estimators/ablated_replay.csv holds,
-by state, what was earned without its role's message; only ccpo reads it. critic_values.csv holds what value heads expected; the last three read it.
+by state, what was earned without its role's message; only ccpo reads it.
+critic_values.csv holds what value heads expected; the last three read it.
 """
 
 from __future__ import annotations
