@@ -120,7 +120,8 @@ def test_questions_are_kept_verified_and_queried(tmp_path: Path) -> None:
     assert counts.fetchall() == [("actor", 1, states, states), ("reasoner", 4, 4, 16), ("reasoner", 6, 4, 24)]
     [[mean]] = query(
         layout,
-        "select avg(reward) from intervention_replays where intervention_id in (select intervention_id from interventions where replays = 6)",
+        "select avg(reward) from intervention_replays "
+        "where intervention_id in (select intervention_id from interventions where replays = 6)",
     ).fetchall()
     assert mean == pytest.approx(np.mean([value for values in _rewards(answers[1]).values() for value in values]))
     [[replays]] = query(layout, "select count(*) from replays").fetchall()  # the round's own alone

@@ -1,8 +1,9 @@
 """Every estimator against rows worked by hand: tests/store/sql/estimators/given.csv and, by its name, what is expected of it.
 
 The given rows hold unequal replay counts, an unscored evaluation, states of one alternative, and (problem r) evaluations
-that count towards some of their messages only, as in the `replay` plan. tests/store/sql/estimators/ablated_replay.csv holds, by state, what was
-earned without its role's message; only ccpo reads it. critic_values.csv holds what value heads expected; the last three read it.
+that count towards some of their messages only, as in the `replay` plan. tests/store/sql/estimators/ablated_replay.csv holds,
+by state, what was earned without its role's message; only ccpo reads it.
+critic_values.csv holds what value heads expected; the last three read it.
 """
 
 from __future__ import annotations
