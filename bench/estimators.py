@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python bench/estimators.py [--copies 4000] [--seed 1] [--output docs/results-credit.md]
 
-Worlds and measures are those of tests/support/estimator_truth.py, which tests/store/sql/test_estimators_against_truth.py holds to its claims. What the page says
-below the tables is written by hand and stays.
+Worlds and measures are those of tests/support/estimator_truth.py, which tests/store/sql/test_estimators_against_truth.py
+holds to its claims. What the page says below the tables is written by hand and stays.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ ABOUT = {
 HEAD = """# Credit against the truth
 
 Made by `bench/estimators.py` ({copies} copies of each world, four problems each, seed {seed}); what it shows is asserted in
-`tests/store/sql/test_estimators_against_truth.py`. Every world is small enough that Q and V are exact sums. All estimators see the same samples.
+`tests/store/sql/test_estimators_against_truth.py`. Every world is small enough that Q and V are exact sums. All estimators
+see the same stored rows.
 
 | figure | meaning |
 |---|---|
@@ -44,8 +45,8 @@ of the context into the advantage: biased for Q - V, unbiased for the gradient (
 batch). `magrpo` has that bias and, being part of its own mean, a shrunk gradient; on a tree a message takes the mean over
 its leaves, so a fair run of it uses the `episodes` plan. A smaller variance beside a slope below 1 is no gain: divide it
 by the slope's square first. Where a role makes no difference (`irrelevant`), c3 gives it exactly 0 and the others do not.
-`ccpo`, here with one ablated replay per state, is off by V(h) less V without the message (`tests/stages/test_ablated_replay.py` takes exactly that
-off): the same for all messages of a state, so the gradient is unbiased. The last role has none; its figures are over the
+`ccpo`, here with one ablated replay per state, is off by V(h) less V without the message
+(`tests/stages/test_ablated_replay.py` takes exactly that off): the same for all messages of a state, so the gradient is unbiased. The last role has none; its figures are over the
 others.
 
 `mappo`, `value_assisted` and `value_only` read learned values, fitted as the stage `critic` fits them: per role two ridge

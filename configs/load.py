@@ -18,12 +18,12 @@ DEFAULT_FILE = "c3.toml"
 
 
 def presets() -> list[str]:
-    """Names of the presets that ship with C3."""
+    """Return names of the presets that ship with C3."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
-    """The configuration in a file, or in the preset of that name, with overrides `a.b=value` applied.
+    """Return the configuration in a file, or in the preset of that name, with overrides `a.b=value` applied.
 
     Raises ConfigError naming the file, the key and the cure.
     """
@@ -35,7 +35,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def build_config(raw: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "config") -> Config:
-    """A Config from plain data (a parsed file or a run's record), with overrides applied."""
+    """Return a Config from plain data (a parsed file or a run's record), with overrides applied."""
     merged = json.loads(json.dumps(raw, default=str))
     for override in overrides:
         apply_override(merged, override)
@@ -139,7 +139,7 @@ def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _first_problem(error: ValidationError) -> str:
-    """pydantic's first finding as one line: dotted key, what is wrong, how to cure it."""
+    """Return pydantic's first finding as one line: dotted key, what is wrong, how to cure it."""
     first = error.errors()[0]
     tags = _union_tags(Config)
     location = [str(part) for part in first["loc"]]

@@ -89,7 +89,7 @@ class EpisodesPlan(Section):
     budget: int = Field(ge=1)
 
     def check(self, order: Sequence[str]) -> None:
-        """Fits any roles."""
+        """Accept any roles."""
 
 
 PlanConfig = Annotated[TreePlan | ReplayPlan | EpisodesPlan, Field(discriminator="kind")]

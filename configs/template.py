@@ -58,7 +58,10 @@ def _sections(field: FieldInfo) -> list[type[Section]]:
 
 
 def _meanings(kind: type[Section]) -> dict[str, str]:
-    """Return the text below each key in a section's source. Read here, because every command would wait for pydantic to read it."""
+    """Return the text below each key in a section's source.
+
+    Read here, because every command would wait for pydantic to read it.
+    """
     meanings: dict[str, str] = {}
     for section in reversed(kind.__mro__[: kind.__mro__.index(Section)]):
         body = ast.parse(inspect.getsource(section)).body[0]

@@ -35,8 +35,9 @@ def requested_round(
     variant: str = MAIN,
     store: str | None = None,
 ) -> str:
-    """Run one round, as `c3 run iteration` runs it; return what was made, as a line. `config`: a TOML file or preset, recorded with the run. `store`: by
-    default what C3_STORE says there, or c3-store.
+    """Run one round, as `c3 run iteration` runs it; return what was made, as a line.
+
+    `config`: a TOML file or preset, recorded with the run. `store`: by default what C3_STORE says there, or c3-store.
 
     Paths are those of the machine that runs it.
     """

@@ -60,7 +60,7 @@ def _make(part: Part, job: Job, resources: Resources) -> StageOutput:
 
 
 def _read(learner: Learner, rows: list[TrainRow], max_tokens: int) -> dict[str, HiddenStates]:
-    """Decision -> what its policy's weights know of it."""
+    """Return decision -> what its policy's weights know of it."""
     found: dict[str, HiddenStates] = {}
     for policy in sorted({row.policy for row in rows}):
         mine = [row for row in rows if row.policy == policy]

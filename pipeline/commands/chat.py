@@ -38,7 +38,7 @@ class Chat:
         self._sample, self._asked = sample, 0
 
     def ask(self, question: str) -> Iterator[Spoken]:
-        """The team's messages in speaking order, each as soon as it is finished."""
+        """Yield the team's messages in speaking order, each as soon as it is finished."""
         self._asked += 1
         draw = self._asked if self._sample else 0
         state = State(Problem("chat", "chat", question, ""), (), ())
@@ -49,7 +49,7 @@ class Chat:
 
 
 def chat_lines(message: Spoken) -> list[str]:
-    """One role's message, its lines below each other."""
+    """Return one role's message, its lines below each other."""
     first, *rest = f"{message.role}: {message.text}".split("\n")
     cut = [f"{' ' * len(message.role)}  [cut at its token limit]"] if message.truncated else []
     return [first, *(f"{' ' * len(message.role)}  {line}" for line in rest), *cut]

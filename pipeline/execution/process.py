@@ -8,7 +8,7 @@ from configs.environment import prepare_threads
 
 
 def prepare_process() -> None:
-    """To be called before anything large is imported."""
+    """Prepare the process; call it before anything large is imported."""
     prepare_threads()
     # imports make half a million objects that stay: to look through them as often as usual takes a fifth of the start,
     # and a third of a second every few rounds

@@ -47,7 +47,7 @@ def wanted_config(layout: Layout, ref: RoundRef, source: str | None, overrides: 
 
 
 def heldout_overlap(config: Config) -> tuple[int, int] | None:
-    """Return held-out problems that are trained on too (equal by normalised text), and all of them; None without held-out ones."""
+    """Return how many held-out problems are trained on too (by normalised text), and of how many; None without any."""
     if config.evaluate.problems is None:
         return None
     heldout = load_problems(config.evaluate.problems)

@@ -32,7 +32,10 @@ def has_predecessor(round: Round) -> bool:
 
 
 def _policy_of(round: Round, number: int, lag: int = 0) -> PolicyVersion:
-    """Return the policy after round `number`, or the round's own override; with it the versions of `lag` rounds before, as far as there are any."""
+    """Return the policy after round `number`, or the round's own override.
+
+    With it come the versions of `lag` rounds before, as far as there are any.
+    """
     if round.policy is not None:
         return round.policy
     layout, run = round.layout, round.ref.run

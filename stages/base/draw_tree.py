@@ -96,7 +96,7 @@ class DrawTree:
         return [(*state, draw) for state in states for draw in self.new_draws(state)]
 
     def spending(self) -> list[Row]:
-        """Return what one problem costs, per stage and role (schema: store.queries.connection.SPENDING), by counting the draws."""
+        """Return what one problem costs, per stage and role, by counting the draws (schema: SPENDING)."""
         logged = [path[:end] for path in self.transcript_paths() for end in range(1, self.depth + 1)]
         sampled = self.new_alternatives()
         continued = [
@@ -131,7 +131,7 @@ class DrawTree:
         return [role for role in self.roles if role not in without]
 
     def ablated_spending(self, replays: int) -> list[Row]:
-        """Return what one problem costs when every state of those roles is replayed so often without its message (schema: SPENDING)."""
+        """Return what one problem costs when every state of the ablatable roles is replayed so often (schema: SPENDING)."""
         removed = [depth for depth, role in enumerate(self.roles) if role in self.ablatable_roles()]
         return [
             {

@@ -34,14 +34,14 @@ class Resources:
         self._done: set[Hashable] = set()
 
     def codec(self, config: Config) -> Codec:
-        """Turns chats into token ids; loads no weights."""
+        """Return what turns chats into token ids; it loads no weights."""
         with self._making:
             if self._codec is None or self._codec[0] != config.engine:
                 self._codec = (config.engine, make_codec(config.engine))
             return self._codec[1]
 
     def load_engine(self, config: Config) -> Engine:
-        """The engine, its model loaded, whichever policy it last sampled from."""
+        """Return the engine, its model loaded, whichever policy it last sampled from."""
         with self._making:
             if self._engine is None or self._engine[0] != config.engine:
                 if self._engine is not None:
@@ -50,14 +50,14 @@ class Resources:
             return self._engine[1]
 
     def engine(self, config: Config, policy: PolicyVersion) -> Engine:
-        """The engine, sampling from that policy version."""
+        """Return the engine, sampling from that policy version."""
         with self._making:
             engine = self.load_engine(config)
             engine.use(policy)
             return engine
 
     def evaluator(self, config: EvaluatorConfig) -> Evaluator:
-        """The grader."""
+        """Return the grader."""
         with self._making:
             if self._evaluator is None or self._evaluator[0] != config:
                 self._evaluator = (config, make_evaluator(config))
@@ -71,7 +71,7 @@ class Resources:
                 self._done.add(what)
 
     def learner(self, config: Config, beside_engine: bool = False) -> Learner:
-        """The learner, to be loaded before it is used. The engine makes room for it first, unless both are to stay.
+        """Return the learner, to be loaded before it is used. The engine makes room for it first, unless both are to stay.
 
         Its base model is kept from update to update where update.keep_model says so; its weights are loaded anew each time.
         """

@@ -63,7 +63,7 @@ class Engine(Protocol):
     def generate(
         self, requests: Sequence[Request], on_message: Callable[[int], None] = lambda count: None
     ) -> list[list[Completion]]:
-        """One list per request, one completion per seed. `on_message(n)` is told of n more finished messages.
+        """Return one list per request, one completion per seed. `on_message(n)` is told of n more finished messages.
 
         Raises EngineError when a request cannot be served (a prompt longer than the context window, say).
         """
@@ -74,7 +74,7 @@ class Engine(Protocol):
         ...
 
     def release_memory(self) -> None:
-        """A learner is about to load: give back what memory it may need, and take it again when next used."""
+        """Give back, for a learner that is about to load, what memory it may need, and take it again when next used."""
         ...
 
     def close(self) -> None:

@@ -83,7 +83,7 @@ class ScriptedEngine:
         self._distributions.clear()
 
     def probabilities(self, context_ids: Sequence[int], policy: str, temperature: float = 1.0) -> Vector:
-        """pi(a | h) for every word, [W], untruncated; at temperature 0 all of it on the greedy word."""
+        """Return pi(a | h) for every word, [W], untruncated; at temperature 0 all of it on the greedy word."""
         logits = self._logits(context_key(context_ids), policy)
         if temperature == 0:
             greedy = np.zeros_like(logits)
@@ -94,7 +94,7 @@ class ScriptedEngine:
     def generate(
         self, requests: Sequence[Request], on_message: Callable[[int], None] = lambda count: None
     ) -> list[list[Completion]]:
-        """One word per seed, by inverse CDF from one uniform that is a function of the seed alone."""
+        """Return one word per seed, by inverse CDF from one uniform that is a function of the seed alone."""
         answers = []
         for request in requests:
             answers.append([self._completion(request, seed) for seed in request.seeds])
@@ -105,7 +105,7 @@ class ScriptedEngine:
         """Do nothing: what is trained here can be sampled from here."""
 
     def release_memory(self) -> None:
-        """Nothing: tables are small."""
+        """Do nothing: tables are small."""
 
     def close(self) -> None:
         """Forget the tables."""
@@ -149,7 +149,7 @@ def _distribution(logits: Vector, sampling: SamplingParameters) -> _Distribution
 
 
 def _truncated(logits: Vector, top_p: float, top_k: int) -> Vector:
-    """Logits with -inf outside the `top_k` likeliest words, and of those outside the smallest set that
+    """Return logits with -inf outside the `top_k` likeliest words, and of those outside the smallest set that
     reaches `top_p`.
 
     Ties go to the earlier word. The order (k, then p over what is left) is that of transformers and vLLM.

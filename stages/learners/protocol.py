@@ -44,7 +44,7 @@ class HiddenStates(NamedTuple):
 
 
 def one_policy(rows: Sequence[TrainRow]) -> str:
-    """The policy of these rows. UpdateError when they are of several."""
+    """Return the policy of these rows. UpdateError when they are of several."""
     if len({row.policy for row in rows}) > 1:
         raise UpdateError("learner: rows of several policies in one micro-batch; give one policy's rows at a time")
     return rows[0].policy
@@ -66,7 +66,7 @@ class Learner(Protocol):
         ...
 
     def named_parameters(self, policy: str) -> Iterable[tuple[str, torch.nn.Parameter]]:
-        """The trainable parameters of one policy, in a fixed order, by canonical name."""
+        """Return the trainable parameters of one policy, in a fixed order, by canonical name."""
         ...
 
     def batches(self, rows: Sequence[TrainRow], max_tokens: int) -> list[list[TrainRow]]:
@@ -74,15 +74,15 @@ class Learner(Protocol):
         ...
 
     def score(self, rows: Sequence[TrainRow]) -> list[Scored]:
-        """Per row the log-probs and entropies [T] of its sampled tokens under the weights as they are now."""
+        """Return, per row, the log-probs and entropies [T] of its sampled tokens under the weights as they are now."""
         ...
 
     def reference_logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
-        """Per row [T] log-probs under the reference: the model before any training. No gradient."""
+        """Return, per row, [T] log-probs under the reference: the model before any training. No gradient."""
         ...
 
     def read(self, rows: Sequence[TrainRow]) -> list[HiddenStates]:
-        """Per row (of one policy) what the weights know at its context and at its message's end. No gradient."""
+        """Return, per row, (of one policy) what the weights know at its context and at its message's end. No gradient."""
         ...
 
     def save(self, directory: Path) -> dict[str, Path]:

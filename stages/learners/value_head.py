@@ -28,7 +28,7 @@ _INNER_FOLDS = 4
 def cross_fitted(
     feature_ND: npt.NDArray[np.float32], return_N: Vector, replays_N: Vector, problem_N: list[str], folds: int
 ) -> Vector:
-    """The return that is expected of each row, [N], by a head fitted on other problems only.
+    """Return the expected return of each row, [N], by a head fitted on other problems only.
 
     `return_N`: mean return of each; NaN where nothing was scored: such a row is told but not fitted on. `replays_N`: its
     weight, how many replays the mean is over. NaN where no other problem has a scored row.

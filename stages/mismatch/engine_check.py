@@ -58,7 +58,7 @@ class Agreement:
     """Policies that were trained, but whose tokens the untrained model explains better than the trainer does."""
 
     def complaint(self, bound: float) -> str | None:
-        """What is wrong, and its likely causes; None when they agree to within `bound` nats a token."""
+        """Return what is wrong, and its likely causes; None when they agree to within `bound` nats a token."""
         if self.unadapted:
             return (
                 f"it samples policy '{self.unadapted[0]}' from the untrained model, not with its adapter (mean gap to the "
@@ -74,7 +74,7 @@ class Agreement:
 
 
 def ensure_agreement(resources: Resources, config: Config, policy: PolicyVersion) -> None:
-    """Before the first message under a policy version: probe the engine (each server), once per process.
+    """Compare before the first message under a policy version: probe the engine (each server), once per process.
 
     EngineError when one of them disagrees with the trainer, or none can be reached. A server that is down is left to the
     engine, which asks the others. What runs in this process from the same files needs no probe.
@@ -84,7 +84,7 @@ def ensure_agreement(resources: Resources, config: Config, policy: PolicyVersion
 
 
 def assume_agreement(resources: Resources, config: Config, policy: PolicyVersion) -> None:
-    """The same, where whoever gave the order has probed already."""
+    """Take the engine as compared: whoever sent the part has done it."""
     resources.once(_probed(config, policy), lambda: None)
 
 
@@ -115,7 +115,7 @@ def _insist(resources: Resources, config: Config, policy: PolicyVersion) -> None
 
 
 def _engines(resources: Resources, config: Config) -> list[tuple[str, Callable[[], AbstractContextManager[Engine]]]]:
-    """The process's engine, which stays, or for each server an engine of its own, which is closed."""
+    """Return the process's engine, which stays, or for each server an engine of its own, which is closed."""
     if config.engine.has_servers:
         attempts = cast(VllmServerEngineConfig, config.engine).max_attempts
         return [(name, partial(_alone, one)) for name, one in config.engine.apart(attempts)]
@@ -161,7 +161,7 @@ def agreement(config: Config, engine: Engine, learner: Learner, policy: PolicyVe
 
 
 def probe_requests(config: Config, engine: Engine, policies: Sequence[str]) -> list[Request]:
-    """The probe, for every policy: untruncated, because a trainer scores the whole distribution."""
+    """Return the probe, for every policy: untruncated, because a trainer scores the whole distribution."""
     sampling = SamplingParameters(config.sampling.temperature, 1.0, 0, _NEW_TOKENS)
     prompts = [tuple(engine.codec.encode([ChatMessage("user", text)])) for text in PROBE]
     return [
@@ -174,7 +174,7 @@ def probe_requests(config: Config, engine: Engine, policies: Sequence[str]) -> l
 def measured(
     trainer: Sequence[Sequence[float]], engine: Sequence[Sequence[float]], unadapted: Sequence[str] = ()
 ) -> Agreement:
-    """The gaps between two sets of log-probs of the same tokens."""
+    """Return the gaps between two sets of log-probs of the same tokens."""
     logprob_mismatch = [abs(ours - theirs) for ours, theirs in zip(_flat(trainer), _flat(engine), strict=True)]
     return Agreement(len(logprob_mismatch), fmean(logprob_mismatch), max(logprob_mismatch), tuple(unadapted))
 
@@ -182,7 +182,7 @@ def measured(
 def nearer_untrained(
     engine: Sequence[Sequence[float]], trainer: Sequence[Sequence[float]], untrained: Sequence[Sequence[float]]
 ) -> bool:
-    """Whether the engine's log-probs are nearer (in squares) to the untrained model's, by five standard errors.
+    """Return whether the engine's log-probs are nearer (in squares) to the untrained model's, by five standard errors.
 
     An adapter that does nothing yet leaves trainer and untrained model equal: then neither is nearer.
     """
@@ -202,7 +202,7 @@ def _of(policy: str, rows: Sequence[TrainRow], scores: Sequence[Sequence[float]]
 
 
 def _scores(learner: Learner, rows: Sequence[TrainRow]) -> tuple[list[list[float]], list[list[float]]]:
-    """Under the policy and under the untrained model. A policy at a time: a micro-batch holds one policy's rows."""
+    """Return under the policy and under the untrained model. A policy at a time: a micro-batch holds one policy's rows."""
     trainer: dict[str, list[float]] = {}
     untrained: dict[str, list[float]] = {}
     for policy in dict.fromkeys(row.policy for row in rows):

@@ -99,7 +99,7 @@ def check_mismatch(
     examples: Sequence[TrainingExample],
     trainer: Mapping[str, Sequence[float]],
 ) -> None:
-    """UpdateError, naming the likely causes, when a role's mean gap is past the bound.
+    """Raise UpdateError, naming the likely causes, when a role's mean gap is past the bound.
 
     `version`: of the policy that the update starts from; rows of earlier ones differ by right. `dtype`: the coarser of the
     engine's and the trainer's.

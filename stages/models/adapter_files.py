@@ -25,7 +25,7 @@ FULL_FILE = "weights.safetensors"
 
 
 def adapter_config(policy: PolicyConfig, base_name: str, transposed: bool) -> dict[str, Any]:
-    """What PEFT and vLLM need to load the adapter, and nothing that depends on where or when it was trained.
+    """Return what PEFT and vLLM need to load the adapter, and nothing that depends on where or when it was trained.
 
     `base_name` is a neutral name, not a path; `transposed`: the base stores its weights [in, out], as GPT-2 does.
     """
@@ -66,7 +66,7 @@ def adapter_digest(directory: Path) -> str:
 
 
 def _tensor_bytes(path: Path) -> Iterator[bytes]:
-    """Per tensor in the order of names its description and its bytes, read from the file's own header."""
+    """Yield per tensor in the order of names its description and its bytes, read from the file's own header."""
     content = path.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])

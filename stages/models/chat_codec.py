@@ -42,7 +42,7 @@ class ChatCodec:
         self._special = _special_pattern(self._tokenizer, self._settings)
 
     def encode(self, chat: Sequence[ChatMessage]) -> list[int]:
-        """The chat with the generation prompt. EngineError when the template refuses it (a system turn, say)."""
+        """Return the chat with the generation prompt. EngineError when the template refuses it (a system turn, say)."""
         messages = [{"role": message.role, "content": self.escape(message.content)} for message in chat]
         try:
             text = self._template.render(messages=messages, add_generation_prompt=True, **_tokens(self._settings))
@@ -54,25 +54,25 @@ class ChatCodec:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_message(self, text: str) -> list[int]:
-        """A message that another system wrote, as token ids with the tokenizer's own end token behind."""
+        """Return a message that another system wrote, as token ids with the tokenizer's own end token behind."""
         ids = self._tokenizer.encode(self.escape(text), add_special_tokens=False).ids
         return [*ids, self._message_end]
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The message's text: a final end token is dropped, any other special token stays visible as text."""
+        """Return the message's text: a final end token is dropped, any other special token stays visible as text."""
         ids = list(token_ids)
         if ids and ids[-1] in self.end_token_ids:
             ids.pop()
         return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
     def prompt_text(self, token_ids: Sequence[int]) -> str:
-        """The context's text, without what the tokenizer puts in front by itself (a token that begins every text)."""
+        """Return the context's text, without what the tokenizer puts in front by itself (a token that begins every text)."""
         ids, own = list(token_ids), self._tokenizer.encode("").ids
         rest = ids[len(own) :] if ids[: len(own)] == own else ids
         return str(self._tokenizer.decode(rest, skip_special_tokens=False))
 
     def escape(self, content: str) -> str:
-        """`content` with every special token broken by a space after its first character.
+        """Return `content` with every special token broken by a space after its first character.
 
         Lone surrogates, which no tokenizer takes, become question marks.
         """
@@ -118,7 +118,7 @@ def _template_text(model_dir: Path, settings: dict[str, Any]) -> str:
 
 
 def _template_environment() -> ImmutableSandboxedEnvironment:
-    """Jinja as transformers sets it up for chat templates, so that both render the same text."""
+    """Return jinja as transformers sets it up for chat templates, so that both render the same text."""
 
     def refuse(message: str) -> None:
         raise TemplateError(message)
@@ -135,7 +135,7 @@ def _template_environment() -> ImmutableSandboxedEnvironment:
 
 
 def _end_token_ids(model_dir: Path, settings: dict[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
-    """What ends a message: the generation config's end tokens (else the model config's) and the tokenizer's own."""
+    """Return what ends a message: the generation config's end tokens (else the model config's) and the tokenizer's own."""
     for name in ("generation_config.json", "config.json"):
         found = _json(model_dir / name).get("eos_token_id") if (model_dir / name).exists() else None
         if found is not None:
@@ -149,14 +149,14 @@ def _end_token_ids(model_dir: Path, settings: dict[str, Any], tokenizer: Tokeniz
 
 
 def _special_pattern(tokenizer: Tokenizer, settings: dict[str, Any]) -> re.Pattern[str]:
-    """Matches every special token, the longest first. Other added tokens (runs of spaces, say) are ordinary text."""
+    """Return matches every special token, the longest first. Other added tokens (runs of spaces, say) are ordinary text."""
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     words = {word for word in (added | set(_tokens(settings).values())) if word.strip()}
     return re.compile("|".join(re.escape(word) for word in sorted(words, key=lambda w: (-len(w), w))) or r"(?!)")
 
 
 def _tokens(settings: dict[str, Any]) -> dict[str, str]:
-    """The tokenizer's named tokens (bos_token, eos_token, ...) as text: templates refer to them."""
+    """Return the tokenizer's named tokens (bos_token, eos_token, ...) as text: templates refer to them."""
     named = {}
     for key, value in settings.items():
         if key.endswith("_token"):

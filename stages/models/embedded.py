@@ -27,7 +27,7 @@ _CONVERSION = 1
 
 
 def embedded_model(cache: Path) -> Path:
-    """The model directory below `cache`, made on the first call (about 30 seconds).
+    """Return the model directory below `cache`, made on the first call (about 30 seconds).
 
     Raises EngineError when the package is missing or its file cannot be converted.
     """
@@ -46,7 +46,7 @@ def embedded_model(cache: Path) -> Path:
 
 
 def _is_complete(target: Path) -> bool:
-    """The mark is written last, so a directory that has it has everything."""
+    """Return the mark is written last, so a directory that has it has everything."""
     try:
         mark = json.loads((target / "converted.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -59,7 +59,7 @@ def _mark() -> dict[str, object]:
 
 
 def _gguf_file() -> Path:
-    """The package's file, found by its metadata: importing the package would need the `llm` tool."""
+    """Return the package's file, found by its metadata: importing the package would need the `llm` tool."""
     try:
         files = distribution(PACKAGE).files or []
     except PackageNotFoundError as error:

@@ -22,7 +22,7 @@ _TOKENIZER = (
 
 
 def model_directory(model: str, revision: str | None, cache: Path) -> Path:
-    """The directory of "embedded", of a local path, or of a hub name (downloaded by huggingface_hub where it can be).
+    """Return the directory of "embedded", of a local path, or of a hub name (downloaded by huggingface_hub where it can be).
 
     EngineError saying what is missing when it is not a model.
     """

@@ -20,7 +20,7 @@ def grouped_attention(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """sdpa; but for one new token, the query heads of a shared key head become its query positions: no copies."""
+    """Return sdpa; but for one new token, the query heads of a shared key head become its query positions: no copies."""
     groups = getattr(module, "num_key_value_groups", 1)
     by_head = attention_mask is not None and attention_mask.shape[1] != 1
     if groups == 1 or query.shape[2] != 1 or by_head or options.get("position_bias") is not None:

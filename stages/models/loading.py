@@ -15,7 +15,7 @@ from stages.runtime.quiet import no_bars
 
 
 def load_model(model_dir: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """The model, its weights in `dtype` on `device`, with the attention that reads shared heads where they lie."""
+    """Return the model, its weights in `dtype` on `device`, with the attention that reads shared heads where they lie."""
     if device.type == "cuda" and not torch.cuda.is_available():
         raise EngineError('engine.device: a GPU is present but this torch cannot use it; set engine.device = "cpu"')
     if device.type == "cuda":

@@ -92,7 +92,7 @@ class MergedWeights:
 
 
 def read_adapter(directory: Path) -> tuple[dict[str, Any], Mapping[str, torch.Tensor]]:
-    """A PEFT LoRA directory's configuration and tensors. EngineError when it is none that can be merged."""
+    """Return a PEFT LoRA directory's configuration and tensors. EngineError when it is none that can be merged."""
     try:
         config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
         tensors = load_file(directory / "adapter_model.safetensors")
@@ -105,7 +105,7 @@ def read_adapter(directory: Path) -> tuple[dict[str, Any], Mapping[str, torch.Te
 
 
 def _pairs(directory: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Weight name -> (A [r, in], B [out, r])."""
+    """Return weight name -> (A [r, in], B [out, r])."""
     pairs = {}
     for key in sorted(tensors):
         module, mark, _ = key.removeprefix(_PREFIX).partition(".lora_A.")

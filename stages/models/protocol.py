@@ -23,13 +23,13 @@ class Codec(Protocol):
         ...
 
     def encode_message(self, text: str) -> list[int]:
-        """The token ids of a message that another system wrote, its end token included."""
+        """Return the token ids of a message that another system wrote, its end token included."""
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The message's text: a final end token is dropped, any other special token stays visible as text."""
+        """Return the message's text: a final end token is dropped, any other special token stays visible as text."""
         ...
 
     def prompt_text(self, token_ids: Sequence[int]) -> str:
-        """A context as text that the model's tokenizer, called as it comes, turns into these ids again."""
+        """Return a context as text that the model's tokenizer, called as it comes, turns into these ids again."""
         ...

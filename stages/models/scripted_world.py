@@ -56,7 +56,7 @@ class ScriptedCodec:
         self._first_turn = self.first_word + len(self.words)
 
     def encode(self, chat: Sequence[ChatMessage]) -> list[int]:
-        """Each turn as [turn id, bytes of its content, end], then the assistant's turn id."""
+        """Return each turn as [turn id, bytes of its content, end], then the assistant's turn id."""
         ids: list[int] = []
         for message in chat:
             # surrogatepass: text that is no valid Unicode still has one spelling
@@ -64,7 +64,7 @@ class ScriptedCodec:
         return [*ids, self._turn("assistant")]
 
     def encode_message(self, text: str) -> list[int]:
-        """A word and the end; of an empty message the end alone. EngineError when the world does not know the word."""
+        """Return a word and the end; of an empty message the end alone. EngineError when the world does not know the word."""
         if not text:
             return [END]
         if text not in self.words:
@@ -74,11 +74,11 @@ class ScriptedCodec:
         return [self.word_id(text), END]
 
     def prompt_text(self, token_ids: Sequence[int]) -> str:
-        """The context's text, its turns visible."""
+        """Return the context's text, its turns visible."""
         return self.decode(token_ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text; a final end is dropped, other special ids and bytes that are no UTF-8 stay visible.
+        """Return the text; a final end is dropped, other special ids and bytes that are no UTF-8 stay visible.
 
         Raises EngineError for an id that is not of this codec.
         """
@@ -94,7 +94,7 @@ class ScriptedCodec:
         return "".join([*pieces, pending.decode("utf-8", "backslashreplace")])
 
     def word_id(self, word: str) -> int:
-        """The token id of a word."""
+        """Return the token id of a word."""
         return self.first_word + self.words.index(word)
 
     def _turn(self, role: str) -> int:
@@ -111,12 +111,12 @@ class ScriptedCodec:
 
 
 def context_key(context_ids: Sequence[int]) -> str:
-    """The name of a context in a table: the hash of its token ids."""
+    """Return the name of a context in a table: the hash of its token ids."""
     return digest([int(token) for token in context_ids])
 
 
 def world_logits(config: ScriptedEngineConfig, key: str) -> Vector:
-    """The untrained policy's logits [W] in one context: standard normals times `spread`.
+    """Return the untrained policy's logits [W] in one context: standard normals times `spread`.
 
     From the hash by the inverse normal CDF, because no library promises its random stream across releases.
     """
@@ -126,13 +126,13 @@ def world_logits(config: ScriptedEngineConfig, key: str) -> Vector:
 
 
 def log_softmax(logits: Vector) -> Vector:
-    """logits - log sum exp(logits), [W]."""
+    """Return logits - log sum exp(logits), [W]."""
     shifted = logits - logits.max()
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), dtype=np.float64)
 
 
 def load_table(directory: Path, words: int) -> dict[str, Vector]:
-    """The deltas of an adapter directory: context key -> [W]. StoreError when the file is missing or not such
+    """Return the deltas of an adapter directory: context key -> [W]. StoreError when the file is missing or not such
     a table."""
     path = directory / TABLE_FILE
     try:

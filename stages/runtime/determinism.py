@@ -13,7 +13,7 @@ from configs.environment import prepare_cublas
 
 
 def configure_cuda() -> None:
-    """For this process, before its first product on a GPU.
+    """Prepare this process, before its first product on a GPU.
 
     cuDNN's attention, which torch prefers on the latest GPUs, builds a plan for each new shape; a cache that grows by a
     token a step, and tries of any size, have a new shape in nearly every call.
@@ -27,7 +27,7 @@ def configure_cuda() -> None:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Forward and backward passes in which equal numbers give equal bytes, on a GPU too; on a CPU they do anyway.
+    """Yield forward and backward passes in which equal numbers give equal bytes, on a GPU too; on a CPU they do anyway.
 
     Going back, attention and the sums over shared places otherwise add in whatever order their threads come by. What has no
     form of one order runs as it is: attention with keys split among threads is the one to know (long micro-batches).

@@ -13,14 +13,14 @@ _NATIVE_BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def resolved_device(device: str) -> Device:
-    """What "auto" means here: "cuda" where an NVIDIA device is present, else "cpu"."""
+    """Return what "auto" means here: "cuda" where an NVIDIA device is present, else "cpu"."""
     if device == "auto":
         return "cuda" if _has_nvidia_device() else "cpu"
     return "cuda" if device.startswith("cuda") else "cpu"
 
 
 def resolved_dtype(dtype: str, device: str = "cpu") -> Dtype:
-    """What "auto" means here: "bfloat16" where it is multiplied natively, else "float32".
+    """Return what "auto" means here: "bfloat16" where it is multiplied natively, else "float32".
 
     An emulated bfloat16 product is slower than a float32 one (5 times on an AVX2 machine), so speed decides.
     """
@@ -36,7 +36,7 @@ def _has_nvidia_device() -> bool:
 
 
 def gpu_count() -> int | None:
-    """NVIDIA devices of this machine; None where they cannot be counted (WSL)."""
+    """Return NVIDIA devices of this machine; None where they cannot be counted (WSL)."""
     if Path("/dev/dxg").exists():
         return None
     return sum(path.name.removeprefix("nvidia").isdigit() for path in Path("/dev").glob("nvidia*"))
@@ -44,7 +44,7 @@ def gpu_count() -> int | None:
 
 @lru_cache
 def _processor_flags() -> frozenset[str]:
-    """The instruction sets of /proc/cpuinfo; empty where there is no such file (then nothing is assumed native)."""
+    """Return the instruction sets of /proc/cpuinfo; empty where there is no such file (then nothing is assumed native)."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

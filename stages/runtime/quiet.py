@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """transformers draws no progress bar; its warnings are still heard. Its own setting is back afterwards."""
+    """Yield transformers draws no progress bar; its warnings are still heard. Its own setting is back afterwards."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -23,7 +23,7 @@ def no_bars() -> Iterator[None]:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Neither bars nor advice, and nothing on stderr: for a conversion whose outcome is checked."""
+    """Yield neither bars nor advice, and nothing on stderr: for a conversion whose outcome is checked."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

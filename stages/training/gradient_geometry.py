@@ -50,7 +50,10 @@ class Geometry:
 def gradient_geometry(
     config: Config, learner: Learner, examples: Sequence[TrainingExample], credit: Mapping[str, Credit]
 ) -> tuple[dict[str, Geometry], Geometry]:
-    """Return the gradients' geometry by role, and of the whole team. `learner`: loaded and prepared for these examples; `credit`: by estimator."""
+    """Return the gradients' geometry by role, and of the whole team.
+
+    `learner`: loaded and prepared for these examples; `credit`: by estimator.
+    """
     plain = config.update.model_copy(
         update={"kl": config.update.kl.model_copy(update={"coefficient": 0.0}), "entropy_coefficient": 0.0}
     )

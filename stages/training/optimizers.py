@@ -49,7 +49,7 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def descend(self, share: float) -> dict[str, tuple[float, float]]:
-        """Clip each policy's gradient and step with this share of its rate; return the norm before clipping and the rate used.
+        """Clip each policy's gradient and step with this share of its rate; return norm before clipping and rate used.
 
         UpdateError when a gradient is not finite.
         """
@@ -70,7 +70,7 @@ class Optimizers:
         return figures
 
     def save(self, folder: Path) -> None:
-        """Each policy's state, by parameter name."""
+        """Write each policy's state, by parameter name."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, optimizer in self._of.items():
             tensors = {

@@ -49,7 +49,7 @@ class SingleProcess:
         return [found]
 
     def all_reduce(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Nothing to add."""
+        """Do nothing: there is nothing to add."""
 
 
 class Distributed:
@@ -68,7 +68,7 @@ class Distributed:
         return list(gather_object([found]))
 
     def all_reduce(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """In messages of bounded size."""
+        """Add up in messages of bounded size."""
         waiting: list[torch.nn.Parameter] = []
         for parameter in parameters:
             waiting.append(parameter)

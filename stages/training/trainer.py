@@ -48,7 +48,7 @@ class Trainer:
     def measure(
         self, steps: Sequence[Minibatch], examples: Sequence[TrainingExample], untrained: Sequence[str] = ()
     ) -> None:
-        """Recompute the log-probs of all trained lessons under the weights as they are now, without a gradient.
+        """Recompute the log-probs of all trained examples under the weights as they are now, without a gradient.
 
         Rows are measured in the micro-batches of the step that first trains them, so that the first step's ratios are
         exactly 1. `untrained`: policies whose weights still are the reference, which is then the same measurement.

@@ -32,7 +32,7 @@ class Batch:
 
 
 def groups(requests: Sequence[Request]) -> dict[tuple[str, SamplingParameters], list[int]]:
-    """Indices of the requests that can share a batch: one policy, one way of sampling. In order of first appearance."""
+    """Return indices of the requests that can share a batch: one policy, one way of sampling. In order of first appearance."""
     found: dict[tuple[str, SamplingParameters], list[int]] = {}
     for index, request in enumerate(requests):
         if request.seeds:
@@ -41,14 +41,14 @@ def groups(requests: Sequence[Request]) -> dict[tuple[str, SamplingParameters], 
 
 
 def common_prefix(prompts: Sequence[Prompt]) -> int:
-    """How many tokens all prompts begin with. Each keeps one of its own: its last token makes the first logits."""
+    """Return how many tokens all prompts begin with. Each keeps one of its own: its last token makes the first logits."""
     first, last = min(prompts), max(prompts)
     longest = min(len(prompt) for prompt in prompts) - 1
     return next((place for place in range(longest) if first[place] != last[place]), longest)
 
 
 def cut(requests: Sequence[Request], indices: Sequence[int], max_new_tokens: int, max_tokens: int) -> list[Batch]:
-    """Batches of at most `max_tokens` tokens, counting every row as long as the longest plus its new tokens.
+    """Return batches of at most `max_tokens` tokens, counting every row as long as the longest plus its new tokens.
 
     Prompts go from short to long (ties by order of asking). A row longer than `max_tokens` is a batch of its own.
     """

@@ -80,7 +80,7 @@ class TransformersEngine:
     def generate(
         self, requests: Sequence[Request], on_message: Callable[[int], None] = lambda count: None
     ) -> list[list[Completion]]:
-        """One list per request, one completion per seed; a function of the requests of this call. One call at a time.
+        """Return one list per request, one completion per seed; a function of the requests of this call. One call at a time.
 
         Raises EngineError for an empty prompt, or one that leaves no room for its new tokens in the window.
         """
@@ -107,7 +107,7 @@ class TransformersEngine:
         """Do nothing: what is trained here can be sampled from here."""
 
     def release_memory(self) -> None:
-        """Nothing: a model that fits with its trainer stays."""
+        """Do nothing: a model that fits with its trainer stays."""
 
     def close(self) -> None:
         """Give the memory back."""
@@ -128,7 +128,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _prefill_prefix(self, prefix: Prompt) -> DynamicCache:
-        """The cache of the tokens that all prompts begin with, one row."""
+        """Return the cache of the tokens that all prompts begin with, one row."""
         cache = DynamicCache(config=self._model.config)
         if prefix:
             token_1T = torch.tensor([prefix], device=self._device)
@@ -175,7 +175,7 @@ class TransformersEngine:
     def _prefill_rests(
         self, prompts: Sequence[Prompt], shared: int, prefix: DynamicCache
     ) -> tuple[torch.Tensor, Any, torch.Tensor]:
-        """Logits [U, V] after each prompt, the cache of all of them, and which cache slots are real [U, S]."""
+        """Return logits [U, V] after each prompt, the cache of all of them, and which cache slots are real [U, S]."""
         rests = [prompt[shared:] for prompt in prompts]
         longest = max(map(len, rests))
         token_UR = torch.zeros((len(rests), longest), dtype=torch.long)
@@ -238,7 +238,7 @@ class _Writing:
         return token_B
 
     def compact(self) -> torch.Tensor | None:
-        """Places of the rows to go on with, [B], when enough have ended to be worth the copying; else None."""
+        """Return the places of the rows to go on with, [B], when enough have ended to be worth the copying; else None."""
         if self.live > _KEEP_SHARE * len(self._in_batch):
             return None
         places = [place for place, row in enumerate(self._in_batch) if not self._stopped[row]]
@@ -248,7 +248,7 @@ class _Writing:
         return kept_B
 
     def finished(self) -> list[tuple[Row, Completion]]:
-        """Every row with its message."""
+        """Return every row with its message."""
         return [
             (row, Completion(tuple(tokens), tuple(logprobs), "stop" if stopped else "length"))
             for row, tokens, logprobs, stopped in zip(

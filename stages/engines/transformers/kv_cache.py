@@ -33,12 +33,12 @@ class PreallocatedLayer(DynamicLayer):
         return self.keys[:, :, : self._length], self.values[:, :, : self._length]
 
     def get_seq_length(self) -> int:
-        """Tokens written."""
+        """Return how many tokens are written."""
         return self._length
 
 
 def preallocate(cache: Cache, row_B: torch.Tensor, room: int) -> Cache:
-    """The cache for rows `row_B` of it (a row may come several times), with room for `room` more tokens.
+    """Return the cache for rows `row_B` of it (a row may come several times), with room for `room` more tokens.
 
     Layers of other kinds than plain attention (sliding windows, recurrent states) keep their own way of growing.
     """

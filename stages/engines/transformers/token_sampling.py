@@ -15,7 +15,7 @@ from stages.engines.protocol import SamplingParameters
 
 
 def uniforms(seed: int, count: int) -> npt.NDArray[np.float64]:
-    """[count] numbers in [0, 1), a function of the seed alone.
+    """Return [count] numbers in [0, 1), a function of the seed alone.
 
     Philox takes 64-bit keys whole, where torch's CPU generator would keep 32 bits of the seed and two of 65,000
     messages would share their randomness. The raw stream is fixed by the algorithm.
@@ -27,7 +27,7 @@ def uniforms(seed: int, count: int) -> npt.NDArray[np.float64]:
 def draw(
     logits_BV: torch.Tensor, uniform_B: torch.Tensor, sampling: SamplingParameters
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids [B] and their natural log-probs [B] under the distribution drawn from; each row for itself.
+    """Return token ids [B] and their natural log-probs [B] under the distribution drawn from; each row for itself.
 
     At temperature 0 the likeliest token (the first of equals), with its log-prob under the untempered softmax.
     """
@@ -44,7 +44,7 @@ def draw(
 
 
 def _truncated(logits_BV: torch.Tensor, top_p: float, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits [B, K] from the likeliest down, -inf where truncated, and the tokens they belong to.
+    """Return logits [B, K] from the likeliest down, -inf where truncated, and the tokens they belong to.
 
     First the `top_k` likeliest, then of those the smallest set that reaches `top_p`: the order of vLLM as well.
     """
@@ -61,7 +61,7 @@ def _truncated(logits_BV: torch.Tensor, top_p: float, top_k: int) -> tuple[torch
 
 
 def _inverse_cdf(logits_BV: torch.Tensor, uniform_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Places [B] in the last axis, and the log-probs there. A place of probability 0 is never taken."""
+    """Return places [B] in the last axis, and the log-probs there. A place of probability 0 is never taken."""
     total_B = logits_BV.logsumexp(-1)
     # summed in double: in single precision the rare half of a 50,000-word vocabulary would drown in rounding
     cumulative_BV = (logits_BV - total_B[:, None]).exp().cumsum(-1, dtype=torch.float64)

@@ -75,7 +75,7 @@ class VllmEngine:
     def generate(
         self, requests: Sequence[Request], on_message: Callable[[int], None] = lambda count: None
     ) -> list[list[Completion]]:
-        """One list per request, one completion per seed, all of them in one batch.
+        """Return one list per request, one completion per seed, all of them in one batch.
 
         Raises EngineError for an empty prompt, or one that leaves no room for its new tokens in the window.
         """
@@ -199,7 +199,7 @@ class VllmEngine:
             )
 
     def _answer(self, requests: Sequence[Request], on_message: Callable[[int], None]) -> list[Any]:
-        """vLLM's outputs, one per seed, in the order of the requests and their seeds."""
+        """Return vLLM's outputs, one per seed, in the order of the requests and their seeds."""
         assert self._policy is not None
         from vllm import SamplingParams
 
@@ -231,7 +231,7 @@ def _sampling(sampling: SamplingParameters, seed: int, end_token_ids: Sequence[i
 
 
 def _completion(output: Any) -> Completion:
-    """EngineError when vLLM gave up on a message."""
+    """Raise EngineError when vLLM gave up on a message."""
     [made] = output.outputs
     if made.finish_reason not in ("stop", "length"):
         raise EngineError(f"vllm engine: a message ended with '{made.finish_reason}'; run the same command again")

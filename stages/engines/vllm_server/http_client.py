@@ -69,7 +69,7 @@ class CompletionsServer:
         )
 
     def check_adapters_allowed(self) -> None:
-        """EngineError when it does not let adapters be loaded. Asks for one without a name, which none loads."""
+        """Raise EngineError when it does not let adapters be loaded. Asks for one without a name, which none loads."""
         answer = self._ask("POST", "/v1/load_lora_adapter", {"lora_name": "", "lora_path": ""}, _ADMINISTRATION_SECONDS)
         self._check_route(answer)
 
@@ -78,7 +78,7 @@ class CompletionsServer:
         self._ask("POST", "/v1/unload_lora_adapter", {"lora_name": name}, _ADMINISTRATION_SECONDS)
 
     def complete(self, model: str, request: Request, seed: int, end_token_ids: Sequence[int]) -> Completion:
-        """One message for one of the request's seeds, under the model or adapter of that name."""
+        """Return one message for one of the request's seeds, under the model or adapter of that name."""
         sampling = request.sampling
         answer = self._ask("POST", "/v1/completions", _body(model, request.prompt_ids, sampling, seed, end_token_ids))
         if answer.status_code == 404:
@@ -93,7 +93,7 @@ class CompletionsServer:
             return _completion(body["choices"][0])
 
     def reports_processed_logprobs(self, model: str, prompt_ids: Sequence[int]) -> bool:
-        """Whether its log-probs are those sampled from (temperature applied), and not those of the raw logits.
+        """Return whether its log-probs are those sampled from (temperature applied), and not those of the raw logits.
 
         Half the temperature doubles the distance between the two likeliest tokens; raw log-probs do not move.
         """
@@ -195,7 +195,7 @@ def _completion(choice: Mapping[str, Any]) -> Completion:
 
 
 def _message(answer: httpx.Response) -> str:
-    """What the server says is wrong, in one line."""
+    """Return what the server says is wrong, in one line."""
     try:
         body = answer.json()
     except ValueError:

@@ -59,7 +59,7 @@ class VllmServerEngine:
     def generate(
         self, requests: Sequence[Request], on_message: Callable[[int], None] = lambda count: None
     ) -> list[list[Completion]]:
-        """One list per request, one completion per seed.
+        """Return one list per request, one completion per seed.
 
         Raises EngineError for an empty prompt, one past the window, a server that refuses for good, or when
         `attempts` are used up.
@@ -78,11 +78,11 @@ class VllmServerEngine:
         return [[future.result() for future in row] for row in asked]
 
     def check_adapters_allowed(self) -> None:
-        """EngineError naming the first server that does not let adapters be loaded."""
+        """Raise EngineError naming the first server that does not let adapters be loaded."""
         self._fleet.check_adapters_allowed()
 
     def release_memory(self) -> None:
-        """Nothing: no weights are in this process."""
+        """Do nothing: no weights are in this process."""
 
     def close(self) -> None:
         """Close every connection; adapters stay where they are."""
@@ -101,7 +101,7 @@ class VllmServerEngine:
             )
 
     def _message(self, request: Request, seed: int, adapter: Adapter) -> Completion:
-        """One message, asked for until it is there or the attempts are used up."""
+        """Return one message, asked for until it is there or the attempts are used up."""
         config, last = self._config, None
         home = seed_from("home", *request.prompt_ids)
         plain = request.sampling.temperature in (0, 1) and request.sampling.top_p >= 1 and not request.sampling.top_k
@@ -166,7 +166,7 @@ class _Served:
                 self.server.unload_adapter(self._adapters.pop(digest))
 
     def message(self, request: Request, seed: int, adapter: Adapter, end: Sequence[int], plain: bool) -> Completion:
-        """One message. `plain`: raw and processed log-probs are the same for it."""
+        """Return one message. `plain`: raw and processed log-probs are the same for it."""
         self.prepare([adapter])
         if not plain:
             self._insist_on_processed(request.prompt_ids)
@@ -178,7 +178,7 @@ class _Served:
             raise
 
     def forget(self, adapter: Adapter | None = None) -> None:
-        """It was in trouble: look again what it serves (after a restart, maybe without this adapter)."""
+        """Forget what is known of a server in trouble: look again what it serves."""
         with self._turn:
             self._checked = self._processed = False
             if adapter is not None:
@@ -228,7 +228,7 @@ class _Fleet:
 
     @contextmanager
     def one(self, home: int, avoid: _Served | None) -> Iterator[_Served]:
-        """A server with room: the prompt's own, unless it is full, resting, or has just failed."""
+        """Yield a server with room: the prompt's own, unless it is full, resting, or has just failed."""
         with self._changed:
             while (served := self._choose(home, avoid)) is None:
                 self._changed.wait()
@@ -268,7 +268,7 @@ class _Fleet:
 
 
 def served_name(config: VllmServerEngineConfig, model_dir: Path) -> str:
-    """What the servers call the model: as configured, else its hub name, else the directory it was started from."""
+    """Return what the servers call the model: as configured, else its hub name, else the directory it was started from."""
     if config.served_model is not None:
         return config.served_model
     return str(model_dir) if config.model == "embedded" or Path(config.model).expanduser().exists() else config.model

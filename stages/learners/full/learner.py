@@ -63,18 +63,18 @@ class FullLearner:
                 parameter.copy_(before[key] if stored is None else stored[key])
 
     def prepare(self, rows: Sequence[TrainRow]) -> None:
-        """Nothing: the parameters do not depend on the rows."""
+        """Do nothing: the parameters do not depend on the rows."""
 
     def named_parameters(self, policy: str) -> Iterable[tuple[str, torch.nn.Parameter]]:
-        """Every weight (float32) of one policy's model by name, sorted; tied ones once."""
+        """Return every weight (float32) of one policy's model by name, sorted; tied ones once."""
         return sorted(self._models[policy].named_parameters())
 
     def batches(self, rows: Sequence[TrainRow], max_tokens: int) -> list[list[TrainRow]]:
-        """Micro-batches of at most `max_tokens` tokens as the layout counts them; rows of one context together."""
+        """Return micro-batches of at most `max_tokens` tokens as the layout counts them; rows of one context together."""
         return self._reference_scorer.batches(rows, max_tokens)
 
     def score(self, rows: Sequence[TrainRow]) -> list[Scored]:
-        """Per row log-probs and entropies [T] of its sampled tokens at its temperature, differentiable.
+        """Return, per row, log-probs and entropies [T] of its sampled tokens at its temperature, differentiable.
 
         The rows are of one policy. UpdateError when they are of several, or longer than a packed model can see.
         """
@@ -86,13 +86,13 @@ class FullLearner:
             return self._scorers[policy].score(rows)
 
     def reference_logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
-        """Per row [T] under the model before any training; no gradient."""
+        """Return, per row, [T] under the model before any training; no gradient."""
         torch.set_num_threads(self._threads)
         with torch.no_grad(), self._arithmetic():
             return [scored.logprob_T for scored in self._reference_scorer.score(rows)] if rows else []
 
     def read(self, rows: Sequence[TrainRow]) -> list[HiddenStates]:
-        """Per row (of one policy) the hidden states [D] of that policy's model; no gradient."""
+        """Return, per row, (of one policy) the hidden states [D] of that policy's model; no gradient."""
         if not rows:
             return []
         torch.set_num_threads(self._threads)

@@ -58,7 +58,7 @@ class LoraProduct(torch.autograd.Function):
         up_OR: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
-        """[..., O] from [..., I]."""
+        """Return [..., O] from [..., I]."""
         x_MI = x.reshape(-1, x.shape[-1])
         down_rounded, up_rounded = down_RI.to(x.dtype), (scale * up_OR).to(x.dtype)
         low_MR = x_MI @ down_rounded.T
@@ -70,7 +70,7 @@ class LoraProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of x, A and B."""
+        """Return gradients of x, A and B."""
         x_MI, weight_OI, down_RI, up_OR, low_MR = ctx.saved_tensors
         gradient_MO = gradient.reshape(-1, gradient.shape[-1])
         low_gradient_MR = gradient_MO @ up_OR

@@ -73,18 +73,18 @@ class LoraLearner:
                 self._restore(name, adapter.directory)
 
     def prepare(self, rows: Sequence[TrainRow]) -> None:
-        """Nothing: the parameters do not depend on the rows."""
+        """Do nothing: the parameters do not depend on the rows."""
 
     def named_parameters(self, policy: str) -> Iterable[tuple[str, torch.nn.Parameter]]:
-        """The A and B matrices (float32) of one policy by PEFT's names, sorted."""
+        """Return the A and B matrices (float32) of one policy by PEFT's names, sorted."""
         return self._parameters[policy]
 
     def batches(self, rows: Sequence[TrainRow], max_tokens: int) -> list[list[TrainRow]]:
-        """Micro-batches of at most `max_tokens` tokens as this layout counts them; rows of one context together."""
+        """Return micro-batches of at most `max_tokens` tokens as this layout counts them; rows of one context together."""
         return self._scorer.batches(rows, max_tokens)
 
     def score(self, rows: Sequence[TrainRow]) -> list[Scored]:
-        """Per row log-probs and entropies [T] of its sampled tokens at its temperature, float32, differentiable.
+        """Return, per row, log-probs and entropies [T] of its sampled tokens at its temperature, float32, differentiable.
 
         The rows are of one policy. UpdateError when they are of several, or longer than a packed model can see.
         """
@@ -95,11 +95,11 @@ class LoraLearner:
         return self._scorer.score(rows)
 
     def logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
-        """The log-probs alone."""
+        """Return the log-probs alone."""
         return [scored.logprob_T for scored in self.score(rows)]
 
     def reference_logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
-        """Per row [T] under the base model without adapters; no gradient."""
+        """Return, per row, [T] under the base model without adapters; no gradient."""
         if not rows:
             return []
         torch.set_num_threads(self._threads)
@@ -109,7 +109,7 @@ class LoraLearner:
         return found
 
     def read(self, rows: Sequence[TrainRow]) -> list[HiddenStates]:
-        """Per row (of one policy) the hidden states [D] of the base with that policy's adapter; no gradient."""
+        """Return, per row, (of one policy) the hidden states [D] of the base with that policy's adapter; no gradient."""
         if not rows:
             return []
         torch.set_num_threads(self._threads)

@@ -44,13 +44,13 @@ class CausalScorer:
             base.set_attn_implementation(TRIE_ATTENTION)
 
     def batches(self, rows: Sequence[TrainRow], max_tokens: int) -> list[list[TrainRow]]:
-        """Micro-batches of at most `max_tokens` tokens as this layout counts them; rows of one context together."""
+        """Return micro-batches of at most `max_tokens` tokens as this layout counts them; rows of one context together."""
         if self._layout == "single":
             return [[row] for row in rows]
         return (packed_batches if self._layout == "packed" else padded_batches)(rows, max_tokens)
 
     def score(self, rows: Sequence[TrainRow]) -> list[Scored]:
-        """Per row the log-probs and entropies of its sampled tokens at its temperature, float32, differentiable.
+        """Return, per row, the log-probs and entropies of its sampled tokens at its temperature, float32, differentiable.
 
         UpdateError when a row is longer than a packed model can see.
         """
@@ -64,7 +64,7 @@ class CausalScorer:
 
     @torch.no_grad()
     def read(self, rows: Sequence[TrainRow]) -> list[HiddenStates]:
-        """Per row the backbone's last hidden state [D] at its context's end and at its message's end, float32."""
+        """Return, per row, the backbone's last hidden state [D] at its context's end and at its message's end, float32."""
         if self._layout != "packed":
             return [self._reading(row) for row in rows]
         packed = self._packable(rows)
@@ -167,7 +167,10 @@ _ANY_MODELS_TROUBLE = (AttributeError, IndexError, RuntimeError, TypeError, Valu
 
 @contextmanager
 def _in_float32(base: torch.nn.Module) -> Iterator[None]:
-    """The model's weights as float32, then as they were. Layers that transformers knows as such take turns: it saves memory."""
+    """Hold the model's weights as float32 for a block, then as they were.
+
+    Layers that transformers knows as such take turns: it saves memory.
+    """
     layers = [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
     own: dict[torch.nn.Parameter, torch.Tensor] = {}
 
@@ -199,7 +202,7 @@ def _in_float32(base: torch.nn.Module) -> Iterator[None]:
 
 
 def _spoken(logits_KV: torch.Tensor, where_N: torch.Tensor, rows: Sequence[TrainRow]) -> list[Scored]:
-    """All rows' tokens scored; `where_N` is the row of logits that predicts each, rows end to end."""
+    """Score all rows' tokens; `where_N` is the row of logits that predicts each, rows end to end."""
     token_N = torch.tensor([token for row in rows for token in row.token_ids], device=logits_KV.device)
     temperature_N = torch.tensor([row.temperature for row in rows for _ in row.token_ids], device=logits_KV.device)
     if len({row.temperature for row in rows}) == 1:  # the usual case: one normaliser per place
@@ -213,7 +216,7 @@ def _spoken(logits_KV: torch.Tensor, where_N: torch.Tensor, rows: Sequence[Train
 
 
 def _recomputing_layers(base: Any) -> list[torch.nn.Module]:
-    """The layers that can forget their activations and compute them again when going back."""
+    """Return the layers that can forget their activations and compute them again when going back."""
     if not base.supports_gradient_checkpointing:
         raise UpdateError(
             f"update.gradient_checkpointing: {type(base).__name__} cannot recompute its activations; set it to false and "
@@ -224,7 +227,7 @@ def _recomputing_layers(base: Any) -> list[torch.nn.Module]:
 
 
 def _attention_window(config: Any) -> int | None:
-    """Tokens that a layer with a sliding window sees; None where every layer sees all."""
+    """Return how many tokens a layer with a sliding window sees; None where every layer sees all."""
     kinds = getattr(config, "layer_types", None)
     sliding = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
     return getattr(config, "sliding_window", None) if sliding else None

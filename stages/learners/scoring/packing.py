@@ -35,7 +35,7 @@ class PackedRows:
 
 
 def pack(rows: Sequence[TrainRow]) -> PackedRows:
-    """The trie of these rows. Parents come before children. UpdateError when a row has no context."""
+    """Return the trie of these rows. Parents come before children. UpdateError when a row has no context."""
     trie = _Trie()
     paths = [trie.add(_seen(row)) for row in rows]
     mask_TT = np.zeros((len(trie.token), len(trie.token)), dtype=np.bool_)
@@ -50,7 +50,7 @@ def pack(rows: Sequence[TrainRow]) -> PackedRows:
 
 
 def packed_batches(rows: Sequence[TrainRow], max_tokens: int) -> list[list[TrainRow]]:
-    """Micro-batches whose tries hold at most `max_tokens` nodes.
+    """Return micro-batches whose tries hold at most `max_tokens` nodes.
 
     Contexts go in the order of their token ids, so that neighbours share the most; the rows of one context stay
     together unless they alone are too many. A row that is longer than `max_tokens` is a batch of its own.
@@ -69,7 +69,7 @@ def packed_batches(rows: Sequence[TrainRow], max_tokens: int) -> list[list[Train
 
 
 def padded_batches(rows: Sequence[TrainRow], max_tokens: int) -> list[list[TrainRow]]:
-    """Micro-batches of which rows times the longest row is at most `max_tokens`; a longer row is a batch of its own."""
+    """Return micro-batches of which rows times the longest row is at most `max_tokens`; a longer row is a batch of its own."""
     batches: list[list[TrainRow]] = []
     longest = 0
     for row in (row for group in _by_context(rows) for row in group):
@@ -90,7 +90,7 @@ def _by_context(rows: Sequence[TrainRow]) -> list[list[TrainRow]]:
 
 
 def _pieces(group: list[TrainRow], max_tokens: int) -> list[list[TrainRow]]:
-    """The group itself, or cut where its own trie would pass `max_tokens`."""
+    """Return the group itself, or its pieces where its own trie would pass `max_tokens`."""
     pieces: list[list[TrainRow]] = []
     trie = _Trie()
     for row in group:
@@ -103,7 +103,7 @@ def _pieces(group: list[TrainRow], max_tokens: int) -> list[list[TrainRow]]:
 
 
 def _seen(row: TrainRow) -> tuple[int, ...]:
-    """What the model is fed: the context and all sampled tokens but the last."""
+    """Return what the model is fed: the context and all sampled tokens but the last."""
     if not row.context_ids:
         raise UpdateError(f"decision {row.decision_id}: empty context; its first token is predicted from nothing")
     return row.context_ids + row.token_ids[:-1]
@@ -119,7 +119,7 @@ class _Trie:
         self._child: dict[tuple[int, int], int] = {}
 
     def add(self, tokens: Sequence[int]) -> list[int]:
-        """The path of nodes of a sequence, made where they are missing."""
+        """Return the path of nodes of a sequence, made where they are missing."""
         path: list[int] = []
         node = -1
         for depth, token in enumerate(tokens):
@@ -134,7 +134,7 @@ class _Trie:
         return path
 
     def size_with(self, sequences: Sequence[Sequence[int]]) -> int:
-        """How many nodes there would be with these sequences added."""
+        """Return how many nodes there would be with these sequences added."""
         new: dict[tuple[int, int], int] = {}
         for tokens in sequences:
             node = -1

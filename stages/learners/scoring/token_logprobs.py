@@ -29,7 +29,7 @@ class TokenLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, logits_KV: torch.Tensor, where_N: torch.Tensor, token_N: torch.Tensor, temperature_K: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The formulas above."""
+        """Compute the formulas above."""
         normaliser_K = logits_KV.new_empty(len(logits_KV), dtype=torch.float32)
         entropy_K = torch.empty_like(normaliser_K)
         for chunk, scaled_CV in _chunks(logits_KV, temperature_K):
@@ -44,7 +44,7 @@ class TokenLogprobs(torch.autograd.Function):
     def backward(
         ctx: Any, logprob_gradient_N: torch.Tensor, entropy_gradient_N: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
-        """d logprob / d l_v = [v = a] - p_v;  d H / d l_v = - p_v (log p_v + H)."""
+        """Return the gradient: d logprob / d l_v = [v = a] - p_v;  d H / d l_v = - p_v (log p_v + H)."""
         logits_KV, where_N, token_N, temperature_K, normaliser_K, entropy_K = ctx.saved_tensors
         of_logprob_K = torch.zeros_like(normaliser_K).index_add_(0, where_N, logprob_gradient_N)
         of_entropy_K = torch.zeros_like(normaliser_K).index_add_(0, where_N, entropy_gradient_N)
@@ -64,7 +64,7 @@ class TokenLogprobs(torch.autograd.Function):
 
 
 def _chunks(logits_KV: torch.Tensor, temperature_K: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Places by the chunk, with their logits over temperature [C, V] in float32, which may be written to."""
+    """Yield chunks of places, with their logits over temperature [C, V] in float32, which may be written to."""
     size = _CHUNK * (_CHUNKS_OF_A_GPU if logits_KV.is_cuda else 1)
     for first in range(0, len(logits_KV), size):
         chunk = slice(first, min(first + size, len(logits_KV)))

@@ -47,7 +47,7 @@ class Block:
 
 
 def blocks(mask_TT: npt.NDArray[np.bool_]) -> list[Block]:
-    """The blocks of a trie's ancestor mask [query, key]."""
+    """Return the blocks of a trie's ancestor mask [query, key]."""
     found = []
     for first in range(0, len(mask_TT), _BLOCK):
         end = min(first + _BLOCK, len(mask_TT))
@@ -66,7 +66,7 @@ class TrieAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: list[Block], scale: float
     ) -> torch.Tensor:
-        """[1, T, heads, D] from [1, heads, T, D]; key and value [1, G, T, D]."""
+        """Return [1, T, heads, D] from [1, heads, T, D]; key and value [1, G, T, D]."""
         groups, nodes = key.shape[1:3]
         query_GJTD = query[0].unflatten(0, (groups, -1))
         shared = query_GJTD.shape[1]
@@ -88,7 +88,7 @@ class TrieAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of query, key and value; sums over blocks are kept in float32."""
+        """Return gradients of query, key and value; sums over blocks are kept in float32."""
         query_GJTD, key_GTD, value_GTD, output_TGJD, *normalisers = ctx.saved_tensors
         dtype = key_GTD.dtype
         gradient_TGJD = gradient[0].view(output_TGJD.shape)

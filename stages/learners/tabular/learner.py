@@ -47,11 +47,11 @@ class TabularLearner:
                 table[key] = _parameter(np.zeros(len(self._config.words)))
 
     def named_parameters(self, policy: str) -> Iterable[tuple[str, torch.nn.Parameter]]:
-        """One parameter [W] per known context, in the order of their keys."""
+        """Return one parameter [W] per known context, in the order of their keys."""
         return sorted(self._tables.get(policy, {}).items())
 
     def batches(self, rows: Sequence[TrainRow], max_tokens: int) -> list[list[TrainRow]]:
-        """Rows context by context (in order of first appearance), at most `max_tokens` to a batch.
+        """Return rows context by context (in order of first appearance), at most `max_tokens` to a batch.
 
         A context's tokens count once per batch. A row that is longer than `max_tokens` gets a batch of its
         own.
@@ -73,7 +73,7 @@ class TabularLearner:
         return batches
 
     def score(self, rows: Sequence[TrainRow]) -> list[Scored]:
-        """Per row [T]: of the word, then 0 (log-prob and entropy) for the end token if there is one.
+        """Return, per row, [T]: of the word, then 0 (log-prob and entropy) for the end token if there is one.
 
         Raises UpdateError for tokens that are no message of this world, and, where gradients are wanted, for
         a context that was not prepared: its gradient would be lost without a word.
@@ -81,16 +81,16 @@ class TabularLearner:
         return [self._scored(row, self._delta(row)) for row in rows]
 
     def logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
-        """The log-probs alone."""
+        """Return the log-probs alone."""
         return [scored.logprob_T for scored in self.score(rows)]
 
     def reference_logprobs(self, rows: Sequence[TrainRow]) -> list[torch.Tensor]:
-        """Per row [T] under the world's own logits; no gradient."""
+        """Return, per row, [T] under the world's own logits; no gradient."""
         return [self._scored(row, None).logprob_T for row in rows]
 
     @torch.no_grad()
     def read(self, rows: Sequence[TrainRow]) -> list[HiddenStates]:
-        """Per row the log-probs of all words [W] at its context, and these with the word said marked [2 W]."""
+        """Return, per row, the log-probs of all words [W] at its context, and these with the word said marked [2 W]."""
         return [self._reading(row) for row in rows]
 
     def _reading(self, row: TrainRow) -> HiddenStates:

@@ -422,7 +422,9 @@ def test_the_command_says_what_it_will_spend_and_spends_it_once(c3: Callable[...
     again = c3("diagnose", "--round", "1")
     assert "(there already)" in again.out
     assert [
-        line.split()[-1] for line in again.out.splitlines() if line.startswith(("independent_replay", "independent_grade"))
+        line.split()[-1]
+        for line in again.out.splitlines()
+        if line.startswith(("independent_replay", "independent_grade"))
     ] == ["reused"] * 2
     narrow = c3("diagnose", "--round", "1", env={"COLUMNS": "80"})
     assert max(map(len, narrow.out.splitlines())) <= 80

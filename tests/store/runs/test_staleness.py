@@ -1,4 +1,4 @@
-"""Rounds that were made from a policy which their run no longer holds are told apart: in SQL, in `c3 status`, after another draw set."""
+"""Rounds made from a policy which their run no longer holds are marked: in SQL, in `c3 status`, after another draw set."""
 
 from __future__ import annotations
 
