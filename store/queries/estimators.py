@@ -20,6 +20,7 @@ Adding an estimator is adding its file. Lines before the first empty comment lin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -78,11 +79,18 @@ def estimators() -> list[str]:
 
 def estimator(name: str) -> Estimator:
     """Return what an estimator's header says. ConfigError listing those there are; StoreError when its header is wrong."""
+    path = FOLDER / f"{name}.sql"
     if name not in estimators():
         raise ConfigError(f"advantages.estimator: no estimator named '{name}'; there is {', '.join(estimators())}")
-    found = _header(FOLDER / f"{name}.sql")
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, modified: int) -> Estimator:
+    """Read a header once for as long as its file stays as it is: `modified` is its time in nanoseconds."""
+    found = _header(path)
     return Estimator(
-        name,
+        path.stem,
         reads=tuple(view.strip() for view in found["reads"].split(",")),
         baseline=found["baseline"],
         worked_from=found.get("worked from"),  # type: ignore[arg-type]  # checked against _CHOICES

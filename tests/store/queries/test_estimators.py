@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 from pathlib import Path
@@ -137,6 +138,17 @@ def test_a_header_that_cannot_be_read_is_refused_with_its_line_and_a_cure(folder
     with pytest.raises(StoreError, match=says) as refused:
         estimator("half_mark")
     assert "\n" not in str(refused.value)
+
+
+def test_a_header_is_read_once_until_its_file_changes(folder: Path) -> None:
+    added = folder / "half_mark.sql"
+    added.write_text(HEADER + QUERY)
+    os.utime(added, ns=(1, 1))
+    first = estimator("half_mark")
+    assert estimator("half_mark") is first
+    added.write_text(HEADER.replace("half of", "50% of") + QUERY)
+    os.utime(added, ns=(2, 2))
+    assert estimator("half_mark").baseline == "50% of the return that can be had at most"
 
 
 def test_an_unknown_estimator_is_refused_with_those_there_are() -> None:
