@@ -46,8 +46,8 @@ batch). `magrpo` has that bias and, being part of its own mean, a shrunk gradien
 its leaves, so a fair run of it uses the `episodes` plan. A smaller variance beside a slope below 1 is no gain: divide it
 by the slope's square first. Where a role makes no difference (`irrelevant`), c3 gives it exactly 0 and the others do not.
 `ccpo`, here with one ablated replay per state, is off by V(h) less V without the message
-(`tests/stages/test_ablated_replay.py` takes exactly that off): the same for all messages of a state, so the gradient is unbiased. The last role has none; its figures are over the
-others.
+(`tests/stages/test_ablated_replay.py` takes exactly that off): the same for all messages of a state, so the gradient is
+unbiased. The last role has none; its figures are over the others.
 
 `mappo`, `value_assisted` and `value_only` read learned values, fitted as the stage `critic` fits them: per role two ridge
 regressions, on the log-probabilities of all words at the context, and (for Q) on which word was said; each copy is told by

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 def base_digest(config: EngineConfig) -> str:
     """Return the digest of the untrained weights: for a model its files, for a world its definition."""
     if config.is_world:
-        from stages.models import scripted_world
+        from stages.models import scripted_codec
 
-        return digest({**config.model_dump(mode="json"), "version": scripted_world.VERSION})
+        return digest({**config.model_dump(mode="json"), "version": scripted_codec.VERSION})
     return _files_digest(model_path(config))
 
 
 def codec_identity(config: EngineConfig) -> str:
     """Return the digest of what turns chats into token ids: the tokenizer's files or words, and the codec's version."""
     if config.is_world:
-        from stages.models import scripted_world
+        from stages.models import scripted_codec
 
         words = cast(ScriptedEngineConfig, config).words
-        return digest({"words": list(words), "version": scripted_world.VERSION})
+        return digest({"words": list(words), "version": scripted_codec.VERSION})
     from stages.models import chat_codec
 
     return digest({"tokenizer": _tokenizer_digest(model_path(config)), "version": chat_codec.VERSION})
@@ -40,7 +40,7 @@ def codec_identity(config: EngineConfig) -> str:
 def make_codec(config: EngineConfig) -> Codec:
     """Return the codec alone: prompts can be rendered without weights. EngineError when there is no such model."""
     if config.is_world:
-        from stages.models.scripted_world import ScriptedCodec
+        from stages.models.scripted_codec import ScriptedCodec
 
         return ScriptedCodec(cast(ScriptedEngineConfig, config).words)
     from stages.models.chat_codec import ChatCodec

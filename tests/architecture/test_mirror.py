@@ -103,7 +103,7 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
         "stages/independent_replay.py",
         "store/queries/diagnostics.py",
     ),
-    "tests/stages/engines/test_scripted.py": ("stages/engines/protocol.py",),
+    "tests/stages/engines/scripted/test_engine.py": ("stages/engines/protocol.py",),
     "tests/stages/engines/transformers/test_engine.py": (
         "stages/engines/transformers/batching.py",
         "stages/engines/transformers/kv_cache.py",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import cli
-from stages.engines.scripted import ScriptedEngine
+from stages.engines.scripted.engine import ScriptedEngine
 from stages.engines.transformers import engine as transformers_engine
 from tests.architecture.test_imports import _rank
 

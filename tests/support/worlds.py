@@ -21,11 +21,12 @@ from configs.role_graph import topological_order
 from configs.roles import FewShotTurn, Role
 from configs.schema import Config, PartsConfig, RoundConfig, SamplingConfig
 from configs.training import PolicyConfig
-from stages.engines.scripted import ScriptedEngine
+from stages.engines.scripted.engine import ScriptedEngine
 from stages.evaluators.table import TableGrader
 from stages.models.identity import base_digest
 from stages.models.protocol import ChatMessage
-from stages.models.scripted_world import ScriptedCodec, Vector
+from stages.models.scripted_codec import ScriptedCodec
+from stages.models.scripted_world import Vector
 from stages.problem_sources.protocol import Problem
 from store.artifacts.policy_version import Adapter, PolicyVersion
 from store.disk.hashing import digest

@@ -17,7 +17,8 @@ import torch
 from configs.engines import ScriptedEngineConfig
 from configs.errors import UpdateError
 from stages.learners.protocol import HiddenStates, Scored, TrainRow
-from stages.models.scripted_world import END, ScriptedCodec, Vector, context_key, load_table, save_table, world_logits
+from stages.models.scripted_codec import END, ScriptedCodec
+from stages.models.scripted_world import Vector, context_key, load_table, save_table, world_logits
 from store.artifacts.policy_version import PolicyVersion
 
 

@@ -16,7 +16,7 @@ from configs.credit import AdvantagesConfig
 from configs.errors import ConfigError
 from pipeline.commands.why import NEEDED, arithmetic, explain, question_of
 from pipeline.views.why import page_lines
-from stages.models.scripted_world import ScriptedCodec
+from stages.models.scripted_codec import ScriptedCodec
 from tests.support.rounds import PlayedRound, config_of, drive
 from tests.support.worlds import WORDS
 

@@ -14,7 +14,7 @@ from configs.schema import PartsConfig
 from stages.base import resources as stage_tools
 from stages.base.resources import Resources
 from stages.engines.protocol import Completion, Engine, Request
-from stages.engines.scripted import ScriptedEngine
+from stages.engines.scripted.engine import ScriptedEngine
 from store.artifacts.artifact import Row, read_part
 from tests.support.rounds import PLANS, config_of, drive
 

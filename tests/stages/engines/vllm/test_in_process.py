@@ -312,7 +312,7 @@ def _check_played(played: Played) -> None:
         for role in ("reasoner", "actor") if "update" in round else ():
             logprob_mismatch = _gaps(round, role)
             assert len(logprob_mismatch) > 20
-            assert fmean(apart) < 1e-3 and max(logprob_mismatch) < 0.02
+            assert fmean(logprob_mismatch) < 1e-3 and max(logprob_mismatch) < 0.02
     before, after = played.resolver.policy_before, played.resolver.policy_after
     assert {row["policy_version"] for row in played.first["rollout"].rows("decisions")} == {before.version}
     second = played.second["rollout"].rows("decisions")

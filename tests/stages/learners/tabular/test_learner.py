@@ -10,11 +10,12 @@ import torch
 
 from configs.engines import ScriptedEngineConfig
 from configs.errors import UpdateError
-from stages.engines.scripted import ScriptedEngine
+from stages.engines.scripted.engine import ScriptedEngine
 from stages.learners.protocol import Learner, TrainRow
 from stages.learners.tabular.learner import TabularLearner
 from stages.models.identity import base_digest
-from stages.models.scripted_world import END, ScriptedCodec, context_key, world_logits
+from stages.models.scripted_codec import END, ScriptedCodec
+from stages.models.scripted_world import context_key, world_logits
 from store.artifacts.policy_version import Adapter, PolicyVersion
 
 CONFIG = ScriptedEngineConfig(words=("ant", "bee", "cat"), world_seed=3)

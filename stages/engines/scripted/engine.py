@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -25,22 +24,10 @@ from configs.errors import EngineError
 from stages.engines.protocol import Completion, Request, SamplingParameters
 from stages.models.identity import base_digest
 from stages.models.protocol import Codec
-from stages.models.scripted_world import END, ScriptedCodec, Vector, context_key, load_table, log_softmax, world_logits
+from stages.models.scripted_codec import END, ScriptedCodec
+from stages.models.scripted_world import Vector, context_key, load_table, log_softmax, world_logits
 from store.artifacts.policy_version import PolicyVersion
 from store.disk.ids import seed_from
-
-VERSION = 1
-"""Raised by hand when some request gets another message."""
-
-
-def make(config: ScriptedEngineConfig) -> ScriptedEngine:
-    """Return the engine of a world."""
-    return ScriptedEngine(config)
-
-
-def identity(config: ScriptedEngineConfig) -> dict[str, Any]:
-    """Return what its messages depend on: the world's definition."""
-    return {**config.model_dump(mode="json"), "model": base_digest(config)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from configs.engines import ScriptedEngineConfig
 from configs.errors import ConfigError, EngineError, StoreError
 from configs.schema import Config
 from stages.engines.protocol import Request, SamplingParameters
-from stages.engines.scripted import ScriptedEngine
+from stages.engines.scripted.engine import ScriptedEngine
 from stages.models.identity import base_digest
 from stages.models.protocol import ChatMessage
-from stages.models.scripted_world import END, ScriptedCodec, context_key, load_table, save_table, world_logits
+from stages.models.scripted_codec import END, ScriptedCodec
+from stages.models.scripted_world import context_key, load_table, save_table, world_logits
 from stages.problem_sources.registry import load_problems
 from store.artifacts.policy_version import Adapter, PolicyVersion
 from tests.support.worlds import Truth, chain_of_ten, diamond, duo, four_turns, solo, trio
