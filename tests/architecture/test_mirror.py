@@ -23,6 +23,7 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
     ),
     "tests/architecture/test_walk.py": (
         "cli.py",
+        "stages/engines/scripted/__init__.py",
         "stages/engines/transformers/__init__.py",
     ),
     "tests/cli/test_bad_input.py": (
@@ -154,6 +155,7 @@ TESTED_BY: Mapping[str, tuple[str, ...]] = {
         "stages/learners/protocol.py",
         "stages/learners/tabular/__init__.py",
         "stages/models/identity.py",
+        "stages/models/scripted_codec.py",
         "stages/models/scripted_world.py",
     ),
     "tests/stages/losses/test_losses.py": (
