@@ -79,12 +79,12 @@ def trained(part: Part, job: Job, learner: Learner, group: ProcessGroup) -> Stag
     else:
         trainer.recall(read_part(job.output / part_name(0), "update_rows"))
     mine = steps[part.index * size : (part.index + 1) * size]
-    tables["steps"], step_timing = _spearman_brown(trainer, mine, len(steps))
+    tables["steps"], step_timing = _take_steps(trainer, mine, len(steps))
     tokens = sum(row["tokens"] for row in tables["steps"])
     return StageOutput(tables, partial(_write_weights, trainer), {"trained_tokens": tokens}, step_timing)
 
 
-def _spearman_brown(trainer: Trainer, mine: Sequence[Minibatch], steps: int) -> tuple[list[Row], list[Row]]:
+def _take_steps(trainer: Trainer, mine: Sequence[Minibatch], steps: int) -> tuple[list[Row], list[Row]]:
     """Take these of the round's steps: their figures, and how long each took."""
     rows: list[Row] = []
     step_timing: list[Row] = []
